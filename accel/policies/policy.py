@@ -1,0 +1,32 @@
+"""Policy: chooses the key blocks each query block attends to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from pydantic import ConfigDict
+from torch import Tensor
+
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Policy(ABC):
+    """A method. Concrete ones are frozen pydantic dataclasses whose fields are the method's parameters and
+    whose `method` field is the name a recipe uses."""
+
+    method: str
+
+    @abstractmethod
+    def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
+        """The blocks to keep for one attention call.
+
+        Args:
+            q: queries after norm and rotary embedding, [B, H, M, D].
+            k: keys, likewise, [B, Hkv, N, D] with H a multiple of Hkv.
+            grid: the token grid of the sequence; none for language models.
+            context: step and layer of the call.
+        """

@@ -1,0 +1,48 @@
+"""TokenGrid: how a token sequence maps to frames, rows and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The true grid of one forward, read from the model's input and never from the token count.
+
+    Video tokens are frame-major, then row-major: index = (frame * height + row) * width + column.
+
+    Args:
+        frames, height, width: tokens along each axis, after patchifying.
+        text_tokens: text tokens in the same sequence.
+        text_first: text before the video tokens; else after them.
+    """
+
+    frames: int
+    height: int
+    width: int
+    text_tokens: int = 0
+    text_first: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1 or self.text_tokens < 0:
+            raise ValueError(f"frames, height and width must be at least 1 and text_tokens at least 0, got {self}")
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.height * self.width
+
+    @property
+    def video_tokens(self) -> int:
+        return self.frames * self.frame_tokens
+
+    @property
+    def tokens(self) -> int:
+        return self.video_tokens + self.text_tokens
+
+    @property
+    def video_start(self) -> int:
+        return self.text_tokens if self.text_first else 0
+
+    def __str__(self) -> str:
+        text = f" + {self.text_tokens} text" if self.text_tokens else ""
+        return f"{self.frames}x{self.height}x{self.width}{text}"
