@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -12,6 +13,9 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+BlockRows = Literal[16, 32, 64, 128]
+BlockSize = tuple[BlockRows, BlockRows]
 
 
 class Policy(ABC):

@@ -1,0 +1,10 @@
+"""The methods a recipe can name."""
+
+from accel.policies.dense import Dense
+from accel.policies.policy import Policy
+from accel.policies.radial import Radial
+
+POLICIES: dict[str, type[Policy]] = {
+    "dense": Dense,
+    "radial": Radial,
+}

@@ -1,0 +1,32 @@
+"""Dense: every block, as the baseline that other methods are measured against."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.policy import STRICT, BlockSize, Policy
+
+
+@dataclass(frozen=True, config=STRICT)
+class Dense(Policy):
+    """Keeps every block: sparse attention's answer and cost at density 1."""
+
+    method: Literal["dense"] = "dense"
+    block_size: BlockSize = (128, 128)
+
+    def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
+        """The full layout, shared by all samples and heads; see `Policy.layout`."""
+        return _full(q.shape[2], k.shape[2], self.block_size, q.device)
+
+
+@lru_cache(maxsize=64)
+def _full(q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device) -> BlockLayout:
+    return BlockLayout.full(q_len, kv_len, block_size, device)

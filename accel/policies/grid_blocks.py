@@ -1,0 +1,78 @@
+"""Where the blocks of a sequence lie on a token grid: geometry on the CPU, from block borders alone."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from accel.patches.grid import TokenGrid
+
+
+class Fragments(NamedTuple):
+    """The pieces that block borders and frame borders cut the video tokens into, int64 [P] each.
+
+    Args:
+        block: the block a piece lies in.
+        frame: the frame it lies in.
+        first, last: its first and last position inside that frame, row-major.
+    """
+
+    block: Tensor
+    frame: Tensor
+    first: Tensor
+    last: Tensor
+
+
+def frame_fragments(grid: TokenGrid, rows: int) -> Fragments:
+    """The pieces of `grid` under blocks of `rows` tokens: at most blocks + frames of them."""
+    start, end = grid.video_start, grid.video_start + grid.video_tokens
+    frame_borders = torch.arange(start, end, grid.frame_tokens)
+    block_borders = torch.arange(math.ceil(start / rows) * rows, end, rows)
+    firsts = torch.cat([frame_borders, block_borders]).unique()
+    lasts = torch.cat([firsts[1:], torch.tensor([end])]) - 1
+    in_video = firsts - start
+    return Fragments(
+        block=firsts // rows,
+        frame=in_video // grid.frame_tokens,
+        first=in_video % grid.frame_tokens,
+        last=(lasts - start) % grid.frame_tokens,
+    )
+
+
+def join_fragments(pairs: Tensor, q_blocks: Tensor, kv_blocks: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Bool [Mb, Nb]: blocks with at least one true pair of pieces.
+
+    Args:
+        pairs: bool [P, R], pieces of queries against pieces of keys.
+        q_blocks, kv_blocks: int64 [P] and [R], the block of each piece.
+        shape: (Mb, Nb).
+    """
+    rows = torch.zeros(shape[0], pairs.shape[1], dtype=torch.float32).index_add_(0, q_blocks, pairs.float())
+    return torch.zeros(shape, dtype=torch.float32).index_add_(1, kv_blocks, rows) > 0
+
+
+def text_blocks(grid: TokenGrid, rows: int) -> slice:
+    """The blocks of `rows` tokens that hold at least one text token; empty where there is no text."""
+    if grid.text_tokens == 0:
+        return slice(0, 0)
+    first = 0 if grid.text_first else grid.video_tokens
+    return slice(first // rows, math.ceil((first + grid.text_tokens) / rows))
+
+
+def block_counts(grid: TokenGrid, block_size: tuple[int, int]) -> tuple[int, int]:
+    """(Mb, Nb) of self-attention over the whole sequence of `grid`."""
+    return math.ceil(grid.tokens / block_size[0]), math.ceil(grid.tokens / block_size[1])
+
+
+def require_grid(method: str, q_len: int, kv_len: int, grid: TokenGrid | None) -> TokenGrid:
+    """The grid, or a ValueError where there is none or where it is not the grid of these tokens."""
+    if grid is None:
+        raise ValueError(f"{method} needs a token grid; this call has none")
+    if not q_len == kv_len == grid.tokens:
+        raise ValueError(
+            f"{method}: the grid {grid} has {grid.tokens} tokens, got {q_len} queries and {kv_len} keys"
+        )
+    return grid
