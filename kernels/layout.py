@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from accel.kernels.blocks import blocks_of_tokens, causal_blocks, per_head
 from accel.kernels.order import TokenOrder
 
 QUERY_ROWS = (16, 32, 64, 128)
@@ -22,8 +24,8 @@ class BlockLayout:
     S the longest list the tensor has room for. B or H may be 1: the lists are then shared.
 
     Args:
-        kv_indices: int32 [B | 1, H | 1, Mb, S]; the first `kv_num_blocks` entries of a row are its key blocks,
-            ascending; what follows them is never read.
+        kv_indices: int32 [B | 1, H | 1, Mb, S]; the first `kv_num_blocks` entries of a row are its key
+            blocks, ascending; what follows them is never read.
         kv_num_blocks: int32 [B | 1, H | 1, Mb]. A row of zero blocks gives an output of 0 and an LSE of -inf.
         block_size: (query rows, key rows) of one block.
         q_len: M. The last query block may be partial.
@@ -31,9 +33,12 @@ class BlockLayout:
         causal: query i sees key j iff position(j) <= position(i) + N - M.
         kv_lengths: int32 [B] or none; keys at positions from `kv_lengths[b]` on are padding of sample b.
         q_order, kv_order: the order of tokens the blocks are cut from; none is the order of the sequence.
-            Positions in `causal` and `kv_lengths` are always those of the sequence.
+            A `kv_order` per head has H or Hkv heads. Positions in `causal` and `kv_lengths` are always those
+            of the sequence.
         tail: True adds the mean key and value of every block that is not listed to the softmax, weighted by
-            the block's length (arXiv 2602.01077, order 0).
+            the number of its tokens that are not padding (arXiv 2602.01077, order 0). Under `causal` only
+            blocks that lie wholly in the past of every query of the query block take part. A block that must
+            not be approximated, such as one with text in it, is a block to list.
 
     Raises:
         ValueError: if shapes, types or sizes contradict each other.
@@ -53,12 +58,15 @@ class BlockLayout:
     def __post_init__(self) -> None:
         rows, columns = self.block_size
         if rows not in QUERY_ROWS or columns not in KEY_ROWS:
-            raise ValueError(f"block_size must be (one of {QUERY_ROWS}, one of {KEY_ROWS}), got {self.block_size}")
+            raise ValueError(
+                f"block_size must be (one of {QUERY_ROWS}, one of {KEY_ROWS}), got {self.block_size}"
+            )
         if self.q_len < 1 or self.kv_len < 1:
             raise ValueError(f"q_len and kv_len must be at least 1, got {self.q_len} and {self.kv_len}")
         if self.kv_indices.dtype != torch.int32 or self.kv_num_blocks.dtype != torch.int32:
             raise ValueError(
-                f"kv_indices and kv_num_blocks must be int32, got {self.kv_indices.dtype} and {self.kv_num_blocks.dtype}"
+                "kv_indices and kv_num_blocks must be int32, got "
+                f"{self.kv_indices.dtype} and {self.kv_num_blocks.dtype}"
             )
         if self.kv_indices.ndim != 4 or self.kv_indices.shape[:3] != self.kv_num_blocks.shape:
             raise ValueError(
@@ -70,19 +78,32 @@ class BlockLayout:
                 f"{self.q_len} queries in blocks of {rows} are {self.num_q_blocks} blocks, "
                 f"got lists for {self.kv_indices.shape[2]}"
             )
-        if self.kv_lengths is not None and (self.kv_lengths.dtype != torch.int32 or self.kv_lengths.ndim != 1):
-            raise ValueError(f"kv_lengths must be int32 [B], got {self.kv_lengths.dtype} {tuple(self.kv_lengths.shape)}")
-        for name, order, length in (("q_order", self.q_order, self.q_len), ("kv_order", self.kv_order, self.kv_len)):
+        if self.kv_lengths is not None and (
+            self.kv_lengths.dtype != torch.int32 or self.kv_lengths.ndim != 1
+        ):
+            raise ValueError(
+                f"kv_lengths must be int32 [B], got {self.kv_lengths.dtype} {tuple(self.kv_lengths.shape)}"
+            )
+        for name, order, length in (
+            ("q_order", self.q_order, self.q_len),
+            ("kv_order", self.kv_order, self.kv_len),
+        ):
             if order is not None and order.length != length:
                 raise ValueError(f"{name} permutes {order.length} tokens, expected {length}")
 
     @classmethod
-    def from_mask(cls, keep: Tensor, block_size: tuple[int, int], q_len: int, kv_len: int, **rest) -> BlockLayout:
-        """The layout that keeps exactly the blocks set in `keep`, bool [B | 1, H | 1, Mb, Nb]. No host sync."""
-        if keep.ndim != 4 or keep.shape[3] != math.ceil(kv_len / block_size[1]):
-            raise ValueError(
-                f"keep must be [B, H, Mb, Nb] with Nb = {math.ceil(kv_len / block_size[1])}, got {tuple(keep.shape)}"
-            )
+    def from_mask(
+        cls, keep: Tensor, block_size: tuple[int, int], q_len: int, kv_len: int, **rest: Any
+    ) -> BlockLayout:
+        """The layout that keeps the blocks set in `keep`, bool [B | 1, H | 1, Mb, Nb]. No host sync.
+
+        Under `causal` without an order, blocks wholly in the future of their queries are left out.
+        """
+        blocks = math.ceil(kv_len / block_size[1])
+        if keep.ndim != 4 or keep.shape[3] != blocks:
+            raise ValueError(f"keep must be [B, H, Mb, Nb] with Nb = {blocks}, got {tuple(keep.shape)}")
+        if rest.get("causal") and not (rest.get("q_order") or rest.get("kv_order")):
+            keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device)
         columns = torch.arange(keep.shape[3], device=keep.device, dtype=torch.int32)
         listed_first = torch.where(keep, columns, columns + keep.shape[3])
         indices = listed_first.sort(dim=-1).values % keep.shape[3]
@@ -90,7 +111,12 @@ class BlockLayout:
 
     @classmethod
     def full(
-        cls, q_len: int, kv_len: int, block_size: tuple[int, int] = (128, 128), device=None, **rest
+        cls,
+        q_len: int,
+        kv_len: int,
+        block_size: tuple[int, int] = (128, 128),
+        device: torch.device | str | None = None,
+        **rest: Any,
     ) -> BlockLayout:
         """Every block: the layout under which sparse attention is dense attention."""
         blocks = (1, 1, math.ceil(q_len / block_size[0]), math.ceil(kv_len / block_size[1]))
@@ -121,7 +147,9 @@ class BlockLayout:
     @property
     def listed(self) -> Tensor:
         """Bool [B | 1, H | 1, Mb, Nb]: the blocks that are listed."""
-        keep = torch.zeros(*self.kv_num_blocks.shape, self.num_kv_blocks + 1, dtype=torch.bool, device=self.device)
+        keep = torch.zeros(
+            *self.kv_num_blocks.shape, self.num_kv_blocks + 1, dtype=torch.bool, device=self.device
+        )
         slots = torch.arange(self.kv_indices.shape[3], device=self.device, dtype=torch.int32)
         valid = slots < self.kv_num_blocks.unsqueeze(-1)
         # Slots past the end of a list all write to one extra column that is cut off again.
@@ -130,8 +158,11 @@ class BlockLayout:
 
     @property
     def density(self) -> Tensor:
-        """Executed blocks / all blocks, a scalar tensor on the device in (0, 1]; for causal layouts, of the
-        blocks a dense causal kernel would execute."""
+        """Executed blocks / all blocks, a scalar tensor on the device in (0, 1].
+
+        For causal layouts, of the blocks a dense causal kernel would execute; an order can scatter the past
+        over more blocks than those, and the quotient then exceeds 1.
+        """
         executed = self.kv_num_blocks.double().mean(dim=(0, 1)).sum()
         return executed / self.dense_blocks
 
@@ -152,14 +183,13 @@ class BlockLayout:
     def to_mask(self, batch: int = 1) -> Tensor:
         """Bool [B, H | 1, M, N] in the order of the sequence: True where a query sees a key. For tests."""
         rows, columns = self.block_size
-        mask = self.listed.repeat_interleave(rows, 2)[:, :, : self.q_len].repeat_interleave(columns, 3)
-        mask = mask[..., : self.kv_len]
-        if self.q_order is not None:
-            inverse = self.q_order.inverse.indices
-            mask = mask[:, :, inverse] if inverse.ndim == 1 else _gather(mask, inverse[..., None], 2)
-        if self.kv_order is not None:
-            inverse = self.kv_order.inverse.indices
-            mask = mask[..., inverse] if inverse.ndim == 1 else _gather(mask, inverse[..., None, :], 3)
+        q_block = blocks_of_tokens(self.q_order, self.q_len, rows, self.device)
+        kv_block = blocks_of_tokens(self.kv_order, self.kv_len, columns, self.device)
+        heads = max(self.listed.shape[1], q_block.shape[1], kv_block.shape[1])
+        listed = per_head(self.listed, heads).expand(batch, -1, -1, -1)
+        b = torch.arange(batch, device=self.device)[:, None, None, None]
+        h = torch.arange(heads, device=self.device)[:, None, None]
+        mask = listed[b, h, per_head(q_block, heads)[..., None], per_head(kv_block, heads)[:, :, None]]
         return mask & self.visible(batch)
 
     def visible(self, batch: int = 1) -> Tensor:
@@ -177,12 +207,3 @@ class BlockLayout:
         """One head's blocks as text, a row of queries a line."""
         keep = self.listed[min(batch, self.listed.shape[0] - 1), min(head, self.listed.shape[1] - 1)]
         return "\n".join("".join("█" if kept else "·" for kept in row) for row in keep.tolist())
-
-
-def _gather(mask: Tensor, index: Tensor, axis: int) -> Tensor:
-    shape = [max(m, i) if n < 2 else m for n, (m, i) in enumerate(zip(mask.shape, index.shape))]
-    return mask.expand(shape).gather(axis, index.expand(*shape[:2], *_axis_shape(shape, index, axis)))
-
-
-def _axis_shape(shape: list[int], index: Tensor, axis: int) -> list[int]:
-    return [index.shape[2] if axis == 2 else shape[2], shape[3] if axis == 2 else index.shape[3]]

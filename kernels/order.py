@@ -25,7 +25,8 @@ class TokenOrder:
     def __post_init__(self) -> None:
         if self.indices.dtype != torch.int64 or self.indices.ndim not in (1, 3):
             raise ValueError(
-                f"indices must be int64 of shape [N] or [B, H, N], got {self.indices.dtype} {tuple(self.indices.shape)}"
+                "indices must be int64 of shape [N] or [B, H, N], "
+                f"got {self.indices.dtype} {tuple(self.indices.shape)}"
             )
 
     @classmethod
