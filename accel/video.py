@@ -1,0 +1,127 @@
+"""Write a video tensor to a file that browsers play (H.264), to a GIF, or without any loss.
+
+H.264 and GIF are for looking at. Measure quality from the tensors, or from what `write_frames` keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from torch import Tensor
+
+# Constant rate factor 12 cannot be told from the source by eye. BT.709 is converted to and also declared,
+# so that no player has to guess the matrix from the frame size.
+H264 = [
+    *(
+        "-vf",
+        "scale=out_color_matrix=bt709:out_range=tv",
+        "-colorspace",
+        "bt709",
+        "-color_primaries",
+        "bt709",
+    ),
+    *("-color_trc", "bt709", "-color_range", "tv", "-codec:v", "libx264", "-pix_fmt", "yuv420p"),
+    *("-crf", "12", "-preset", "medium", "-movflags", "+faststart"),
+]
+GIF = ["-vf", "split[all][seen];[all]palettegen[colours];[seen][colours]paletteuse", "-loop", "0"]
+ENCODERS = {".mp4": H264, ".gif": GIF}
+
+
+def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
+    """Encode `frames` to `path`; the file appears whole or not at all, and is never rescaled.
+
+    An MP4 of odd height or width gets its last row or column once more: 4:2:0 video stores colour at half
+    the resolution and cannot hold an odd size.
+
+    Args:
+        frames: floating [F, H, W, 3] in [0, 1]; values outside are clamped.
+        path: ends in .mp4 or .gif; a file already there is replaced.
+        fps: frames per second, above 0.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: if the tensor is no RGB video, the ending is another one, or fps is not above 0.
+        OSError: if the folder does not exist or cannot be written.
+        RuntimeError: if ffmpeg fails; with what it said.
+    """
+    path = Path(path)
+    if path.suffix not in ENCODERS:
+        raise ValueError(
+            f"{path}: a video ends in one of {', '.join(ENCODERS)}, got {path.suffix or 'no ending'!r}"
+        )
+    if not fps > 0:
+        raise ValueError(f"fps must be above 0, got {fps}")
+    pixels = _bytes(frames)
+    if path.suffix == ".mp4":
+        pixels = np.pad(pixels, [(0, 0), *((0, size % 2) for size in pixels.shape[1:3]), (0, 0)], mode="edge")
+    with _replacing(path) as partial:
+        _encode(pixels, partial, fps, ENCODERS[path.suffix])
+    return path
+
+
+def write_frames(frames: Tensor, path: str | Path) -> Path:
+    """Keep `frames` [F, H, W, C] exactly, as the float32 array `frames` of a compressed .npz file.
+
+    Raises:
+        ValueError: if the ending is not .npz, or a type wider than float32 would be rounded.
+        OSError: if the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: frames are kept in .npz files, got {path.suffix or 'no ending'!r}")
+    if frames.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"only float32, bfloat16 and float16 fit float32 without loss, got {frames.dtype}")
+    with _replacing(path) as partial:
+        np.savez_compressed(partial, frames=frames.detach().float().cpu().numpy())
+    return path
+
+
+def read_frames(path: str | Path) -> Tensor:
+    """The frames `write_frames` kept: float32 [F, H, W, C]."""
+    with np.load(path) as stored:
+        return torch.from_numpy(stored["frames"])
+
+
+def _bytes(frames: Tensor) -> np.ndarray:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.numel() or not frames.is_floating_point():
+        raise ValueError(f"expected floating frames [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write: it takes the place of `path`, or vanishes if anything is raised."""
+    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        partial.touch()
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write to this folder ({error.strerror})", str(path.parent)
+        ) from error
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _encode(pixels: np.ndarray, path: Path, fps: float, encoder: list[str]) -> None:
+    _, height, width, _ = pixels.shape
+    rate = str(Fraction(fps).limit_denominator(1001))
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", rate]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *encoder, str(path)]
+    done = subprocess.run(command, input=pixels.tobytes(), capture_output=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"ffmpeg could not encode {width} x {height} frames: {done.stderr.decode().strip()}"
+        )

@@ -1,0 +1,125 @@
+"""Video files: what is written can be read back, at the same size, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from accel import video
+from accel.video import read_frames, write_frames, write_video
+
+
+def moving_square(frames: int = 5, height: int = 34, width: int = 46) -> torch.Tensor:
+    clip = torch.empty(frames, height, width, 3)
+    clip[:] = torch.tensor([0.15, 0.35, 0.75])
+    for frame in range(frames):
+        clip[frame, 8:24, 4 + 4 * frame : 20 + 4 * frame] = torch.tensor([0.9, 0.3, 0.1])
+    return clip
+
+
+def decode(path) -> tuple[np.ndarray, dict]:
+    reader = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reader)
+    width, height = facts["size"]
+    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    return np.stack(frames) / 255, facts
+
+
+@pytest.mark.parametrize("fps", [16, 12.5, 24000 / 1001], ids="fps{:.2f}".format)
+def test_mp4_holds_the_frames_and_their_colours(tmp_path, fps):
+    clip = moving_square()
+    written = write_video(clip, tmp_path / "clip.mp4", fps)
+    frames, facts = decode(written)
+    assert written == tmp_path / "clip.mp4"
+    assert frames.shape == tuple(clip.shape)
+    assert facts["codec"] == "h264" and "yuv420p" in facts["pix_fmt"] and "bt709" in facts["pix_fmt"]
+    assert facts["fps"] == pytest.approx(fps, abs=0.01)
+    # Only colour is stored at half the resolution, so luma-heavy flat regions survive to within a few levels.
+    assert np.abs(frames - clip.numpy()).mean() < 4 / 255
+    assert np.abs(frames[0, 12:20, 8:16] - clip[0, 12:20, 8:16].numpy()).max() < 6 / 255
+
+
+@pytest.mark.parametrize("size", [(33, 46), (34, 45), (33, 45), (2, 2), (1, 1)], ids="{0[0]}x{0[1]}".format)
+def test_odd_sizes_repeat_the_edge_and_are_not_rescaled(tmp_path, size):
+    clip = moving_square(3)[:, : size[0], : size[1]]
+    frames, _ = decode(write_video(clip, tmp_path / "odd.mp4", 8))
+    height, width = (length + length % 2 for length in size)
+    assert frames.shape == (3, height, width, 3)
+    assert np.abs(frames[:, : size[0], : size[1]] - clip.numpy()).mean() < 4 / 255
+    assert np.abs(frames[:, -1, : size[1]] - clip[:, -1].numpy()).mean() < 6 / 255
+
+
+def test_gif_keeps_size_and_length(tmp_path):
+    clip = moving_square(4, 33, 45)
+    frames, facts = decode(write_video(clip, tmp_path / "clip.gif", 10))
+    assert frames.shape == tuple(clip.shape) and "gif" in facts["codec"]
+    assert np.abs(frames - clip.numpy()).mean() < 4 / 255
+
+
+def test_one_bfloat16_frame_out_of_range_is_clamped(tmp_path):
+    frames, _ = decode(
+        write_video(torch.full((1, 16, 16, 3), 1.5, dtype=torch.bfloat16), tmp_path / "one.mp4", 8)
+    )
+    assert frames.shape == (1, 16, 16, 3) and frames.min() > 0.98
+
+
+def test_frames_come_back_exactly(tmp_path):
+    clip = torch.rand(2, 5, 7, 3)
+    for stored in (clip, clip.bfloat16()):
+        write_frames(stored, tmp_path / "clip.npz")
+        assert torch.equal(read_frames(tmp_path / "clip.npz"), stored.float())
+    with pytest.raises(ValueError, match="float64"):
+        write_frames(clip.double(), tmp_path / "clip.npz")
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip", "clip.MP4.txt"])
+def test_other_endings_are_refused_before_anything_is_written(tmp_path, name):
+    for write in (
+        lambda path: write_video(moving_square(), path, 8),
+        lambda path: write_frames(moving_square(), path),
+    ):
+        with pytest.raises(ValueError, match=r"\.mp4, \.gif|\.npz"):
+            write(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "message"),
+    [
+        (torch.rand(3, 8, 8, 1), 8, r"\[3, 8, 8, 1\]"),
+        (torch.rand(8, 8, 3), 8, r"\[8, 8, 3\]"),
+        (torch.zeros(0, 8, 8, 3), 8, r"\[0, 8, 8, 3\]"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), 8, "uint8"),
+        (torch.rand(1, 8, 8, 3), 0, "fps must be above 0, got 0"),
+    ],
+    ids=["grey", "no-frames-axis", "empty", "uint8", "fps0"],
+)
+def test_what_is_no_rgb_video_is_refused(tmp_path, frames, fps, message):
+    with pytest.raises(ValueError, match=message):
+        write_video(frames, tmp_path / "clip.mp4", fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cannot write to this folder.*missing"):
+        write_video(moving_square(), tmp_path / "missing" / "clip.mp4", 8)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"cannot write to this folder.*file"):
+        write_video(moving_square(), tmp_path / "file" / "clip.mp4", 8)
+
+
+def test_a_failing_encoder_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = write_video(moving_square(), tmp_path / "clip.mp4", 8)
+    before = path.read_bytes()
+    monkeypatch.setitem(video.ENCODERS, ".mp4", ["-codec:v", "no_such_encoder"])
+    with pytest.raises(RuntimeError, match="no_such_encoder"):
+        write_video(moving_square() / 2, path, 8)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_is_as_readable_as_the_umask_allows(tmp_path):
+    (tmp_path / "plain").touch()
+    path = write_video(moving_square(), tmp_path / "clip.mp4", 8)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
