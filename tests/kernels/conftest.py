@@ -1,0 +1,131 @@
+"""Ragged attention problems that every tier has to solve, and the one tolerance they are held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from accel.kernels import reference
+from accel.kernels.layout import BlockLayout
+from accel.kernels.order import TokenOrder
+
+
+@dataclass(frozen=True)
+class Case:
+    batch: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    q_len: int = 203
+    kv_len: int = 203
+    dim: int = 64
+    block: tuple[int, int] = (64, 64)
+    density: float = 0.5
+    shared_lists: bool = False
+    causal: bool = False
+    kv_lengths: tuple[int, ...] | None = None
+    order: str | None = None
+    tail: bool = False
+    empty_row: bool = False
+
+    def with_(self, **changes) -> Case:
+        return replace(self, **changes)
+
+    def layout(self, device="cpu", seed=0) -> BlockLayout:
+        generator = torch.Generator().manual_seed(seed)
+        lists = (1, 1) if self.shared_lists else (self.batch, self.heads)
+        q_blocks, kv_blocks = -(-self.q_len // self.block[0]), -(-self.kv_len // self.block[1])
+        keep = torch.rand(*lists, q_blocks, kv_blocks, generator=generator) < self.density
+        keep[:, :, :, 0] = True
+        if self.empty_row:
+            keep[:, -1, -1] = False
+        lengths = None if self.kv_lengths is None else torch.tensor(self.kv_lengths, dtype=torch.int32)
+        return BlockLayout.from_mask(
+            keep.to(device),
+            self.block,
+            self.q_len,
+            self.kv_len,
+            causal=self.causal,
+            kv_lengths=None if lengths is None else lengths.to(device),
+            q_order=self._order(self.q_len, self.heads, generator, device),
+            kv_order=self._order(self.kv_len, self.kv_heads, generator, device),
+            tail=self.tail,
+        )
+
+    def _order(self, length, heads, generator, device) -> TokenOrder | None:
+        if self.order is None:
+            return None
+        shape = (length,) if self.order == "shared" else (self.batch, heads, length)
+        return TokenOrder.checked(torch.rand(shape, generator=generator).argsort(-1).to(device))
+
+    def qkv(self, dtype=torch.float32, device="cpu", seed=1):
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(
+            torch.randn(self.batch, heads, length, self.dim, generator=generator).to(device, dtype)
+            for heads, length in (
+                (self.heads, self.q_len),
+                (self.kv_heads, self.kv_len),
+                (self.kv_heads, self.kv_len),
+            )
+        )
+
+
+CASES = {
+    "plain": Case(),
+    "full": Case(density=1.0, kv_heads=4),
+    "shared-lists": Case(shared_lists=True, block=(128, 64)),
+    "cross": Case(q_len=130, kv_len=333, block=(64, 128)),
+    "one-block": Case(q_len=5, kv_len=9),
+    "empty-row": Case(empty_row=True, block=(128, 64)),
+    "causal": Case(causal=True),
+    "causal-offset": Case(causal=True, q_len=70, kv_len=203, block=(64, 128)),
+    "causal-more-queries": Case(causal=True, q_len=203, kv_len=100),
+    "padded": Case(kv_lengths=(203, 77)),
+    "all-padding": Case(kv_lengths=(150, 0)),
+    "causal-padded": Case(causal=True, kv_lengths=(130, 203)),
+    "order": Case(order="shared"),
+    "order-per-head": Case(order="heads", q_len=130),
+    "order-causal": Case(order="heads", causal=True),
+    "order-padded": Case(order="shared", kv_lengths=(100, 203)),
+    "tail": Case(tail=True, density=0.3),
+    "tail-causal": Case(tail=True, causal=True, density=0.3, q_len=150),
+    "tail-padded": Case(tail=True, kv_lengths=(203, 77), density=0.3),
+    "tail-order-causal": Case(tail=True, order="heads", causal=True, density=0.3, block=(64, 16)),
+    "tail-empty-row": Case(tail=True, empty_row=True, density=0.1, block=(128, 32)),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def base_case() -> Case:
+    return Case()
+
+
+@pytest.fixture
+def assert_exact():
+    """assert_exact((out, lse), q, k, v, layout): as close to fp64 as twice eager's own error in q's type."""
+
+    def check(result, q, k, v, layout, slack=2.0, **options):
+        exact = reference.block_sparse_attention(
+            q.double(), k.double(), v.double(), layout, return_lse=True, **options
+        )
+        eager = reference.block_sparse_attention(q, k, v, layout, return_lse=True, **options)
+        for name, value, rounded, truth in zip(("out", "lse"), result, eager, exact, strict=True):
+            truth = truth.double()
+            finite = truth.isfinite()
+            assert torch.equal(value.double().isfinite(), finite), (
+                f"{name}: not finite elsewhere than the truth"
+            )
+            assert torch.equal(value[~finite].double(), truth[~finite]), f"{name}: not -inf"
+            error = (value.double() - truth)[finite].abs().max().nan_to_num()
+            budget = (rounded.double() - truth)[finite].abs().max()
+            assert error <= slack * budget + 1e-5, (
+                f"{name}: error {error:.2e} > {slack} x eager's {budget:.2e}"
+            )
+
+    return check
