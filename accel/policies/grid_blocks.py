@@ -47,11 +47,18 @@ def join_fragments(pairs: Tensor, q_blocks: Tensor, kv_blocks: Tensor, shape: tu
 
     Args:
         pairs: bool [P, R], pieces of queries against pieces of keys.
-        q_blocks, kv_blocks: int64 [P] and [R], the block of each piece.
+        q_blocks, kv_blocks: int64 [P] and [R], ascending, the block of each piece.
         shape: (Mb, Nb).
     """
-    rows = torch.zeros(shape[0], pairs.shape[1], dtype=torch.float32).index_add_(0, q_blocks, pairs.float())
-    return torch.zeros(shape, dtype=torch.float32).index_add_(1, kv_blocks, rows) > 0
+    by_query = _any_in_block(pairs.T, q_blocks, shape[0])
+    return _any_in_block(by_query.T, kv_blocks, shape[1])
+
+
+def _any_in_block(flags: Tensor, blocks: Tensor, count: int) -> Tensor:
+    """Bool [..., P] of pieces -> [..., count] of blocks; `blocks` ascends."""
+    totals = torch.nn.functional.pad(flags.cumsum(dim=-1, dtype=torch.int32), (1, 0))
+    borders = torch.searchsorted(blocks, torch.arange(count + 1))
+    return totals[..., borders[1:]] > totals[..., borders[:-1]]
 
 
 def text_blocks(grid: TokenGrid, rows: int) -> slice:
