@@ -17,21 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Constant rate factor 12 cannot be told from the source by eye. BT.709 is converted to and also declared,
-# so that no player has to guess the matrix from the frame size.
-H264 = [
-    *(
-        "-vf",
-        "scale=out_color_matrix=bt709:out_range=tv",
-        "-colorspace",
-        "bt709",
-        "-color_primaries",
-        "bt709",
-    ),
-    *("-color_trc", "bt709", "-color_range", "tv", "-codec:v", "libx264", "-pix_fmt", "yuv420p"),
-    *("-crf", "12", "-preset", "medium", "-movflags", "+faststart"),
-]
-GIF = ["-vf", "split[all][seen];[all]palettegen[colours];[seen][colours]paletteuse", "-loop", "0"]
+# BT.709 is converted to and also declared, so that no player has to guess the matrix from the frame size.
+H264 = {
+    "-vf": "scale=out_color_matrix=bt709:out_range=tv",
+    "-colorspace": "bt709",
+    "-color_primaries": "bt709",
+    "-color_trc": "bt709",
+    "-color_range": "tv",
+    "-codec:v": "libx264",
+    "-pix_fmt": "yuv420p",
+    "-crf": "12",
+    "-preset": "medium",
+    "-movflags": "+faststart",
+}
+GIF = {"-vf": "split[all][seen];[all]palettegen[colours];[seen][colours]paletteuse", "-loop": "0"}
 ENCODERS = {".mp4": H264, ".gif": GIF}
 
 
@@ -115,11 +114,12 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _encode(pixels: np.ndarray, path: Path, fps: float, encoder: list[str]) -> None:
+def _encode(pixels: np.ndarray, path: Path, fps: float, encoder: dict[str, str]) -> None:
     _, height, width, _ = pixels.shape
     rate = str(Fraction(fps).limit_denominator(1001))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", rate]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *encoder, str(path)]
+    options = [word for option in encoder.items() for word in option]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *options, str(path)]
     done = subprocess.run(command, input=pixels.tobytes(), capture_output=True)
     if done.returncode:
         raise RuntimeError(

@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_failing_encoder_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = write_video(moving_square(), tmp_path / "clip.mp4", 8)
     before = path.read_bytes()
-    monkeypatch.setitem(video.ENCODERS, ".mp4", ["-codec:v", "no_such_encoder"])
+    monkeypatch.setitem(video.ENCODERS, ".mp4", {"-codec:v": "no_such_encoder"})
     with pytest.raises(RuntimeError, match="no_such_encoder"):
         write_video(moving_square() / 2, path, 8)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
