@@ -31,6 +31,8 @@ class Context:
 
     def __post_init__(self) -> None:
         if (self.step is None) != (self.n_steps is None):
-            raise ValueError(f"step and n_steps are known together or not at all, got {self.step} and {self.n_steps}")
+            raise ValueError(
+                f"step and n_steps are known together or not at all, got {self.step} and {self.n_steps}"
+            )
         if not 0 <= self.progress <= 1:
             raise ValueError(f"progress must be in [0, 1], got {self.progress}")

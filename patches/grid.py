@@ -25,7 +25,9 @@ class TokenGrid:
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width) < 1 or self.text_tokens < 0:
-            raise ValueError(f"frames, height and width must be at least 1 and text_tokens at least 0, got {self}")
+            raise ValueError(
+                f"frames, height and width must be at least 1 and text_tokens at least 0, got {self}"
+            )
 
     @property
     def frame_tokens(self) -> int:

@@ -1,0 +1,113 @@
+"""accelerate_model, restore_model, accelerated and summary: the one line, its undo and its account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accel.default_recipe import default_recipe
+from accel.override import override
+from accel.patch import Patch, apply
+from accel.patches.clock import Clock
+from accel.patches.family import FAMILIES, find_sites, supported_models
+from accel.patches.root_hook import root_hook_of
+from accel.plan import Plan, make_plan
+from accel.recipe import Recipe
+from accel.recipe_files import load_recipe
+from accel.summary import Summary, summarize
+
+Model = TypeVar("Model")
+
+
+def accelerate_model(
+    pipe_or_model: Model,
+    recipe: Recipe | str | Path | None = None,
+    *,
+    scheduler: Any = None,
+    **overrides: Any,
+) -> Model:
+    """Make a loaded model's attention block-sparse, by a recipe. Applying again replaces.
+
+    Args:
+        pipe_or_model: a pipeline (every expert is patched) or a bare transformer, compiled or not.
+        recipe: a Recipe, the name of a shipped one, or a YAML file; none picks one for the model.
+        scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are told
+            by noise level (`1 - timestep / 1000`).
+        overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
+
+    Returns:
+        The same object. It is as it was before if anything fails.
+
+    Raises:
+        TypeError: if the object is no supported model or pipeline.
+        RecipeError: if the recipe or an override is wrong.
+    """
+    models = supported_models(pipe_or_model)
+    if not models:
+        raise TypeError(unsupported(pipe_or_model))
+    restore_model(pipe_or_model)
+    plan = plan_for(pipe_or_model, recipe, **overrides)
+    bare = "" in models
+    apply(plan, models, Clock(None if bare else pipe_or_model, scheduler))
+    return pipe_or_model
+
+
+def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **overrides: Any) -> Plan:
+    """What `accelerate_model` would do with these arguments. Touches nothing."""
+    models = supported_models(pipe_or_model)
+    if recipe is None:
+        recipe = default_recipe(next(iter(models.values())))
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    sites = [site for component, model in models.items() for site in find_sites(model, component)]
+    return make_plan(sites, override(recipe, overrides))
+
+
+def restore_model(pipe_or_model: Model) -> Model:
+    """Take the acceleration out without a trace; does nothing where there is none. Returns the object."""
+    for patch in patches_of(pipe_or_model):
+        patch.remove()
+    return pipe_or_model
+
+
+@contextmanager
+def accelerated(
+    pipe_or_model: Model, recipe: Recipe | str | Path | None = None, **overrides: Any
+) -> Iterator[Model]:
+    """`with accelerated(pipe): ...`: accelerate inside the block, restore at its end, whatever happens."""
+    accelerate_model(pipe_or_model, recipe, **overrides)
+    try:
+        yield pipe_or_model
+    finally:
+        restore_model(pipe_or_model)
+
+
+def summary(pipe_or_model: Any) -> Summary:
+    """What the acceleration did so far: `print` it, or take `.to_dict()`.
+
+    Raises:
+        ValueError: if the object is not accelerated.
+    """
+    patches = patches_of(pipe_or_model)
+    if not patches:
+        raise ValueError(f"{type(pipe_or_model).__name__} is not accelerated; call accelerate_model first")
+    return summarize(patches)
+
+
+def patches_of(pipe_or_model: Any) -> list[Patch]:
+    """The patches in force on an object's models, each once."""
+    hooks = [root_hook_of(model) for model in supported_models(pipe_or_model).values()]
+    owners = {id(hook.owner): hook.owner for hook in hooks if hook is not None}
+    return list(owners.values())
+
+
+def unsupported(thing: Any) -> str:
+    """Why an object cannot be accelerated, and what can."""
+    name = type(thing).__name__
+    parts = getattr(thing, "components", None)
+    found = (
+        f" Its models are {', '.join(sorted({type(p).__name__ for p in parts.values()}))}." if parts else ""
+    )
+    return f"{name} holds no supported model.{found} Supported are: {', '.join(FAMILIES)}."

@@ -1,0 +1,84 @@
+"""Overrides: change single values of a recipe from keyword arguments or `--set key.path=value`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from accel.policies import POLICIES
+from accel.recipe import Recipe
+from accel.recipe_errors import RecipeError, nearest
+from accel.recipe_files import build_recipe, recipe_data
+from accel.schedule import Schedule
+
+SCHEDULE_KEYS = tuple(field.name for field in fields(Schedule))
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with some values replaced.
+
+    Args:
+        recipe: left as it is.
+        changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
+            schedule, `method`, or a key of a policy (set in every rule whose policy has it).
+
+    Raises:
+        RecipeError: if a path does not exist or a value is out of range; names the nearest valid key.
+    """
+    if not changes:
+        return recipe
+    data = recipe_data(recipe)
+    for key, value in changes.items():
+        if "." in key:
+            _set_path(data, key, value)
+        else:
+            _set_name(data, key, value)
+    return build_recipe(data, "override")
+
+
+def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
+    rules = data["rules"]
+    if name in SCHEDULE_KEYS:
+        for part in (data, *(rule for rule in rules if "schedule" in rule)):
+            part.setdefault("schedule", {})[name] = value
+        return
+    if name == "method":
+        for rule in rules:
+            rule["policy"] = {"method": value}
+        return
+    policies = [rule["policy"] for rule in rules if name in _policy_keys(rule["policy"])]
+    if not policies:
+        known = {*SCHEDULE_KEYS, "method", *(key for rule in rules for key in _policy_keys(rule["policy"]))}
+        raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
+    for policy in policies:
+        policy[name] = value
+
+
+def _policy_keys(policy: dict[str, Any]) -> list[str]:
+    cls = POLICIES.get(policy["method"])
+    return [field.name for field in fields(cls)] if cls else []  # type: ignore[arg-type]
+
+
+def _set_path(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = data
+    for depth, part in enumerate(parents):
+        try:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                node = node.setdefault("schedule", {}) if part == "schedule" else node[part]
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            valid = (
+                node
+                if isinstance(node, dict)
+                else map(str, range(len(node)))
+                if isinstance(node, list)
+                else []
+            )
+            raise RecipeError(
+                f"override: no {'.'.join(parents[: depth + 1])!r}; {nearest(part, valid)}"
+            ) from error
+    if not isinstance(node, dict):
+        raise RecipeError(f"override: {path!r} is not a key of a mapping")
+    node[last] = value

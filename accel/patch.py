@@ -1,0 +1,92 @@
+"""Patch: a plan in force on the models of one pipeline; undoable, with its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from torch import nn
+
+from accel.patches.clock import Clock
+from accel.patches.install import Uninstall, install
+from accel.patches.root_hook import RootHook
+from accel.patches.site import Site
+from accel.plan import Plan, Step
+from accel.sparse_attention import SparseAttention
+from accel.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Seated:
+    """One site in force: its function and its undo."""
+
+    site: Site
+    attention: SparseAttention
+    uninstall: Uninstall
+
+
+class Patch:
+    """What `apply` leaves on the models. Copies and pickles of a model carry a patch of their own.
+
+    Attributes:
+        plan: what was applied.
+        models: the patched models by component name.
+        seats: the sites in force.
+    """
+
+    def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
+        self.plan = plan
+        self.models = dict(models)
+        self.hooks: dict[str, RootHook] = {}
+        self.seats: list[Seated] = []
+
+    def remove(self) -> None:
+        """Take everything out again. Doing it twice does nothing."""
+        for seat in reversed(self.seats):
+            seat.uninstall()
+        for component, hook in self.hooks.items():
+            hook.detach(self.models[component])
+
+    def time_calls(self) -> Stopwatch:
+        """Start timing every attention call, dense ones too; the total is in the stopwatch returned."""
+        stopwatch = Stopwatch()
+        for seat in self.seats:
+            seat.attention.stopwatch = stopwatch
+        return stopwatch
+
+    @property
+    def step_source(self) -> str:
+        """What the denoising steps are told by, in words."""
+        return next(iter(self.hooks.values())).clock.source
+
+    def _add_hook(self, component: str, clock: Clock) -> None:
+        hook = RootHook(clock, owner=self)
+        self.hooks[component] = hook
+        hook.attach(self.models[component])
+
+    def _add_seat(self, step: Step) -> None:
+        assert step.rule is not None
+        recipe, site = self.plan.recipe, step.site
+        hook = self.hooks[site.component]
+        attention = SparseAttention(site, step.rule.policy, recipe.schedule_of(step.rule), hook)
+        self.seats.append(Seated(site, attention, install(self.models[site.component], site, attention)))
+
+
+def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
+    """Put a plan in force. If anything fails on the way, every model is as it was before.
+
+    Args:
+        plan: of the sites of exactly these models.
+        models: by component name; one clock serves them all, so that experts count their steps together.
+        clock: tells the denoising step.
+    """
+    patch = Patch(plan, models)
+    with ExitStack() as undo:
+        undo.callback(patch.remove)
+        for component in patch.models:
+            patch._add_hook(component, clock)
+        for step in plan.matched:
+            patch._add_seat(step)
+        undo.pop_all()
+    return patch

@@ -1,0 +1,69 @@
+"""Plan: a recipe resolved against the sites of a loaded model, without touching the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from accel.patches.site import Site
+from accel.recipe import Recipe, Rule
+from accel.recipe_errors import RecipeError, nearest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One site and the rule it follows; a site no rule matches has none and is left alone."""
+
+    site: Site
+    rule: Rule | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What applying a recipe would do. Printable."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+
+    @property
+    def matched(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.rule is not None)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} of {len(self.steps)} attention sites follow the recipe"]
+        for step in self.steps:
+            method = step.rule.policy.method if step.rule else "left alone"
+            lines.append(f"  {step.site.full_name:<32} {method}")
+        return "\n".join(lines)
+
+
+def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
+    """Give every site the first rule that matches its name.
+
+    Raises:
+        RecipeError: if a rule's glob matches no site, or only sites that earlier rules take.
+    """
+    used: set[int] = set()
+    steps = []
+    for site in sites:
+        number = next((n for n, rule in enumerate(recipe.rules) if matches(rule.match, site)), None)
+        used.add(number if number is not None else -1)
+        steps.append(Step(site, None if number is None else recipe.rules[number]))
+    for number, rule in enumerate(recipe.rules):
+        if number not in used:
+            raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
+    return Plan(recipe, tuple(steps))
+
+
+def matches(pattern: str, site: Site) -> bool:
+    """Whether a glob names a site, with or without its component."""
+    return fnmatchcase(site.name, pattern) or fnmatchcase(site.full_name, pattern)
+
+
+def _unused(rule: Rule, sites: Sequence[Site]) -> str:
+    shadowed = sum(matches(rule.match, site) for site in sites)
+    if shadowed:
+        return f"{rule.match!r} matches {shadowed} sites, but earlier rules take them all"
+    example = nearest(rule.match, [site.name for site in sites[:1]])
+    return f"{rule.match!r} matches none of the {len(sites)} sites; {example}"

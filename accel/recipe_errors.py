@@ -1,0 +1,97 @@
+"""Recipe errors: what is wrong, where, and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class RecipeError(ValueError):
+    """A mistake in a recipe, told with its file and key path."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """A hint: the closest of `names`, or all of them."""
+    choices = sorted(names)
+    close = difflib.get_close_matches(str(name), choices, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"expected one of: {', '.join(choices)}" if choices else ""
+
+
+def explain(error: ValidationError, source: str, schema: dict[str, Any]) -> RecipeError:
+    """Pydantic's findings as one RecipeError, a line each.
+
+    Args:
+        error: what pydantic raised.
+        source: the file's name, or what stands in for it.
+        schema: JSON schema of the whole, to name the valid keys of a place.
+    """
+    return RecipeError("\n".join(f"{source}: {_line(finding, schema)}" for finding in error.errors()))
+
+
+def _line(finding: Any, schema: dict[str, Any]) -> str:
+    steps, properties = _walk(finding["loc"], schema)
+    path = _path(steps) or "the recipe"
+    kind = finding["type"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        parent = _path(steps[:-1])
+        where = f"{parent}: " if parent else ""
+        return f"{where}unknown key {steps[-1]!r}; {nearest(steps[-1], properties)}"
+    if kind == "union_tag_invalid":
+        tag = finding["ctx"]["tag"]
+        choices = [choice.strip(" '") for choice in finding["ctx"]["expected_tags"].split(",")]
+        return f"{path}.method: unknown method {tag!r}; {nearest(tag, choices)}"
+    if kind == "union_tag_not_found":
+        return f"{path}.method: this key is required"
+    if kind in ("missing", "missing_argument"):
+        return f"{path}: this key is required"
+    return f"{path}: {_lower(finding['msg'])}, got {_short(finding['input'])}"
+
+
+def _walk(location: tuple, schema: dict[str, Any]) -> tuple[list[str | int], list[str]]:
+    """The location without pydantic's labels of union members, and the valid keys beside its last step."""
+    node, keys = _object(schema, schema), list[str]()
+    steps: list[str | int] = []
+    for part in location:
+        if isinstance(part, int):
+            steps.append(part)
+            node = _object(node.get("items", {}), schema)
+        elif part in node.get("discriminator", {}).get("mapping", {}):
+            node = _object({"$ref": node["discriminator"]["mapping"][part]}, schema)
+        elif "properties" in node:
+            steps.append(part)
+            keys = list(node["properties"])
+            node = _object(node["properties"].get(part, {}), schema)
+    return steps, keys
+
+
+def _object(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema a node refers to; of an optional mapping, the mapping."""
+    node = _deref(node, schema)
+    members = [_deref(member, schema) for member in node.get("anyOf", [])]
+    return next((member for member in members if "properties" in member or "discriminator" in member), node)
+
+
+def _deref(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return node
+
+
+def _path(steps: list[str | int]) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return text.lstrip(".")
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,56 @@
+"""Schedule: which steps, layers and lengths stay dense."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from accel.patches.context import Context
+from accel.policies.policy import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Schedule:
+    """Fractions, never counts: they mean the same for a schedule of 4 steps and one of 50.
+
+    Args:
+        dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
+            that any share above 0 is at least one step.
+        last_dense_steps: likewise from its end.
+        dense_layers: share of the layers, from the first, that run dense; rounded up.
+        min_tokens: shorter sequences run dense.
+    """
+
+    dense_steps: float = Field(0.0, ge=0, le=1)
+    last_dense_steps: float = Field(0.0, ge=0, le=1)
+    dense_layers: float = Field(0.0, ge=0, le=1)
+    min_tokens: int = Field(0, ge=0)
+
+    def dense_reason(self, context: Context, tokens: int) -> str | None:
+        """Why a call stays dense, or none."""
+        if tokens < self.min_tokens:
+            return f"shorter than {self.min_tokens} tokens"
+        if context.layer < whole(self.dense_layers, context.n_layers):
+            return "dense layer"
+        if self._in_first_steps(context):
+            return "first steps"
+        if self._in_last_steps(context):
+            return "last steps"
+        return None
+
+    def _in_first_steps(self, context: Context) -> bool:
+        if context.step is None or context.n_steps is None:
+            return context.progress < self.dense_steps
+        return context.step < whole(self.dense_steps, context.n_steps)
+
+    def _in_last_steps(self, context: Context) -> bool:
+        if context.step is None or context.n_steps is None:
+            return context.progress >= 1 - self.last_dense_steps and self.last_dense_steps > 0
+        return context.step >= context.n_steps - whole(self.last_dense_steps, context.n_steps)
+
+
+def whole(share: float, count: int) -> int:
+    """A share of `count` things, rounded up; 0.2 of 50 is 10 whatever binary fractions make of it."""
+    return math.ceil(share * count - 1e-9)

@@ -1,0 +1,81 @@
+"""SparseAttention: the call at one site: policy, layout, kernel, or dense with a counted reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from accel.call_record import CallRecord
+from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.tiers import choose_tier
+from accel.patches.context import Context
+from accel.patches.root_hook import RootHook
+from accel.patches.site import Site
+from accel.policies.policy import Policy
+from accel.schedule import Schedule
+from accel.stopwatch import Stopwatch
+
+
+class SparseAttention:
+    """The attention function that is seated at one site (an `AttentionFn`).
+
+    Args:
+        site: where; only its place among the layers is kept.
+        policy: chooses the blocks.
+        schedule: what stays dense.
+        hook: knows the context of the forward under way.
+    """
+
+    def __init__(self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook) -> None:
+        self.layer = site.layer
+        self.n_layers = site.n_layers
+        self.policy = policy
+        self.schedule = schedule
+        self.hook = hook
+        self.record = CallRecord()
+        self.stopwatch: Stopwatch | None = None
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        with self.stopwatch.running(q.device) if self.stopwatch else nullcontext():
+            return self._attend(q, k, v, mask, dense)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
+        reason = self._dense_reason(q, k, v, mask, context)
+        if reason is not None:
+            self.record.count_dense(reason, context.step)
+            return dense()
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
+        layout = self.policy.layout(q, k, context.grid, context)
+        self.record.count_sparse(layout.density, context.step)
+        return block_sparse_attention(q, k, v, layout).transpose(1, 2)
+
+    def _dense_reason(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context
+    ) -> str | None:
+        """Why this call runs dense, or none; the most general reason first."""
+        if self.policy.method == "dense":
+            return "dense by recipe"
+        if torch.is_grad_enabled() and q.requires_grad:
+            return "gradients are recorded"
+        if self.hook.current is None:
+            return "outside the model's forward"
+        if context.grid is None:
+            return f"grid not readable ({self.hook.grid_error})"
+        if q.shape[1] != k.shape[1]:
+            return "cross-attention"
+        if mask is not None:
+            return "attention mask"
+        if q.shape[1] != context.grid.tokens:
+            return f"grid {context.grid} is not {q.shape[1]} tokens"
+        if reason := choose_tier(q.device, q.dtype, q.shape[-1]).unsupported:
+            return reason
+        return self.schedule.dense_reason(context, q.shape[1])

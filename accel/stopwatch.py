@@ -1,0 +1,55 @@
+"""Stopwatch: adds up the time of calls, on the CPU or as CUDA events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Stopwatch:
+    """Total seconds spent inside `running()`. CUDA work is timed by events, read only when asked."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+        self._started: Any = None
+
+    def start(self, device: torch.device) -> None:
+        self._started = self._mark(device)
+
+    def stop(self, device: torch.device) -> None:
+        """Add the time since `start`."""
+        end = self._mark(device)
+        if isinstance(end, float):
+            self._seconds += end - self._started
+        else:
+            self._events.append((self._started, end))
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Time a block; one that raises is not counted."""
+        self.start(device)
+        yield
+        self.stop(device)
+
+    @staticmethod
+    def _mark(device: torch.device) -> Any:
+        if device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @property
+    def seconds(self) -> float:
+        """Waits for the device."""
+        if self._events:
+            torch.cuda.synchronize()
+            self._seconds += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            self._events.clear()
+        return self._seconds

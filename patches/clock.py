@@ -1,0 +1,81 @@
+"""Clock: which denoising step a forward belongs to."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where one forward stands: see `Context` for the fields."""
+
+    step: int | None
+    n_steps: int | None
+    progress: float
+    branch: int
+
+
+class Clock:
+    """Reads the step from the pipeline's scheduler, which keeps it as a Python number: no device sync.
+
+    Without a scheduler, or with one that does not count (diffusion forcing keeps a scheduler for every
+    frame), progress is told from the noise level, `1 - timestep / 1000`, at the price of one device read
+    for each forward; `step` is then none.
+
+    Args:
+        pipeline: the pipeline whose scheduler counts; held weakly, asked anew at every forward, so that a
+            scheduler swapped after acceleration is seen. Its copies and pickles know no pipeline.
+        scheduler: the scheduler itself, for a bare model.
+    """
+
+    def __init__(self, pipeline: Any = None, scheduler: Any = None) -> None:
+        self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
+        self._scheduler = scheduler
+        self._last: tuple[Any, float] | None = None
+        self._branch = 0
+
+    def read(self, timestep: Tensor) -> Tick:
+        """The tick of a forward that was called with `timestep`."""
+        step, n_steps, progress = self._position(timestep)
+        position = (step, progress)
+        self._branch = self._branch + 1 if position == self._last else 0
+        self._last = position
+        return Tick(step, n_steps, progress, self._branch)
+
+    def _position(self, timestep: Tensor) -> tuple[int | None, int | None, float]:
+        scheduler = self._current_scheduler()
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is not None and len(timesteps):
+            step = self._scheduler_step(scheduler, timesteps, timestep)
+            if step is not None and step < len(timesteps):
+                return step, len(timesteps), step / len(timesteps)
+        level = float(timestep.max()) / TRAIN_TIMESTEPS
+        return None, None, min(max(1 - level, 0.0), 1.0)
+
+    @property
+    def source(self) -> str:
+        """What the steps are told by, in words."""
+        return "noise level" if self._current_scheduler() is None else "scheduler"
+
+    def _current_scheduler(self) -> Any:
+        pipeline = self._pipeline() if self._pipeline is not None else None
+        return getattr(pipeline, "scheduler", None) if pipeline is not None else self._scheduler
+
+    @staticmethod
+    def _scheduler_step(scheduler: Any, timesteps: Tensor, timestep: Tensor) -> int | None:
+        step = getattr(scheduler, "step_index", None)
+        if step is None:
+            step = getattr(scheduler, "begin_index", None)
+        if step is None and float(timestep.max()) == float(timesteps[0]):
+            # A scheduler counts from its first `step` call on, unless the pipeline told it where to begin.
+            step = 0
+        return step
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pipeline": None, "_last": None}

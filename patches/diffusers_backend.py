@@ -1,0 +1,78 @@
+"""The one attention backend that diffusers' own dispatcher calls for accelerated processors.
+
+The member below is an `AttentionBackendName` that is not listed in the enum: processors can carry it, but
+neither `set_attention_backend("...")` nor the environment can select it for a model that has no seats, and
+diffusers' process-wide active backend is never touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
+from torch import Tensor
+
+from accel.patches.seat import attend
+
+NAME = "sparse_accel"
+
+
+class Routed(NamedTuple):
+    """What travels in the mask's place: the model's own mask, and the number of the seat to call."""
+
+    mask: Tensor | None
+    handle: Tensor
+
+
+def _member() -> AttentionBackendName:
+    member = str.__new__(AttentionBackendName, NAME)
+    member._name_ = NAME.upper()
+    member._value_ = NAME
+    return member
+
+
+BACKEND = _member()
+
+
+def register() -> None:
+    """Make diffusers' dispatcher know the backend; done at the first installation, not at import."""
+    if BACKEND not in _AttentionBackendRegistry._backends:
+        _AttentionBackendRegistry.register(BACKEND)(_routed_attention)
+
+
+def _routed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Routed | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    _parallel_config: Any = None,
+) -> Tensor:
+    """[B, M, H, D] attention through the seat that `attn_mask` names."""
+    assert attn_mask is not None
+    if torch.is_grad_enabled() and query.requires_grad and torch.compiler.is_compiling():
+        return dispatch_attention_fn(query, key, value, attn_mask=attn_mask.mask)
+    return attend(query, key, value, attn_mask.mask, attn_mask.handle)
+
+
+class DenseDispatch:
+    """The dense attention diffusers would have run: the backend the user chose, or the active one.
+
+    Args:
+        name: the processor's `_attention_backend` before it was replaced, or what the user set since.
+    """
+
+    def __init__(self, name: AttentionBackendName | str | None) -> None:
+        self.name = name
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        name = None if self.name is None else AttentionBackendName(self.name)
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=name)

@@ -1,0 +1,84 @@
+"""Family: the models that share one way to find and replace their attention."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from accel.patches.grid import TokenGrid
+from accel.patches.site import Site
+
+FAMILIES: dict[str, str] = {
+    "WanTransformer3DModel": "accel.patches.wan",
+    "WanVACETransformer3DModel": "accel.patches.wan",
+    "ChronoEditTransformer3DModel": "accel.patches.wan",
+    "SkyReelsV2Transformer3DModel": "accel.patches.wan",
+}
+
+PIPELINE_COMPONENTS = ("transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model class.
+
+    Args:
+        attention_modules: model -> its self-attention modules by dotted name.
+        read_grid: (model, args, kwargs) of a forward -> its token grid.
+        read_timestep: (args, kwargs) of a forward -> its timestep.
+        seated: stock processor class -> the class that replaces it.
+    """
+
+    attention_modules: Callable[[nn.Module], list[tuple[str, nn.Module]]]
+    read_grid: Callable[[nn.Module, tuple, dict[str, Any]], TokenGrid]
+    read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
+    seated: dict[type, type]
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family of a loaded model; none if its class is not supported. Imports nothing for other models."""
+    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in FAMILIES]
+    if not names or "diffusers" not in sys.modules:
+        return None
+    source: ModuleType = import_module(FAMILIES[names[0]])
+    return Family(source.attention_modules, source.read_grid, source.read_timestep, source.SEATED)
+
+
+def unwrap(model: Any) -> Any:
+    """The module inside `torch.compile`'s wrapper, or the object itself."""
+    return getattr(model, "_orig_mod", model)
+
+
+def supported_models(pipe_or_model: Any) -> dict[str, nn.Module]:
+    """The supported models of a pipeline by component name, or a bare one under the empty name."""
+    bare = unwrap(pipe_or_model)
+    if isinstance(bare, nn.Module):
+        return {"": bare} if family_of(bare) else {}
+    parts = {name: unwrap(getattr(pipe_or_model, name, None)) for name in PIPELINE_COMPONENTS}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and family_of(part)}
+
+
+def find_sites(model: nn.Module, component: str = "") -> list[Site]:
+    """The attention modules of a supported model that run a stock processor, in call order.
+
+    Raises:
+        ValueError: if the model's class belongs to no family.
+    """
+    family = family_of(model)
+    if family is None:
+        raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")
+    found = [
+        (name, module)
+        for name, module in family.attention_modules(model)
+        if type(module.processor) in family.seated
+    ]
+    return [
+        Site(name, component, module, layer, len(found), module.heads)
+        for layer, (name, module) in enumerate(found)
+    ]

@@ -1,0 +1,83 @@
+"""RootHook: keeps the Context of a model's current forward, from outside any compiled block.
+
+Plain `torch.nn.Module` hooks: they survive `copy.deepcopy` and `pickle`, which diffusers' hook registry does
+not (it rebinds `forward` to the module that was hooked first), and removing them leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from accel.patches.clock import Clock
+from accel.patches.context import Context
+from accel.patches.family import Family, family_of
+
+
+class RootHook:
+    """The hooks on one model.
+
+    Args:
+        clock: tells the denoising step; models of one pipeline share it.
+        owner: whoever attached the hook, for those who find the hook on a model.
+
+    Attributes:
+        current: the context of the forward under way; none outside one.
+        grid_error: why the current forward's grid could not be read; none if it could.
+        forwards: forwards that finished since the hook was attached.
+    """
+
+    def __init__(self, clock: Clock, owner: Any = None) -> None:
+        self.clock = clock
+        self.owner = owner
+        self.current: Context | None = None
+        self.grid_error: str | None = None
+        self.forwards = 0
+
+    def attach(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(self.before, with_kwargs=True)
+        model.register_forward_hook(self.after, always_call=True)
+
+    def detach(self, model: nn.Module) -> None:
+        """Remove this hook's two entries; does nothing when they are gone."""
+        for hooks, extra in (
+            (model._forward_pre_hooks, (model._forward_pre_hooks_with_kwargs,)),
+            (model._forward_hooks, (model._forward_hooks_with_kwargs, model._forward_hooks_always_called)),
+        ):
+            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+                del hooks[key]
+                for flags in extra:
+                    flags.pop(key, None)
+
+    @torch.compiler.disable
+    def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        family = family_of(model)
+        assert family is not None
+        self.current = self._read(family, model, args, kwargs)
+
+    def _read(self, family: Family, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Context:
+        self.grid_error = None
+        try:
+            grid = family.read_grid(model, args, kwargs)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # Whatever is odd about the input, the model itself is the one to judge it.
+            self.grid_error = f"{type(error).__name__}: {error}"
+            return Context()
+        tick = self.clock.read(family.read_timestep(args, kwargs))
+        return Context(grid, tick.step, tick.n_steps, tick.progress, tick.branch)
+
+    @torch.compiler.disable
+    def after(self, model: nn.Module, args: tuple, output: Any) -> None:
+        self.current = None
+        self.forwards += 1
+
+
+def root_hook_of(model: nn.Module) -> RootHook | None:
+    """The hook that is attached to a model, if any."""
+    for hook in model._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, RootHook):
+            return owner
+    return None

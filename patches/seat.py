@@ -1,0 +1,75 @@
+"""Seat: where an attention function sits in a model, reachable by number from compiled code.
+
+`torch.compile` specialises on Python objects and integers, so a different function for every layer recompiles
+the same block for every layer. A number in a tensor is data: every layer shares one graph, and one opaque
+operator looks the function up when it runs. A change from dense to sparse between two steps is invisible to
+the compiler for the same reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from accel.patches.site import AttentionFn
+
+DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Seat:
+    """An attention function together with the dense attention it stands in for.
+
+    Args:
+        fn: called for every attention of the site.
+        dense: the model's own attention; q [B, M, H, D], k, v [B, N, Hkv, D], mask or none -> [B, M, H, D].
+
+    Copying or unpickling a seat gives a new one with a number of its own.
+    """
+
+    def __init__(self, fn: AttentionFn, dense: DenseFn) -> None:
+        self.fn = fn
+        self.dense = dense
+        self._take_number()
+
+    def _take_number(self) -> None:
+        number = next(_NUMBERS)
+        _SEATS[number] = self
+        # On the CPU whatever the model's device: reading it never waits for an accelerator.
+        self.handle = torch.tensor(number, dtype=torch.int64, device="cpu")
+
+    def __getstate__(self) -> dict:
+        return {"fn": self.fn, "dense": self.dense}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._take_number()
+
+
+_SEATS: WeakValueDictionary[int, Seat] = WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    """Run the function seated at `handle`: a plain call in eager mode, one opaque operator when traced."""
+    if torch.compiler.is_compiling():
+        return torch.ops.sparse_accel.attend(q, k, v, mask, handle)
+    return _attend(q, k, v, mask, handle)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    seat = _SEATS[int(handle)]
+    return seat.fn(q, k, v, mask, lambda: seat.dense(q, k, v, mask))
+
+
+@torch.library.custom_op("sparse_accel::attend", mutates_args=())
+def _attend_op(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    return _attend(q, k, v, mask, handle).contiguous()
+
+
+@_attend_op.register_fake
+def _attend_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    return q.new_empty(*q.shape[:-1], v.shape[-1])

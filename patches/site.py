@@ -1,0 +1,44 @@
+"""Site: one attention module inside a loaded model, and what may be put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class AttentionFn(Protocol):
+    """Attention as a model calls it after norm and rotary embedding."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        """q [B, M, H, D], k and v [B, N, Hkv, D] -> [B, M, H, D]; `dense()` is the model's own attention."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """One self-attention module that can be made sparse.
+
+    Args:
+        name: dotted name inside its model, for example "blocks.3.attn1".
+        component: name of the model inside its pipeline, for example "transformer_2"; empty for a bare model.
+        module: the attention module.
+        layer: index among the model's sites, in call order.
+        n_layers: number of those.
+        heads: query heads.
+    """
+
+    name: str
+    component: str
+    module: nn.Module
+    layer: int
+    n_layers: int
+    heads: int
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.component}.{self.name}" if self.component else self.name
