@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,7 @@ from accel.policies.policy import STRICT, BlockSize, Policy
 class Dense(Policy):
     """Keeps every block: sparse attention's answer and cost at density 1."""
 
+    static: ClassVar[bool] = True
     method: Literal["dense"] = "dense"
     block_size: BlockSize = (128, 128)
 

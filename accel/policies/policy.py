@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -20,9 +20,14 @@ BlockSize = tuple[BlockRows, BlockRows]
 
 class Policy(ABC):
     """A method. Concrete ones are frozen pydantic dataclasses whose fields are the method's parameters and
-    whose `method` field is the name a recipe uses."""
+    whose `method` field is the name a recipe uses.
+
+    Attributes:
+        static: whether the blocks follow from the grid and the context alone, never from q and k.
+    """
 
     method: str
+    static: ClassVar[bool] = False
 
     @abstractmethod
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:

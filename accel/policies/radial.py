@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ class Radial(Policy):
         block_size: (query rows, key rows).
     """
 
+    static: ClassVar[bool] = True
     method: Literal["radial"] = "radial"
     decay: Decay | tuple[Decay, ...] | tuple[tuple[Decay, ...], ...] = 1.0
     rule: Rule = "wan"
