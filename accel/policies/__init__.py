@@ -1,5 +1,6 @@
 """The methods a recipe can name."""
 
+from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
@@ -7,4 +8,5 @@ from accel.policies.radial import Radial
 POLICIES: dict[str, type[Policy]] = {
     "dense": Dense,
     "radial": Radial,
+    "composed": Composed,
 }

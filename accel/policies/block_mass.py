@@ -1,0 +1,79 @@
+"""The mass of blocks from representatives of their tokens, in chunks of bounded memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from accel.kernels.blocks import per_head
+from accel.policies.representatives import Representatives
+
+CHUNK_ELEMENTS = 1 << 25
+
+
+def block_mass(
+    queries: Representatives,
+    keys: Representatives,
+    block_size: tuple[int, int],
+    causal: bool = False,
+    strongest: bool = False,
+) -> Tensor:
+    """Float32 [B, H, Mb, Nb] with rows summing to 1: softmax over all keys' representatives, each counting as
+    many times as it stands for tokens, added up over a block's columns and averaged over its rows.
+
+    Args:
+        block_size: (query rows, key rows), multiples of the rows of a group.
+        causal: a group of keys counts only for groups of queries whose last token is not before its first.
+        strongest: the largest entry of a block instead of the sum.
+    """
+    per_block = block_size[0] // queries.groups.rows
+    batch, heads, count, dim = queries.vectors.shape
+    scale = (dim // queries.folds) ** -0.5 / queries.folds
+    # A vector common to all keys shifts a row's logits alike; without it they round less.
+    common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
+    centred = keys.vectors - common.to(keys.vectors.dtype)
+    bias = _key_bias(keys, heads)
+    blocks_at_once = max(1, CHUNK_ELEMENTS // (batch * heads * keys.groups.count * per_block))
+    parts = []
+    for start in range(0, count, blocks_at_once * per_block):
+        chunk = slice(start, min(start + blocks_at_once * per_block, count))
+        logits = _logits(queries.vectors[:, :, chunk] * scale, centred) + bias
+        if causal:
+            logits.masked_fill_(_future(queries, keys, chunk), -torch.inf)
+        # A row without a single visible key is all -inf: its mass is 0, not NaN.
+        weights = logits.softmax(dim=-1).nan_to_num_(nan=0.0)
+        parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, strongest))
+    mass = torch.cat(parts, dim=2)
+    return mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+def _logits(queries: Tensor, keys: Tensor) -> Tensor:
+    """Float32 [B, H, R, C] of [B, H, R, D] and [B, Hkv, C, D]; query heads of a group share its keys."""
+    batch, heads, rows, dim = queries.shape
+    shared = queries.reshape(batch, keys.shape[1], -1, dim) @ keys.transpose(-1, -2)
+    return shared.float().reshape(batch, heads, rows, -1)
+
+
+def _key_bias(keys: Representatives, heads: int) -> Tensor:
+    """[C] or [B, H, 1, C]: the log of how many tokens each stands for; -inf where absent."""
+    device = keys.vectors.device
+    bias = (keys.groups.last(device) - keys.groups.first(device) + 1).log()
+    if keys.absent is None:
+        return bias
+    return bias.masked_fill(per_head(keys.absent, heads), -torch.inf)[:, :, None]
+
+
+def _future(queries: Representatives, keys: Representatives, rows: slice) -> Tensor:
+    device = keys.vectors.device
+    last_query = queries.groups.last(device)[rows] + keys.groups.length - queries.groups.length
+    return keys.groups.first(device) > last_query[:, None]
+
+
+def _reduce(weights: Tensor, rows: int, columns: int, strongest: bool) -> Tensor:
+    """[B, H, R, C] -> [B, H, ceil(R / rows), ceil(C / columns)]."""
+    count = weights.shape[2]
+    cells = pad(weights, (0, -weights.shape[3] % columns)).unflatten(3, (-1, columns))
+    cells = cells.amax(dim=4) if strongest else cells.sum(dim=4)
+    cells = pad(cells, (0, 0, 0, -count % rows)).unflatten(2, (-1, rows))
+    return cells.amax(dim=3) if strongest else cells.sum(dim=3)

@@ -1,0 +1,86 @@
+"""Composed: a method put together in a recipe: an order, a score, a selector, what is always kept, a tail."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.blocks import causal_blocks
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.always import Always
+from accel.policies.grid_blocks import require_grid
+from accel.policies.orders import Order, RowMajor, token_order
+from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.scores import Score
+from accel.policies.selectors import Selector
+
+
+@dataclass(frozen=True, config=STRICT)
+class Composed(Policy):
+    """Most published block-sparse methods are one choice in each of these; the recipes name them.
+
+    A sequence without a grid is taken for causal, as language models' are.
+
+    Args:
+        order: what blocks are cut from; other than row-major needs a grid.
+        score, select: how blocks are ranked and how many are kept; both or neither. With neither the method
+            is static: what is always kept is all.
+        always: what is kept besides text and the diagonal.
+        tail: whether blocks that are not kept enter the softmax as their mean.
+        block_size: (query rows, key rows).
+    """
+
+    method: Literal["composed"] = "composed"
+    order: Order = field(default_factory=RowMajor)
+    score: Score | None = None
+    select: Selector | None = None
+    always: Always = field(default_factory=Always)
+    tail: bool = False
+    block_size: BlockSize = (128, 128)
+
+    def __post_init__(self) -> None:
+        if (self.score is None) != (self.select is None):
+            raise ValueError(f"score and select belong together, got {self.score} and {self.select}")
+        for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
+            if rows % step:
+                raise ValueError(f"a block of {rows} rows is no multiple of {self.score}'s step {step}")
+
+    def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
+        """The blocks of this call, each sample's and head's its own unless the method is static.
+
+        Raises:
+            ValueError: if the recipe needs a grid and there is none, or there is one of other tokens.
+        """
+        if grid is None:
+            return self._sequence_layout(q, k)
+        grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
+        order = token_order(self.order, grid, q.device)
+        must = self.always.blocks(grid, self.order, self.block_size, q.device)[None, None]
+        keep = must
+        if self.score is not None and self.select is not None:
+            if order is not None:
+                q, k = order.permute(q), order.permute(k)
+            keep = self._select(q, k, must, None)
+        return BlockLayout.from_mask(
+            keep, self.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order, tail=self.tail
+        )
+
+    def _sequence_layout(self, q: Tensor, k: Tensor) -> BlockLayout:
+        if not isinstance(self.order, RowMajor):
+            raise ValueError(f"order {self.order.kind!r} needs a token grid; this call has none")
+        q_len, kv_len = q.shape[2], k.shape[2]
+        may = causal_blocks(self.block_size, q_len, kv_len, q.device)[None, None]
+        must = self.always.sequence_blocks(q_len, kv_len, self.block_size, q.device)[None, None]
+        keep = must & may if self.score is None else self._select(q, k, must, may)
+        return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
+
+    def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None) -> Tensor:
+        assert self.score is not None and self.select is not None
+        mass = self.score.mass(q, k, self.block_size, causal=may is not None)
+        untrusted = self.score.must_keep(q, k, self.block_size)
+        return self.select.keep(mass, must if untrusted is None else must | untrusted, may)

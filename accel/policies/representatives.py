@@ -1,0 +1,101 @@
+"""Representatives of groups of tokens: their mean, one of them, a few of them, or all side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Consecutive groups of `rows` tokens out of `length`, each with one representative."""
+
+    length: int
+    rows: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.length // self.rows)
+
+    def first(self, device: torch.device) -> Tensor:
+        return torch.arange(self.count, device=device) * self.rows
+
+    def last(self, device: torch.device) -> Tensor:
+        return (self.first(device) + self.rows).clamp(max=self.length) - 1
+
+
+@dataclass(frozen=True)
+class Representatives:
+    """One vector for each group of tokens.
+
+    Args:
+        vectors: [B, H, groups, D · folds].
+        groups: which tokens each stands for.
+        folds: how many tokens' vectors lie side by side in one.
+        absent: bool [B, H, groups], representatives that take no part; none where all do.
+    """
+
+    vectors: Tensor
+    groups: Groups
+    folds: int = 1
+    absent: Tensor | None = None
+
+    def without(self, absent: Tensor) -> Representatives:
+        return replace(self, absent=absent)
+
+
+def means(tokens: Tensor, rows: int) -> Representatives:
+    """Float32 means of every `rows` tokens; the last over the tokens there are."""
+    whole = tokens.shape[2] // rows
+    head = tokens[:, :, : whole * rows].unflatten(2, (whole, rows)).mean(dim=3, dtype=torch.float32)
+    if tokens.shape[2] > whole * rows:
+        tail = tokens[:, :, whole * rows :].mean(dim=2, keepdim=True, dtype=torch.float32)
+        head = torch.cat([head, tail], dim=2)
+    return Representatives(head, Groups(tokens.shape[2], rows))
+
+
+def every(tokens: Tensor, step: int) -> Representatives:
+    """The middle token of every `step`."""
+    index = _middles(tokens.shape[2], step, tokens.device)
+    return Representatives(tokens.index_select(2, index), Groups(tokens.shape[2], step))
+
+
+def sampled(tokens: Tensor, rows: int, count: int) -> Representatives:
+    """`count` tokens of every block of `rows`."""
+    index = _random_offsets(tokens.shape[2], rows, count, tokens.device)
+    return Representatives(tokens.index_select(2, index), Groups(len(index), 1))
+
+
+def folded(tokens: Tensor, stride: int, backwards: bool) -> Representatives:
+    """Every `stride` tokens as one vector [stride · D], in order or backwards; the last repeats to fill."""
+    length, groups = tokens.shape[2], math.ceil(tokens.shape[2] / stride)
+    missing = groups * stride - length
+    if missing:
+        tokens = torch.cat([tokens, tokens[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
+    cells = tokens.unflatten(2, (groups, stride))
+    cells = cells.flip(3) if backwards else cells
+    return Representatives(cells.flatten(3), Groups(length, stride), folds=stride)
+
+
+def self_similarity(tokens: Tensor, rows: int) -> Tensor:
+    """Float32 [B, H, blocks]: the mean cosine over all pairs of a block's tokens."""
+    directions = torch.nn.functional.normalize(tokens, dim=-1)
+    return means(directions, rows).vectors.square().sum(dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _middles(length: int, step: int, device: torch.device) -> Tensor:
+    firsts = torch.arange(0, length, step)
+    return ((firsts + (firsts + step).clamp(max=length)) // 2).to(device)
+
+
+@lru_cache(maxsize=64)
+def _random_offsets(length: int, rows: int, count: int, device: torch.device) -> Tensor:
+    offsets = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count]
+    firsts = torch.arange(0, length, rows)
+    index = firsts[:, None] + offsets % (length - firsts).clamp(max=rows)[:, None]
+    return index.flatten().to(device)

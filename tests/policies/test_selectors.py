@@ -1,0 +1,137 @@
+"""Selectors: smallest sets, exact budgets, ties, bounds."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from accel.policies.selectors import TopK, TopP
+
+NONE = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+
+
+def random_mass(batch=2, heads=3, rows=5, columns=12):
+    return (
+        torch.randn(batch, heads, rows, columns, generator=torch.Generator().manual_seed(1))
+        .mul(2)
+        .softmax(-1)
+    )
+
+
+POOLS = {"row": 12, "head": 60, "layer": 180}
+
+
+@pytest.mark.parametrize("budget", POOLS)
+@pytest.mark.parametrize("density", [0.2, 0.34, 0.9, 1.0])
+def test_top_k_meets_its_budget_exactly(budget, density):
+    keep = TopK(density, budget).keep(random_mass(), NONE)
+    per_pool = keep.reshape(-1, POOLS[budget]).sum(-1)
+    assert (per_pool == round(density * POOLS[budget])).all()
+    assert keep.any(-1).all()
+
+
+@pytest.mark.parametrize("budget", POOLS)
+def test_top_k_keeps_the_heaviest(budget):
+    mass = random_mass()
+    keep = TopK(0.5, budget).keep(mass, NONE)
+    best = torch.zeros_like(keep).scatter(-1, mass.argmax(-1, keepdim=True), True)
+    for kept, value, is_best in zip(*(x.reshape(-1, POOLS[budget]) for x in (keep, mass, best)), strict=True):
+        assert value[kept & ~is_best].min() >= value[~kept].max()
+
+
+def test_ties_go_to_the_lowest_column():
+    keep = TopK(0.25).keep(torch.ones(1, 1, 2, 12), NONE)
+    assert keep.tolist() == [[[[True] * 3 + [False] * 9] * 2]]
+
+
+@pytest.mark.parametrize("budget", POOLS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_top_p_is_the_smallest_set_that_reaches_its_share(budget, share):
+    mass = random_mass()
+    keep = TopP(share, budget=budget).keep(mass, NONE)
+    best = torch.zeros_like(keep).scatter(-1, mass.argmax(-1, keepdim=True), True)
+    for kept, value, is_best in zip(*(x.reshape(-1, POOLS[budget]) for x in (keep, mass, best)), strict=True):
+        assert value[kept].sum() >= share * value.sum() - 1e-6
+        removable = kept & ~is_best
+        if removable.any():
+            assert value[kept].sum() - value[removable].min() < share * value.sum() + 1e-6
+
+
+def test_top_p_grows_with_its_share_and_ends_with_everything():
+    mass = random_mass()
+    mass[..., 0] = 0
+    mass[:, :, 2] = torch.tensor([1.0] + [0.0] * 11)
+    kept = [TopP(share).keep(mass, NONE) for share in (0.1, 0.3, 0.5, 0.9, 0.99999, 1.0)]
+    for smaller, larger in pairwise(kept):
+        assert (larger | ~smaller).all()
+    assert kept[-1].all() and not kept[-2].all()
+
+
+def test_top_p_is_bounded():
+    mass = random_mass()
+    keep = TopP(0.9, min_density=0.25, max_density=0.5).keep(mass, NONE)
+    assert keep.sum(-1).max() <= 6
+    assert TopP(0.01, min_density=0.25).keep(mass, NONE).sum(-1).unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "selector", [TopK(0.3), TopK(0.3, "layer"), TopP(0.5), TopP(0.5, budget="head")], ids=str
+)
+def test_what_must_be_kept_is_kept_and_counts(selector):
+    mass = random_mass()
+    must = torch.zeros(1, 1, 5, 12, dtype=torch.bool)
+    must[..., 7] = True
+    keep = selector.keep(mass, must)
+    assert keep[..., 7].all()
+    if isinstance(selector, TopK):
+        assert keep.sum() == TopK(0.3, selector.budget).keep(mass, NONE).sum()
+    all_must = selector.keep(mass, torch.ones_like(must))
+    assert all_must.all()
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [TopK(0.5), TopK(1.0), TopK(0.5, "head"), TopP(0.9), TopP(1.0), TopP(0.9, min_density=0.5)],
+    ids=str,
+)
+def test_what_may_not_be_kept_never_is(selector):
+    may = torch.ones(5, 12, dtype=torch.bool).tril(3)[None, None]
+    keep = selector.keep(random_mass(), torch.ones(1, 1, 5, 12, dtype=torch.bool).triu(2), may)
+    assert not (keep & ~may).any()
+    assert keep.any(-1).all()
+    if getattr(selector, "density", 0) == 1 or getattr(selector, "mass", 0) == 1:
+        assert torch.equal(keep, may.expand_as(keep))
+
+
+def test_a_density_is_of_what_may_be_kept():
+    may = torch.ones(8, 8, dtype=torch.bool).tril()[None, None]
+    keep = TopK(0.5).keep(random_mass(1, 1, 8, 8), NONE, may)
+    assert keep.sum(-1).flatten().tolist() == [1, 1, 2, 2, 2, 3, 4, 4]
+
+
+def test_a_row_that_may_see_nothing_keeps_nothing():
+    may = torch.ones(5, 12, dtype=torch.bool)
+    may[0] = False
+    assert not TopP(0.9).keep(random_mass(), NONE, may[None, None])[:, :, 0].any()
+
+
+def test_samples_of_a_batch_do_not_share_a_budget():
+    mass = random_mass()
+    alone = TopK(0.3, "layer").keep(mass[:1], NONE)
+    mass[1] *= 100
+    assert torch.equal(TopK(0.3, "layer").keep(mass, NONE)[:1], alone)
+
+
+@pytest.mark.parametrize(
+    ("selector", "fields", "message"),
+    [
+        (TopK, {"density": 0}, "greater than 0"),
+        (TopK, {"density": 1.2}, "input_value=1.2"),
+        (TopK, {"density": 0.5, "budget": "frame"}, "frame"),
+        (TopP, {"mass": 0.5, "min_density": 0.6, "max_density": 0.3}, "0.6 and 0.3"),
+    ],
+    ids=["zero", "above-one", "budget", "bounds"],
+)
+def test_nonsense_is_refused(selector, fields, message):
+    with pytest.raises(ValueError, match=message):
+        selector(**fields)
