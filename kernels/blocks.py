@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels.order import TokenOrder
@@ -12,6 +13,18 @@ def blocks_of_tokens(order: TokenOrder | None, length: int, rows: int, device: t
     """Int64 [B | 1, H | 1, N]: the block of `rows` tokens that each token of the sequence lies in."""
     places = torch.arange(length, device=device) if order is None else order.inverse.indices
     return (places if places.ndim == 3 else places.expand(1, 1, length)) // rows
+
+
+def positions_by_block(
+    order: TokenOrder | None, length: int, rows: int, device: torch.device, pad: int
+) -> Tensor:
+    """Int64 [B | 1, H | 1, blocks, rows]: where in the sequence the tokens of each block stand.
+
+    The places behind the last token of the last block hold `pad`.
+    """
+    positions = torch.arange(length, device=device) if order is None else order.indices
+    positions = positions if positions.ndim == 3 else positions.expand(1, 1, length)
+    return F.pad(positions, (0, -length % rows), value=pad).unflatten(-1, (-1, rows))
 
 
 def causal_blocks(
