@@ -2,11 +2,13 @@
 
 from accel.policies.compose import Composed
 from accel.policies.dense import Dense
+from accel.policies.draft import Draft
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
 
 POLICIES: dict[str, type[Policy]] = {
     "dense": Dense,
     "radial": Radial,
+    "draft": Draft,
     "composed": Composed,
 }

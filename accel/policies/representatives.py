@@ -48,14 +48,20 @@ class Representatives:
         return replace(self, absent=absent)
 
 
+def ragged_mean(tensor: Tensor, dim: int, rows: int) -> Tensor:
+    """Float32 means of every `rows` entries along `dim`, the last over the entries there are."""
+    whole = tensor.shape[dim] // rows
+    head = tensor.narrow(dim, 0, whole * rows).unflatten(dim, (whole, rows))
+    head = head.mean(dim=dim + 1, dtype=torch.float32)
+    if tensor.shape[dim] == whole * rows:
+        return head
+    rest = tensor.narrow(dim, whole * rows, tensor.shape[dim] - whole * rows)
+    return torch.cat([head, rest.mean(dim=dim, keepdim=True, dtype=torch.float32)], dim=dim)
+
+
 def means(tokens: Tensor, rows: int) -> Representatives:
-    """Float32 means of every `rows` tokens; the last over the tokens there are."""
-    whole = tokens.shape[2] // rows
-    head = tokens[:, :, : whole * rows].unflatten(2, (whole, rows)).mean(dim=3, dtype=torch.float32)
-    if tokens.shape[2] > whole * rows:
-        tail = tokens[:, :, whole * rows :].mean(dim=2, keepdim=True, dtype=torch.float32)
-        head = torch.cat([head, tail], dim=2)
-    return Representatives(head, Groups(tokens.shape[2], rows))
+    """The mean of every `rows` tokens."""
+    return Representatives(ragged_mean(tokens, 2, rows), Groups(tokens.shape[2], rows))
 
 
 def every(tokens: Tensor, step: int) -> Representatives:
