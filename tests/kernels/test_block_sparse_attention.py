@@ -1,0 +1,89 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.layout import BlockLayout
+from accel.kernels.order import TokenOrder
+from accel.kernels.tiers import TIERS, cannot_run, choose_tier
+
+
+def qkv(batch=1, heads=2, kv_heads=2, q_len=100, kv_len=100, dim=32, **options):
+    return tuple(
+        torch.randn(batch, h, n, dim, **options)
+        for h, n in ((heads, q_len), (kv_heads, kv_len), (kv_heads, kv_len))
+    )
+
+
+def test_a_cpu_gets_the_torch_tier_and_a_reason():
+    choice = choose_tier("cpu", torch.float32, 64)
+    assert choice.name == "torch" and choice.reason and choice.unsupported is None
+
+
+def test_the_chosen_tier_computes_what_the_reference_does():
+    q, k, v = qkv(kv_heads=1)
+    layout = BlockLayout.full(100, 100, (64, 64), causal=True)
+    out, lse = block_sparse_attention(q, k, v, layout, return_lse=True)
+    expected, expected_lse = block_sparse_attention(q, k, v, layout, return_lse=True, tier="reference")
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(lse, expected_lse)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), expected)
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_a_tier_that_cannot_run_is_an_error(name):
+    q, k, v = (x.to(torch.int32) for x in qkv())
+    with pytest.raises(ValueError, match=f"tier '{name}' cannot run this call: torch.int32"):
+        block_sparse_attention(q, k, v, BlockLayout.full(100, 100), tier=name)
+    assert "int32" in cannot_run(name, "cuda", torch.int32, 64)
+
+
+def test_a_call_that_no_tier_can_run_is_an_error():
+    assert choose_tier("cpu", torch.int8, 64).unsupported == "torch.int8 attention"
+    with pytest.raises(ValueError, match=r"no tier .* torch\.int8"):
+        block_sparse_attention(*(x.to(torch.int8) for x in qkv()), BlockLayout.full(100, 100))
+
+
+def test_an_unknown_tier_is_an_error():
+    with pytest.raises(ValueError, match=r"tier must be one of .* got 'cuda'"):
+        block_sparse_attention(*qkv(), BlockLayout.full(100, 100), tier="cuda")
+
+
+FULL = BlockLayout.full(100, 100)
+LISTS = BlockLayout.from_mask(torch.ones(3, 1, 1, 1, dtype=torch.bool), (128, 128), 100, 100)
+LENGTHS = BlockLayout.full(100, 100, kv_lengths=torch.tensor([4, 5], dtype=torch.int32))
+ORDER = BlockLayout.full(100, 100, q_order=TokenOrder(torch.arange(100).expand(1, 5, 100)))
+REFUSED = {
+    "rank": ([x[0] for x in qkv()], FULL, r"expected q \[B, H, M, D\] .* got \(2, 100, 32\)"),
+    "values": ([*qkv()[:2], torch.randn(1, 2, 100, 16)], FULL, r"got .* and \(1, 2, 100, 16\)"),
+    "dims": ([qkv(dim=16)[0], *qkv()[1:]], FULL, "agree in B and D"),
+    "heads": (qkv(heads=3), FULL, "multiple of key heads, got 3 and 2"),
+    "types": ([qkv()[0].double(), *qkv()[1:]], FULL, "one type, got torch.float64"),
+    "devices": ([x.to("meta") for x in qkv()], FULL, "one device, got meta"),
+    "gradients": (qkv(requires_grad=True), FULL, "no backward"),
+    "lengths": (qkv(q_len=90), FULL, "of 100 queries and 100 keys, got 90 and 100"),
+    "samples": (qkv(), LISTS, r"lists for \(3, 1\) samples and heads"),
+    "kv_lengths": (qkv(), LENGTHS, "expected 1, got 2"),
+    "order": (qkv(), ORDER, r"q_order is of \(1, 5\) samples and heads, expected 1 or 1"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "layout", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_contradictions_are_named(tensors, layout, message):
+    with pytest.raises(ValueError, match=message):
+        block_sparse_attention(*tensors, layout)
+
+
+def test_a_cpu_call_imports_no_triton():
+    code = (
+        "import sys, torch\n"
+        "from accel.kernels.block_sparse_attention import block_sparse_attention\n"
+        "from accel.kernels.layout import BlockLayout\n"
+        "before = set(sys.modules)\n"
+        "block_sparse_attention(*torch.randn(3, 1, 1, 9, 8), BlockLayout.full(9, 9))\n"
+        "print([m for m in set(sys.modules) - before if 'triton' in m])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
