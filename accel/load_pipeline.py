@@ -34,7 +34,7 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype | No
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise LoadError(f"{source}: is no diffusers pipeline; there is no model_index.json in it")
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot load {model!r}: {str(error).splitlines()[0]} {_advice(model)}") from error
     return pipe.to(device)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from accel.policies import POLICIES
+from accel.policies.policy import Policy
 from accel.schedule import Schedule
 
-AnyPolicy = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="method")]  # noqa: UP007
+if TYPE_CHECKING:
+    AnyPolicy = Policy
+else:
+    AnyPolicy = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="method")]
 
 
 class _Strict(BaseModel):
@@ -26,7 +30,7 @@ class Rule(_Strict):
     """
 
     match: str = Field(min_length=1)
-    policy: AnyPolicy  # type: ignore[valid-type]
+    policy: AnyPolicy
     schedule: Schedule | None = None
 
 

@@ -23,10 +23,10 @@ class Schedule:
         min_tokens: shorter sequences run dense.
     """
 
-    dense_steps: float = Field(0.0, ge=0, le=1)
-    last_dense_steps: float = Field(0.0, ge=0, le=1)
-    dense_layers: float = Field(0.0, ge=0, le=1)
-    min_tokens: int = Field(0, ge=0)
+    dense_steps: float = Field(default=0.0, ge=0, le=1)
+    last_dense_steps: float = Field(default=0.0, ge=0, le=1)
+    dense_layers: float = Field(default=0.0, ge=0, le=1)
+    min_tokens: int = Field(default=0, ge=0)
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
         """Why a call stays dense, or none."""

@@ -35,7 +35,7 @@ class Family:
         seated: stock processor class -> the class that replaces it.
     """
 
-    attention_modules: Callable[[nn.Module], list[tuple[str, nn.Module]]]
+    attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
     read_grid: Callable[[nn.Module, tuple, dict[str, Any]], TokenGrid]
     read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
     seated: dict[type, type]

@@ -19,7 +19,7 @@ class Uninstall:
     carried over.
     """
 
-    module: nn.Module
+    module: Any
     seated: Any
 
     def __call__(self) -> None:
@@ -40,6 +40,7 @@ def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     """Seat `fn` at the site; returns the undo."""
     family = family_of(model)
     assert family is not None
-    seated = family.seated[type(site.module.processor)](site.module.processor, fn)
-    site.module.set_processor(seated)
-    return Uninstall(site.module, seated)
+    module: Any = site.module
+    seated = family.seated[type(module.processor)](module.processor, fn)
+    module.set_processor(seated)
+    return Uninstall(module, seated)

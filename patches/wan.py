@@ -58,15 +58,15 @@ class SeatedProcessor:
         return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
 
 
-class SeatedWanProcessor(SeatedProcessor, transformer_wan.WanAttnProcessor):
+class SeatedWanProcessor(SeatedProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
     """Wan and VACE self-attention with a seat."""
 
 
-class SeatedChronoEditProcessor(SeatedProcessor, transformer_chronoedit.WanAttnProcessor):
+class SeatedChronoEditProcessor(SeatedProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
     """ChronoEdit self-attention with a seat."""
 
 
-class SeatedSkyReelsV2Processor(SeatedProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):
+class SeatedSkyReelsV2Processor(SeatedProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
     """SkyReels-V2 self-attention with a seat."""
 
 
@@ -82,7 +82,7 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "attn1"]
 
 
-def read_grid(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent video [B, C, F, H, W] and the model's patch size."""
     latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     frames, height, width = latent.shape[2:]

@@ -1,0 +1,90 @@
+"""accel generate: make a video with an accelerated pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accel.accelerate import plan_for
+from accel.cli import options
+from accel.cli.run_table import print_runs, runs_as_dict
+from accel.generate import DENSE, Generated, GenerateSettings
+from accel.generate import generate as run
+from accel.load_pipeline import load_pipeline
+from accel.recipe import Recipe
+from accel.video import write_video
+
+
+def generate(
+    prompt: options.Prompt = None,
+    model: options.ModelName = "demo",
+    recipe: options.RecipeName = None,
+    changes: options.Changes = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    negative_prompt: options.Negative = None,
+    seed: options.Seed = 0,
+    dense: Annotated[
+        bool,
+        typer.Option("--dense", help="Run dense too, with the same seed, and say how much faster it was."),
+    ] = False,
+    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense and nothing else.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 (or .gif) to write.")] = Path(
+        "video.mp4"
+    ),
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Generate a video, accelerated by a recipe, and say what it took."""
+    settings = options.settings_for(
+        model, prompt, height=height, width=width, num_frames=frames, num_inference_steps=steps,
+        guidance_scale=guidance, negative_prompt=negative_prompt, seed=seed,
+    )  # fmt: skip
+    require_writable(output)
+    pipe = load_pipeline(model, device)
+    plan = plan_for(pipe, recipe, **options.parse_changes(changes))
+    runs = _run(pipe, settings, plan.recipe, dense=dense or only_dense, sparse=not only_dense)
+    written = _write(runs, output, options.frames_per_second(model))
+    if as_json:
+        print(
+            json.dumps({**runs_as_dict(runs), "files": {name: str(path) for name, path in written.items()}})
+        )
+    else:
+        print_runs(runs)
+        for path in written.values():
+            print(f"wrote {path}")
+
+
+def _run(
+    pipe: Any, settings: GenerateSettings, recipe: Recipe, *, dense: bool, sparse: bool
+) -> dict[str, Generated]:
+    recipes = {"dense": DENSE} if dense else {}
+    if sparse:
+        recipes["accelerated"] = recipe
+    return {name: run(pipe, settings, recipe) for name, recipe in recipes.items()}
+
+
+def _write(runs: dict[str, Generated], output: Path, fps: int) -> dict[str, Path]:
+    """The main run goes to `output`; a dense one beside it goes to NAME-dense."""
+    paths = {name: output for name in runs}
+    if len(runs) > 1:
+        paths["dense"] = output.with_stem(f"{output.stem}-dense")
+    return {name: write_video(run.frames, paths[name], fps) for name, run in runs.items()}
+
+
+def require_writable(output: Path) -> None:
+    """Refuse before the minutes of work, not after.
+
+    Raises:
+        ValueError: if the file's kind is unknown or its folder does not exist.
+    """
+    if output.suffix not in (".mp4", ".gif"):
+        raise ValueError(f"--output {output}: a video is written as .mp4 or .gif")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {output}: the folder {output.absolute().parent} does not exist")

@@ -1,0 +1,104 @@
+"""accel inspect: sites, grid and plan of a model, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from accel.cli import options
+from accel.default_recipe import default_recipe, default_recipe_name
+from accel.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
+from accel.override import override
+from accel.patches.context import Context
+from accel.patches.family import family_of, find_sites
+from accel.patches.grid import TokenGrid
+from accel.plan import Plan, Step, make_plan
+from accel.recipe_files import load_recipe
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
+    recipe: options.RecipeName = None,
+    changes: options.Changes = None,
+    height: Annotated[int, typer.Option(help="Pixels.", min=1)] = 480,
+    width: Annotated[int, typer.Option(help="Pixels.", min=1)] = 832,
+    frames: Annotated[int, typer.Option(help="Video frames.", min=1)] = 81,
+    as_json: options.Json = False,
+) -> None:
+    """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
+    pipeline = empty_pipeline(model)
+    first = next(iter(pipeline.models.values()))
+    chosen = load_recipe(recipe) if recipe else default_recipe(first)
+    name = recipe or default_recipe_name(first)
+    sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
+    plan = make_plan(sites, override(chosen, options.parse_changes(changes)))
+    grid = _grid(pipeline, frames, height, width)
+    densities = [_static_density(step, grid) for step in plan.steps]
+    if as_json:
+        print(json.dumps(_as_dict(model, name, plan, grid, densities)))
+    else:
+        _print(model, name, plan, grid, densities)
+
+
+def _grid(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> TokenGrid:
+    part: Any = next(iter(pipeline.models.values()))
+    family = family_of(part)
+    assert family is not None
+    shape = latent_shape(pipeline, frames, height, width)
+    latent = torch.empty(1, part.config.in_channels, *shape, device="meta")
+    return family.read_grid(part, (), {"hidden_states": latent})
+
+
+def _static_density(step: Step, grid: TokenGrid) -> float | None:
+    """Density of a site whose blocks follow from the grid alone; none where they depend on the input."""
+    if step.rule is None or not step.rule.policy.static:
+        return None
+    site = step.site
+    q = torch.zeros(1).expand(1, site.heads, grid.tokens, 1)
+    context = replace(Context(grid), layer=site.layer, n_layers=site.n_layers)
+    return float(step.rule.policy.layout(q, q, grid, context).density)
+
+
+def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> dict[str, Any]:
+    sites = [
+        {
+            "site": step.site.full_name,
+            "heads": step.site.heads,
+            "method": step.rule.policy.method if step.rule else None,
+            "density": density,
+        }
+        for step, density in zip(plan.steps, densities, strict=True)
+    ]
+    size = {"frames": grid.frames, "height": grid.height, "width": grid.width, "tokens": grid.tokens}
+    return {"model": model, "recipe": recipe, "grid": size, "sites": sites}
+
+
+def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"model    {model}")
+    console.print(f"grid     {grid} (frames x rows x columns), {grid.tokens} tokens")
+    console.print(f"recipe   {recipe}: {plan.recipe.description}")
+    console.print(f"schedule {_schedule(plan)}")
+    console.print(f"sites    {len(plan.matched)} of {len(plan.steps)} follow the recipe")
+    rows = Counter(
+        (step.site.component, step.rule.policy.method if step.rule else "left alone", _density(density))
+        for step, density in zip(plan.steps, densities, strict=True)
+    )
+    for (component, method, density), count in rows.items():
+        console.print(f"         {count} in {component}: {method}, density {density}")
+    console.print(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
+
+
+def _schedule(plan: Plan) -> str:
+    values = vars(plan.recipe.schedule)
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _density(density: float | None) -> str:
+    return "depends on the input" if density is None else f"{density:.3f}"

@@ -1,0 +1,66 @@
+"""accel recipes: list, show, validate, and the schema for editors."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from accel.cli.options import Json
+from accel.recipe import Recipe
+from accel.recipe_files import load_recipe, parse_recipe, recipe_text, shipped_recipes
+
+recipes = typer.Typer(help="The recipes: which method goes where.", no_args_is_help=True)
+
+Names = Annotated[list[str], typer.Argument(help="Shipped recipes or YAML files.")]
+
+
+@recipes.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the shipped recipes."""
+    found = {name: parse_recipe(text, f"{name}.yaml") for name, text in shipped_recipes().items()}
+    if as_json:
+        rows = [{"name": name, "methods": _methods(recipe), "description": recipe.description}
+                for name, recipe in found.items()]  # fmt: skip
+        print(json.dumps(rows))
+        return
+    table = Table()
+    for column in ("recipe", "method", "description"):
+        table.add_column(column, overflow="fold")
+    for name, recipe in found.items():
+        table.add_row(name, ", ".join(_methods(recipe)), recipe.description)
+    Console().print(table)
+
+
+@recipes.command()
+def show(name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")]) -> None:
+    """Print a recipe as it is written, header and all."""
+    print(recipe_text(name)[0], end="")
+
+
+@recipes.command()
+def validate(names: Names) -> None:
+    """Check recipes; says what is wrong, where, and the nearest valid name."""
+    failed = False
+    for name in names:
+        try:
+            load_recipe(name)
+            print(f"{name}: ok")
+        except ValueError as error:
+            failed = True
+            typer.echo(str(error), err=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    print(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+def _methods(recipe: Recipe) -> list[str]:
+    return sorted({rule.policy.method for rule in recipe.rules})
