@@ -17,7 +17,7 @@ def report_as_dict(report: Report) -> dict[str, Any]:
         "recipe": {"name": report.recipe_name, "text": report.recipe_text},
         "runs": {"dense": _run(report.dense), "accelerated": _run(report.accelerated)},
         "speedup": {part: report.speedup(part) for part in ("total", "transformer", "attention")},
-        "density": {"all_calls": report.density(), "sparse_calls": report.density(dense_calls=False)},
+        "density": {"with_dense_as_1": report.density(), "where_sparse": report.density(with_dense=False)},
         "quality": {
             each.role: {
                 "label": each.label,

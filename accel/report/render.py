@@ -67,7 +67,7 @@ def _page(report: Report) -> dict[str, Any]:
         "reference_flicker": comparisons[0].quality.reference_flicker if comparisons else None,
         "media_data": {"dense": data[0], "accelerated": data[1]},
         "playable": any(uri.startswith("data:video") for uri in data),
-        "density": {"all": report.density(), "sparse": report.density(dense_calls=False)},
+        "density": {"all": report.density(), "sparse": report.density(with_dense=False)},
         "calls": (report.sparse_calls or 0) + sum(report.dense_reasons.values()),
         "ruler": ruler(comparisons),
         "psnr_chart": curve_chart("PSNR by frame", "PSNR (dB)", psnr),

@@ -142,9 +142,9 @@ class Report:
         dense, accelerated = (getattr(run, f"seconds_{part}") for run in (self.dense, self.accelerated))
         return None if dense is None or accelerated is None else dense / accelerated
 
-    def density(self, dense_calls: bool = True) -> float | None:
-        """Mean density over layers and steps; calls that ran dense count as 1 or, if told so, not at all."""
+    def density(self, with_dense: bool = True) -> float | None:
+        """Mean density over layers and steps; those that ran dense count as 1 or, if told so, not at all."""
         cells = [value for row in self.density_by_layer_and_step for value in row]
-        known = [1.0 if value is None else value for value in cells if value is not None or dense_calls]
+        known = [1.0 if value is None else value for value in cells if value is not None or with_dense]
         known = [value for value in known if not math.isnan(value)]
         return sum(known) / len(known) if known else None

@@ -179,8 +179,8 @@ def test_as_dict_is_plain_json(report):
     stored = json.loads(json.dumps(report_as_dict(report), allow_nan=False))
     assert stored["speedup"] == {"total": 25 / 15, "transformer": 2.0, "attention": 4.0}
     assert stored["density_by_layer_and_step"] == [["dense", 0.25, 0.35], ["dense", 0.5, None]]
-    assert stored["density"]["sparse_calls"] == pytest.approx(1.1 / 3)
-    assert stored["density"]["all_calls"] == pytest.approx(3.1 / 5)
+    assert stored["density"]["where_sparse"] == pytest.approx(1.1 / 3)
+    assert stored["density"]["with_dense_as_1"] == pytest.approx(3.1 / 5)
     assert stored["quality"]["accelerated"]["latent_relative_error"] == 0.0834
     assert stored["quality"]["noise floor"]["psnr_pooled"] == 69.5
     assert stored["calls"] == {"sparse": 8, "dense": {"warm-up step": 2, "cross-attention": 6}}
