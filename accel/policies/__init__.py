@@ -3,6 +3,7 @@
 from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
+from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
 
@@ -10,5 +11,6 @@ POLICIES: dict[str, type[Policy]] = {
     "dense": Dense,
     "radial": Radial,
     "draft": Draft,
+    "permuted": Permuted,
     "composed": Composed,
 }

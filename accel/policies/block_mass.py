@@ -17,6 +17,7 @@ def block_mass(
     keys: Representatives,
     block_size: tuple[int, int],
     causal: bool = False,
+    may: Tensor | None = None,
     strongest: bool = False,
 ) -> Tensor:
     """Float32 [B, H, Mb, Nb] with rows summing to 1: softmax over all keys' representatives, each counting as
@@ -25,6 +26,7 @@ def block_mass(
     Args:
         block_size: (query rows, key rows), multiples of the rows of a group.
         causal: a group of keys counts only for groups of queries whose last token is not before its first.
+        may: bool [Mb, Nb], blocks outside which keys do not count; none where all do.
         strongest: the largest entry of a block instead of the sum.
     """
     per_block = block_size[0] // queries.groups.rows
@@ -41,6 +43,8 @@ def block_mass(
         logits = _logits(queries.vectors[:, :, chunk] * scale, centred) + bias
         if causal:
             logits.masked_fill_(_future(queries, keys, chunk), -torch.inf)
+        if may is not None:
+            logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk], -torch.inf)
         # A row without a single visible key is all -inf: its mass is 0, not NaN.
         weights = logits.softmax(dim=-1).nan_to_num_(nan=0.0)
         parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, strongest))
@@ -68,6 +72,14 @@ def _future(queries: Representatives, keys: Representatives, rows: slice) -> Ten
     device = keys.vectors.device
     last_query = queries.groups.last(device)[rows] + keys.groups.length - queries.groups.length
     return keys.groups.first(device) > last_query[:, None]
+
+
+def _of_groups(
+    may: Tensor, queries: Representatives, keys: Representatives, block_size: tuple[int, int]
+) -> Tensor:
+    """[Mb, Nb] of blocks -> [R, C] of representatives."""
+    rows = may.repeat_interleave(block_size[0] // queries.groups.rows, 0)[: queries.groups.count]
+    return rows.repeat_interleave(block_size[1] // keys.groups.rows, 1)[:, : keys.groups.count]
 
 
 def _reduce(weights: Tensor, rows: int, columns: int, strongest: bool) -> Tensor:

@@ -3,13 +3,11 @@
 All of them are one computation: pick or average representatives of the queries and of the keys, take an
 exact softmax of the small problem, and add up a block's columns. Rows sum to 1, so scores compare across
 rows, heads and layers as far as the representatives can be trusted.
-
-q is [B, H, M, D] and k [B, Hkv, N, D], both in the order the blocks are cut from; the result is float32
-[B, H, Mb, Nb]. With `causal`, query i stands at position i + N - M and blocks of the future get 0.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,12 +17,19 @@ from torch import Tensor
 from accel.kernels.blocks import per_head
 from accel.policies.block_mass import block_mass
 from accel.policies.policy import STRICT
-from accel.policies.representatives import every, folded, means, sampled, self_similarity
+from accel.policies.representatives import (
+    Representatives,
+    every,
+    folded,
+    means,
+    sampled,
+    self_similarity,
+)
 
 Step = Annotated[int, Field(ge=1, le=128)]
 
 
-class BlockScore:
+class BlockScore(ABC):
     """What the scores share.
 
     `steps` are the rows of queries and of keys that one representative stands for; they divide a block's.
@@ -33,6 +38,30 @@ class BlockScore:
     @property
     def steps(self) -> tuple[int, int]:
         return 1, 1
+
+    @abstractmethod
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        """Who stands for the queries and for the keys."""
+
+    def mass(
+        self,
+        q: Tensor,
+        k: Tensor,
+        block_size: tuple[int, int],
+        causal: bool = False,
+        may: Tensor | None = None,
+    ) -> Tensor:
+        """Float32 [B, H, Mb, Nb], rows summing to 1, or to 0 where a row may see nothing.
+
+        Args:
+            q: [B, H, M, D]; k: [B, Hkv, N, D], both in the order the blocks are cut from.
+            block_size: (query rows, key rows).
+            causal: query i stands at position i + N - M and sees nothing later.
+            may: bool [Mb, Nb], the only blocks that count; none where all do.
+        """
+        return block_mass(*self.represent(q, k, block_size), block_size, causal, may)
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
         """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; none where all are."""
@@ -52,11 +81,13 @@ class Pooled(BlockScore):
     self_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
     kind: Literal["pooled"] = "pooled"
 
-    def mass(self, q: Tensor, k: Tensor, block_size: tuple[int, int], causal: bool = False) -> Tensor:
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
         keys = means(k, block_size[1])
         if self.self_similarity > -1:
             keys = keys.without(self._untrusted(k, block_size[1]))
-        return block_mass(means(q, block_size[0]), keys, block_size, causal)
+        return means(q, block_size[0]), keys
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
         if self.self_similarity == -1:
@@ -84,8 +115,10 @@ class SubBlock(BlockScore):
     def steps(self) -> tuple[int, int]:
         return self.query, self.key
 
-    def mass(self, q: Tensor, k: Tensor, block_size: tuple[int, int], causal: bool = False) -> Tensor:
-        return block_mass(means(q, self.query), means(k, self.key), block_size, causal)
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return means(q, self.query), means(k, self.key)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,8 +133,10 @@ class Strided(BlockScore):
     def steps(self) -> tuple[int, int]:
         return self.query, self.key
 
-    def mass(self, q: Tensor, k: Tensor, block_size: tuple[int, int], causal: bool = False) -> Tensor:
-        return block_mass(every(q, self.query), every(k, self.key), block_size, causal)
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return every(q, self.query), every(k, self.key)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -116,8 +151,10 @@ class Antidiagonal(BlockScore):
     def steps(self) -> tuple[int, int]:
         return self.stride, self.stride
 
-    def mass(self, q: Tensor, k: Tensor, block_size: tuple[int, int], causal: bool = False) -> Tensor:
-        return block_mass(folded(q, self.stride, True), folded(k, self.stride, False), block_size, causal)
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return folded(q, self.stride, backwards=True), folded(k, self.stride, backwards=False)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -127,11 +164,23 @@ class Sampled(BlockScore):
     per_block: Annotated[int, Field(ge=1, le=16)] = 16
     kind: Literal["sampled"] = "sampled"
 
-    def mass(self, q: Tensor, k: Tensor, block_size: tuple[int, int], causal: bool = False) -> Tensor:
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return sampled(q, block_size[0], self.per_block), sampled(k, block_size[1], self.per_block)
+
+    def mass(
+        self,
+        q: Tensor,
+        k: Tensor,
+        block_size: tuple[int, int],
+        causal: bool = False,
+        may: Tensor | None = None,
+    ) -> Tensor:
         if causal:
             raise ValueError("score 'sampled' is defined for attention that is not causal")
-        queries, keys = (sampled(x, rows, self.per_block) for x, rows in zip((q, k), block_size, strict=True))
-        return block_mass(queries, keys, (self.per_block, self.per_block), strongest=True)
+        samples = self.represent(q, k, block_size)
+        return block_mass(*samples, (self.per_block, self.per_block), may=may, strongest=True)
 
 
 Score = Annotated[Pooled | SubBlock | Strided | Antidiagonal | Sampled, Field(discriminator="kind")]
