@@ -10,6 +10,7 @@ The lengths of the lists are read on the host: free on a CPU; on another device 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from accel.kernels.rows import Rows
 from accel.kernels.tail import tail_log_count, tail_means
 
 CHUNK_BYTES_PER_THREAD = 2 << 20
+QUERIES_AT_ONCE = 8192
 
 Piece = tuple[Tensor, Tensor, Tensor]  # indices of rows [G], their out [G, rows, D] and LSE [G, rows]
 
@@ -41,18 +43,28 @@ def block_sparse_attention(
     wide = torch.promote_types(q.dtype, torch.float32)
     out = q.new_zeros(rows.q.shape, dtype=wide)
     lse = q.new_full(rows.q.shape[:2], -torch.inf, dtype=wide)
-    pieces = [_full_blocks(rows, scale), _partial_blocks(rows, scale)]
-    if layout.tail:
-        pieces.append(_tail(rows, k, v, layout, q.shape[0], scale))
-    for piece in pieces:
-        for index, more_out, more_lse in piece:
-            out[index], lse[index] = _join(out[index], lse[index], more_out, more_lse)
+    for index, first_out, first_lse in chain(_whole_rows(rows, scale), _full_blocks(rows, scale)):
+        out[index], lse[index] = first_out.to(wide), first_lse
+    tail = _tail(rows, k, v, layout, scale) if layout.tail else ()
+    for index, more_out, more_lse in chain(_partial_blocks(rows, scale), tail):
+        out[index], lse[index] = _join(out[index], lse[index], more_out, more_lse)
     out = to_sequence_order(_tokens(out, q).to(q.dtype), layout)
     return (out, to_sequence_order(_tokens(lse, q).float(), layout)) if return_lse else out
 
 
+def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:
+    """Rows that see every key: nothing to gather, and all of a head's share its keys."""
+    index = (rows.full_keys == rows.kv_len).nonzero()[:, 0]
+    heads, sizes = (index // rows.q_blocks).unique_consecutive(return_counts=True)
+    for head, group in zip(heads.tolist(), index.split(sizes.tolist()), strict=True):
+        k, v = (x[None] for x in rows.keys_of(head))
+        for chunk in group.split(max(1, QUERIES_AT_ONCE // rows.q.shape[1])):
+            out, lse = _attend(rows.q[chunk].flatten(0, 1)[None], k, v, None, scale)
+            yield chunk, out.view(len(chunk), *rows.q.shape[1:]), lse.view(len(chunk), -1)
+
+
 def _full_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
-    for keys, index in _equal(rows.full_keys):
+    for keys, index in _equal(torch.where(rows.full_keys == rows.kv_len, 0, rows.full_keys)):
         blocks = -(-keys // rows.k.shape[1])
         for chunk in index.split(_rows_at_once(rows, keys)):
             k, v = rows.gather(rows.lists[chunk, :blocks])
@@ -68,8 +80,9 @@ def _partial_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
             yield chunk, *_attend(rows.q[chunk], *rows.gather(ids), bias, scale)
 
 
-def _tail(rows: Rows, k: Tensor, v: Tensor, layout: BlockLayout, batch: int, scale: float) -> Iterator[Piece]:
-    heads = len(rows.q) // (batch * layout.num_q_blocks)
+def _tail(rows: Rows, k: Tensor, v: Tensor, layout: BlockLayout, scale: float) -> Iterator[Piece]:
+    batch = k.shape[0]
+    heads = len(rows.q) // (batch * rows.q_blocks)
     means = [per_head(mean, heads).flatten(0, 1) for mean in tail_means(k, v, layout)]
     log_count = per_head(tail_log_count(layout), heads).expand(batch, -1, -1, -1).flatten(0, 1)
     for head, (mean_k, mean_v, biases) in enumerate(zip(*means, log_count, strict=True)):

@@ -26,6 +26,8 @@ class Rows:
         q_positions: int64 [R, rows] and kv_positions: int64 [B x Hkv x Nb, columns], in the sequence.
         kv_ends: int64 [R]; keys at positions from here on are padding.
         causal_offset: N - M, or none: queries see the future.
+        q_blocks: Mb.
+        kv_len: N.
     """
 
     q: Tensor
@@ -39,6 +41,18 @@ class Rows:
     kv_positions: Tensor
     kv_ends: Tensor
     causal_offset: int | None
+    q_blocks: int
+    kv_len: int
+
+    @property
+    def heads(self) -> int:
+        """B x H."""
+        return len(self.q) // self.q_blocks
+
+    @property
+    def kv_heads(self) -> int:
+        """B x Hkv."""
+        return len(self.k) // -(-self.kv_len // self.k.shape[1])
 
     @classmethod
     def cut(cls, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Rows:
@@ -68,7 +82,15 @@ class Rows:
             kv_positions=per_head(kv_positions, kv_heads).expand(batch, -1, -1, -1).reshape(-1, columns),
             kv_ends=ends.expand(batch, heads, q_blocks).flatten(),
             causal_offset=layout.kv_len - layout.q_len if layout.causal else None,
+            q_blocks=q_blocks,
+            kv_len=layout.kv_len,
         )
+
+    def keys_of(self, head: int) -> tuple[Tensor, Tensor]:
+        """All keys and values of query head `head` of B x H: [N, D] each."""
+        kv_head = head * self.kv_heads // self.heads
+        k, v = (x.view(self.kv_heads, -1, x.shape[2])[kv_head, : self.kv_len] for x in (self.k, self.v))
+        return k, v
 
     def gather(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of blocks `ids` [G, S]: [G, S x columns, D] each."""
