@@ -13,8 +13,10 @@ from demo_training.scene import Scene, sample_scene
 from demo_training.signed_distance import DISTANCES
 from demo_training.tokenizer import build_tokenizer
 from demo_world import coverage, draw_clips, draw_scene
+from diffusers import WanPipeline
+from transformers import AutoTokenizer
 
-from accel.demo.paths import DEMO_PROMPTS, DEMO_VIDEO
+from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS, DEMO_VIDEO
 
 COUNT, HEIGHT, WIDTH = 6, 40, 56
 
@@ -178,9 +180,25 @@ def test_tokenizer_knows_every_word():
     assert tokenizer("").input_ids == [1] and tokenizer("zebra").input_ids == [2, 1]
 
 
-def test_shipped_tokenizer_knows_the_world_and_the_prompts():
-    from transformers import AutoTokenizer
+def test_shipped_pipeline_loads_and_answers_to_its_prompt():
+    pipeline = WanPipeline.from_pretrained(DEMO_VIDEO, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = {"height": 48, "width": 64, "num_frames": 5, "num_inference_steps": 4, "guidance_scale": 4.0}
+    seen = {
+        background: pipeline(
+            f"a red circle bouncing over a {background} plain background",
+            **settings,
+            max_sequence_length=DEMO_SETTINGS.max_sequence_length,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pt",
+        ).frames
+        for background in ("black", "ivory")
+    }
+    assert seen["black"].shape == (1, 5, 3, 48, 64)
+    assert seen["black"].median() < 0.2 and seen["ivory"].median() > 0.6
 
+
+def test_shipped_tokenizer_knows_the_world_and_the_prompts():
     tokenizer = AutoTokenizer.from_pretrained(DEMO_VIDEO / "tokenizer")
     assert len(DEMO_PROMPTS) >= 8
     for text in (*DEMO_PROMPTS, " ".join(words.vocabulary())):
