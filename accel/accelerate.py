@@ -58,7 +58,7 @@ def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **ov
     """What `accelerate_model` would do with these arguments. Touches nothing."""
     models = supported_models(pipe_or_model)
     if recipe is None:
-        recipe = default_recipe(next(iter(models.values())))
+        recipe = default_recipe(models)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]

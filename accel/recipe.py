@@ -13,7 +13,7 @@ from accel.schedule import Schedule
 if TYPE_CHECKING:
     AnyPolicy = Policy
 else:
-    AnyPolicy = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="method")]
+    AnyPolicy = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="method")]  # noqa: UP007
 
 
 class _Strict(BaseModel):
@@ -40,10 +40,13 @@ class ModelPattern(_Strict):
     Args:
         class_name: class of the model.
         config: values its config must have, for example `num_layers: 30`.
+        experts: how many of them a pipeline holds; 2 for Wan 2.2 A14B, which is told from Wan 2.1 14B by
+            nothing else.
     """
 
     class_name: str
     config: dict[str, Any] = Field(default_factory=dict)
+    experts: int = 1
 
 
 class Recipe(_Strict):

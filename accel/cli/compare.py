@@ -57,7 +57,7 @@ def compare(
     output.mkdir(parents=True, exist_ok=True)
     pipe = load_pipeline(model, device)
     plan = plan_for(pipe, recipe, **options.parse_changes(changes))
-    name = recipe or default_recipe_name(next(iter(supported_models(pipe).values())))
+    name = recipe or default_recipe_name(supported_models(pipe))
     compared = compare_runs(pipe, settings, plan.recipe, placing=placing)
     videos = _write_videos(compared, output, model)
     report = _report(pipe, model, settings, name, plan, bool(changes), compared, videos)

@@ -33,9 +33,8 @@ def inspect(
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
     pipeline = empty_pipeline(model)
-    first = next(iter(pipeline.models.values()))
-    chosen = load_recipe(recipe) if recipe else default_recipe(first)
-    name = recipe or default_recipe_name(first)
+    chosen = load_recipe(recipe) if recipe else default_recipe(pipeline.models)
+    name = recipe or default_recipe_name(pipeline.models)
     sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
     plan = make_plan(sites, override(chosen, options.parse_changes(changes)))
     grid = _grid(pipeline, frames, height, width)

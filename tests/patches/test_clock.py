@@ -1,0 +1,73 @@
+"""The clock: steps from a scheduler without reading the device, progress from the noise level without one."""
+
+import copy
+import pickle
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from pytest import approx, fixture, mark
+
+from accel.patches.clock import Clock
+
+
+class Pipeline:
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+
+
+@fixture(params=[UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler])
+def scheduler(request):
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    made = request.param(**flow) if request.param is UniPCMultistepScheduler else request.param()
+    made.set_timesteps(6)
+    return made
+
+
+def run(clock, scheduler, branches=1):
+    latents, ticks = torch.zeros(1, 2), []
+    for timestep in scheduler.timesteps:
+        ticks += [clock.read(timestep.expand(1)) for _ in range(branches)]
+        latents = scheduler.step(torch.zeros(1, 2), timestep, latents, return_dict=False)[0]
+    return ticks
+
+
+def test_scheduler_counts_steps(scheduler):
+    ticks = run(Clock(scheduler=scheduler), scheduler)
+    assert [(tick.step, tick.n_steps) for tick in ticks] == [(i, 6) for i in range(6)]
+
+
+def test_separate_guidance_passes_are_branches_of_one_step(scheduler):
+    ticks = run(Clock(scheduler=scheduler), scheduler, branches=2)
+    assert [(tick.step, tick.branch) for tick in ticks] == [(i // 2, i % 2) for i in range(12)]
+
+
+def test_a_scheduler_swapped_later_is_seen(scheduler):
+    pipe = Pipeline(scheduler)
+    clock = Clock(pipe)
+    other = FlowMatchEulerDiscreteScheduler()
+    other.set_timesteps(3)
+    pipe.scheduler = other
+    assert clock.read(other.timesteps[:1]).n_steps == 3
+
+
+def test_a_second_run_starts_again(scheduler):
+    clock = Clock(scheduler=scheduler)
+    run(clock, scheduler)
+    scheduler.set_timesteps(4)
+    assert [tick.step for tick in run(clock, scheduler)] == [0, 1, 2, 3]
+
+
+@mark.parametrize("timestep, progress", [(1000.0, 0.0), (250.0, 0.75), (0.0, 1.0)])
+def test_without_scheduler_the_noise_level_tells(timestep, progress):
+    tick = Clock().read(torch.tensor([timestep]))
+    assert tick.step is None and tick.progress == approx(progress)
+
+
+def test_a_scheduler_that_does_not_count_falls_back_to_the_noise_level(scheduler):
+    assert Clock(scheduler=scheduler).read(torch.tensor([123.0])).step is None
+
+
+def test_copies_and_pickles_know_no_pipeline(scheduler):
+    clock = Clock(Pipeline(scheduler))
+    for clone in (copy.deepcopy(clock), pickle.loads(pickle.dumps(clock))):
+        assert clone.source == "noise level"
