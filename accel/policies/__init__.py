@@ -3,6 +3,7 @@
 from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
+from accel.policies.hip import Hip
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
@@ -12,5 +13,6 @@ POLICIES: dict[str, type[Policy]] = {
     "radial": Radial,
     "draft": Draft,
     "permuted": Permuted,
+    "hip": Hip,
     "composed": Composed,
 }

@@ -1,0 +1,86 @@
+"""Hip: keys found by hierarchical search over real keys, never averages (arXiv 2406.09827, 2502.08910)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.candidates import Candidates, grid_candidates, sequence_candidates
+from accel.policies.grid_blocks import require_grid
+from accel.policies.orders import Hilbert, Order, token_order
+from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.selectors import Share
+from accel.policies.stage_search import Stages
+from accel.policies.tree_search import Tree
+
+Tokens = Annotated[int, Field(ge=0)]
+
+CHUNK_ELEMENTS = 1 << 26
+
+
+@dataclass(frozen=True, config=STRICT)
+class Hip(Policy):
+    """The same number of key blocks for every block of queries, found without scoring every key.
+
+    A sequence without a grid is taken for causal. Halving and chunks follow the order of keys, so on a grid
+    the order should keep neighbours together.
+
+    Args:
+        density: blocks to find / all key blocks, in (0, 1], besides those that are always kept: text and the
+            diagonal on a grid, sink and recent tokens in a sequence.
+        search: how they are found.
+        sink: first tokens of a sequence that are always kept.
+        window: tokens before the query that are always kept in a sequence.
+        order: on a grid, what blocks are cut from.
+        block_size: (query rows, key rows).
+    """
+
+    method: Literal["hip"] = "hip"
+    density: Share = 0.2
+    search: Annotated[Tree | Stages, Field(discriminator="kind")] = field(default_factory=Tree)
+    sink: Tokens = 256
+    window: Tokens = 1024
+    order: Order = field(default_factory=Hilbert)
+    block_size: BlockSize = (64, 64)
+
+    def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
+        """The blocks of each sample and head; see `Policy.layout`.
+
+        Raises:
+            ValueError: if the grid is one of other tokens.
+        """
+        q_len, kv_len = q.shape[2], k.shape[2]
+        if grid is None:
+            candidates = sequence_candidates(q_len, kv_len, self.sink, self.window, self.block_size, q.device)
+            keep = self._find(q, k, candidates)
+            return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True)
+        grid = require_grid(self.method, q_len, kv_len, grid)
+        order = token_order(self.order, grid, q.device)
+        if order is not None:
+            q, k = order.permute(q), order.permute(k)
+        keep = self._find(q, k, grid_candidates(grid, self.order, self.block_size, q.device))
+        return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, q_order=order, kv_order=order)
+
+    def _find(self, q: Tensor, k: Tensor, candidates: Candidates) -> Tensor:
+        """Bool [B, H, Mb, Nb], a few rows at a time so that the gathered keys fit in memory."""
+        rows, blocks = candidates.must.shape
+        budget = max(1, round(self.density * blocks))
+        keys_per_row = self.search.gathered_keys(candidates.most, budget, self.block_size[1])
+        at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3] * keys_per_row))
+        keep = torch.zeros(*q.shape[:2], rows, blocks + 1, dtype=torch.bool, device=q.device)
+        for first in range(0, rows if candidates.most else 0, at_once):
+            chunk = slice(first, min(first + at_once, rows))
+            place, valid = self.search.find(q, k, chunk, candidates, self.block_size, budget)
+            table = candidates.table[chunk].expand(*place.shape[:-1], -1)
+            # What was not found writes to one extra column that is cut off again.
+            block = torch.where(valid, table.gather(-1, place.clamp(max=blocks - 1)), blocks)
+            keep[:, :, chunk].scatter_(3, block.expand(*q.shape[:2], -1, -1), True)
+        return keep[..., :blocks] | candidates.must
