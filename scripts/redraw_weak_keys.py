@@ -30,7 +30,7 @@ def accuracy_by_key(model: LlamaForCausalLM, prompts: int = 32, pairs: int = 48,
 
 
 @torch.no_grad()
-def redraw_weak_keys(model: LlamaForCausalLM, draws: int = 8, seed: int = 0) -> Tensor:
+def redraw_weak_keys(model: LlamaForCausalLM, draws: int = 8, prompts: int = 32, seed: int = 0) -> Tensor:
     """Give keys below 0.5 embeddings drawn like those above 0.9, the best of `draws`; accuracy by key.
 
     A draw is the good keys' mean plus a Gaussian with their covariance. Why: training can leave some keys
@@ -38,14 +38,14 @@ def redraw_weak_keys(model: LlamaForCausalLM, draws: int = 8, seed: int = 0) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     table = model.get_input_embeddings().weight[KEYS.start : KEYS.stop]
-    best = accuracy_by_key(model, seed=seed)
+    best = accuracy_by_key(model, prompts, seed=seed)
     good = table[best > 0.9]
     mean, weak = good.mean(0), best < 0.5
     for _ in range(draws):
         before = table.clone()
         mix = torch.randn(len(KEYS), len(good), generator=generator) / len(good) ** 0.5
         table[weak] = (mean + mix @ (good - mean))[weak]
-        now = accuracy_by_key(model, seed=seed)
+        now = accuracy_by_key(model, prompts, seed=seed)
         worse = weak & (now <= best)
         table[worse] = before[worse]
         best = torch.where(worse, best, now)
