@@ -47,8 +47,8 @@ def accelerate_model(
     models = supported_models(pipe_or_model)
     if not models:
         raise TypeError(unsupported(pipe_or_model))
-    restore_model(pipe_or_model)
     plan = plan_for(pipe_or_model, recipe, **overrides)
+    restore_model(pipe_or_model)
     bare = "" in models
     apply(plan, models, Clock(None if bare else pipe_or_model, scheduler))
     return pipe_or_model

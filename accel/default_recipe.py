@@ -13,7 +13,7 @@ from accel.recipe_files import parse_recipe, shipped_recipes
 
 
 def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
-    """The shipped recipe that fits a pipeline's models best: their class, and the most of their configuration.
+    """The shipped recipe that fits a pipeline's models best: their class, and most of their configuration.
 
     Raises:
         RecipeError: if none was made for the class.

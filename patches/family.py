@@ -65,7 +65,7 @@ def supported_models(pipe_or_model: Any) -> dict[str, nn.Module]:
 
 
 def find_sites(model: nn.Module, component: str = "") -> list[Site]:
-    """The attention modules of a supported model that run a stock processor, in call order.
+    """The attention modules of a supported model that run a stock processor or ours, in call order.
 
     Raises:
         ValueError: if the model's class belongs to no family.
@@ -76,7 +76,7 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     found = [
         (name, module)
         for name, module in family.attention_modules(model)
-        if type(module.processor) in family.seated
+        if type(module.processor) in {*family.seated, *family.seated.values()}
     ]
     return [
         Site(name, component, module, layer, len(found), module.heads)

@@ -12,13 +12,14 @@ from typing import Annotated
 
 import torch
 import typer
+from PIL import Image
+from torch import Tensor
+
 from demo_training import words
 from demo_training.backdrop import backdrops
 from demo_training.motion import paths
 from demo_training.scene import Scene, sample_scene
 from demo_training.signed_distance import DISTANCES
-from PIL import Image
-from torch import Tensor
 
 
 def draw_clips(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from needle_task import Batch, copied_segments, needles
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from accel.demo.needle import BOS, EOS, PAD, VOCAB_SIZE
+from needle_task import Batch, copied_segments, needles
 
 CONFIG = LlamaConfig(
     vocab_size=VOCAB_SIZE,

@@ -18,13 +18,14 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
+
 from demo_training.budget import Budget
 from demo_training.finished import load_vae, save_pipeline, save_vae
 from demo_training.loop import Outcome, train
 from demo_training.sizes import SIZES
 from demo_training.transformer_stage import TransformerStage
 from demo_training.vae_stage import VaeStage
-from torch import Tensor
 
 VAE_SHARE = 0.1
 STEPS_BETWEEN_LINES = 50

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import torch
 import typer
-from needle_run import Run, Schedule
 from transformers import LlamaForCausalLM
 
 from accel.demo.needle import NeedleTask
+from needle_run import Run, Schedule
 
 
 @torch.no_grad()

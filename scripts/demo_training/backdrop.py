@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from demo_training.words import BACKGROUND_KINDS, BACKGROUND_TONES
 from torch import Tensor
+
+from demo_training.words import BACKGROUND_KINDS, BACKGROUND_TONES
 
 Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import torch
-from demo_training.average import Average
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from demo_training.average import Average
 
 
 def save_checkpoint(

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from demo_training.transformer_stage import TransformerStage
-from demo_training.vae_stage import VaeStage
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 from torch import nn
+
+from demo_training.transformer_stage import TransformerStage
+from demo_training.vae_stage import VaeStage
 
 
 def save_vae(folder: Path, stage: VaeStage) -> dict[str, object]:

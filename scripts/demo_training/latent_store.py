@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
 from demo_training.sizes import Size
 from demo_training.streams import Stream, seed_for
 from demo_training.whole_clip import encode_clip
 from demo_world import draw_clips
-from diffusers import AutoencoderKLWan
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 CAPTION_TOKENS = 32
 

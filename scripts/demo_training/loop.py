@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor, nn
+
 from demo_training.average import Average
 from demo_training.budget import Budget, Schedule
 from demo_training.checkpoint import load_checkpoint, save_checkpoint
-from torch import Tensor, nn
 
 STEPS_BETWEEN_CHECKS = 20
 LARGEST_GRADIENT = 1.0

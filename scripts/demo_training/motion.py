@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from demo_training.words import MOTIONS
 from torch import Tensor
+
+from demo_training.words import MOTIONS
 
 FRAMES_PER_UNIT = 32
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-from demo_training import words
 from torch import Tensor
+
+from demo_training import words
 
 # radius in shorter frame sides, lowest and highest, by the word in words.SIZES
 RADII = torch.tensor([(0.12, 0.16), (0.07, 0.10), (0.19, 0.23)])

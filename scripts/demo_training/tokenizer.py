@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from demo_training.words import vocabulary
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from demo_training.words import vocabulary
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
 from demo_training.budget import Schedule
 from demo_training.latent_store import LatentStore
 from demo_training.muon import Muon
@@ -15,9 +19,6 @@ from demo_training.sizes import Size
 from demo_training.streams import Stream, generator_for
 from demo_training.tokenizer import build_tokenizer
 from demo_training.whole_clip import allow_whole_clips
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
 
 EMPTY_PROMPTS = 0.1
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
 from demo_training.budget import Schedule
 from demo_training.muon import Muon
 from demo_training.sizes import Size
 from demo_training.streams import Stream, generator_for, seed_for
 from demo_training.whole_clip import allow_whole_clips, decode_clip, encode_clip
 from demo_world import draw_clips
-from diffusers import AutoencoderKLWan
-from torch import Tensor
 
 CLIPS_A_DRAW = 16
 MEASURED_CLIPS = 32

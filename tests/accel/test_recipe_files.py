@@ -1,0 +1,182 @@
+"""Recipes: every shipped one is right, every mistake is told with its place and the nearest valid name."""
+
+import pytest
+from pytest import mark, raises
+
+import tiny
+from accel.accelerate import plan_for
+from accel.default_recipe import default_recipe_name
+from accel.override import override
+from accel.recipe import Recipe
+from accel.recipe_errors import RecipeError
+from accel.recipe_files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
+
+GOOD = """
+schedule: {dense_steps: 0.2}
+rules:
+  - match: "blocks.*.attn1"
+    policy: {method: radial, decay: 0.5}
+"""
+
+
+@mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_survive_a_round_trip(name):
+    recipe = load_recipe(name)
+    assert build_recipe(recipe_data(recipe), name) == recipe
+
+
+@mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_have_a_header_and_a_description(name):
+    text = shipped_recipes()[name]
+    assert text.startswith("#") and "ensity" in text.split("rules:")[0] and load_recipe(name).description
+
+
+BAD = {
+    "unknown key": (GOOD + "colour: red", "unknown key 'colour'", "expected one of"),
+    "misspelt key": (GOOD.replace("schedule", "shedule"), "unknown key 'shedule'", "'schedule'"),
+    "misspelt schedule key": (
+        GOOD.replace("dense_steps", "dense_step"),
+        "schedule: unknown key",
+        "'dense_steps'",
+    ),
+    "misspelt policy key": (GOOD.replace("decay", "decy"), "rules[0].policy: unknown key 'decy'", "'decay'"),
+    "misspelt method": (GOOD.replace("radial", "radail"), "rules[0].policy.method", "'radial'"),
+    "no method": (GOOD.replace("method: radial, ", ""), "rules[0].policy.method", "required"),
+    "no rules": ("schedule: {dense_steps: 0.2}", "rules", "required"),
+    "empty rules": ("rules: []", "rules", "at least 1"),
+    "no match": (GOOD.replace('match: "blocks.*.attn1"', "schedule: {}"), "rules[0].match", "required"),
+    "empty match": (GOOD.replace("blocks.*.attn1", ""), "rules[0].match", "at least 1"),
+    "no policy": ("rules: [{match: '*'}]", "rules[0].policy", "required"),
+    "share above one": (GOOD.replace("0.2", "1.5"), "schedule.dense_steps", "less than or equal to 1"),
+    "negative share": (GOOD.replace("0.2", "-0.1"), "schedule.dense_steps", "greater than or equal to 0"),
+    "text for a number": (GOOD.replace("0.2", "many"), "schedule.dense_steps", "got 'many'"),
+    "not a number": (GOOD.replace("0.2", ".nan"), "schedule.dense_steps", "finite"),
+    "decay out of range": (GOOD.replace("0.5", "0"), "rules[0].policy.decay", "greater than 0"),
+    "odd block size": (
+        GOOD.replace("decay: 0.5", "block_size: [100, 64]"),
+        "rules[0].policy.block_size[0]",
+        "128",
+    ),
+    "a list": ("- 1\n- 2", "mapping", "rules"),
+    "empty file": ("", "mapping", "rules"),
+    "broken yaml": (GOOD + "  x: [", "line", "column"),
+    "a tag that runs code": ("rules: !!python/object/apply:os.system ['true']", "line 1", "constructor"),
+    "an alias": ("a: &a [1]\nrules: *a", "aliases", "not allowed"),
+    "a key twice": (GOOD + "schedule: {}", "'schedule'", "twice"),
+}
+
+
+@mark.parametrize("case", BAD)
+def test_mistakes_are_told_with_their_place(case):
+    text, *expected = BAD[case]
+    with raises(RecipeError) as caught:
+        parse_recipe(text, "mine.yaml")
+    message = str(caught.value)
+    assert message.startswith("mine.yaml: ")
+    for part in expected:
+        assert part in message, message
+
+
+def test_deep_nesting_is_refused():
+    with raises(RecipeError):
+        parse_recipe("rules: " + "[" * 5000 + "]" * 5000, "deep.yaml")
+
+
+@mark.parametrize(
+    "name, expected",
+    [
+        ("wan2.1-t2v-14", "'wan2.1-t2v-14b'"),
+        ("nothing/here.yaml", "No such file"),
+        ("zzz", "expected one of"),
+    ],
+)
+def test_unknown_recipes_name_the_nearest(name, expected):
+    with raises(RecipeError, match=expected):
+        load_recipe(name)
+
+
+def test_large_files_and_binary_files_are_refused(tmp_path):
+    large, binary = tmp_path / "large.yaml", tmp_path / "binary.yaml"
+    large.write_text("#" * 100_000)
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, expected in ((large, "larger than"), (binary, "not UTF-8")):
+        with raises(RecipeError, match=expected):
+            load_recipe(path)
+
+
+def recipe(*rules) -> Recipe:
+    return build_recipe(
+        {"rules": [{"match": match, "policy": {"method": "dense"}} for match in rules]}, "test"
+    )
+
+
+def test_first_matching_rule_wins():
+    plan = plan_for(tiny.wan(), recipe("blocks.0.*", "*"))
+    assert [plan.recipe.rules.index(step.rule) for step in plan.steps] == [0, 1, 1]
+
+
+def test_sites_that_no_rule_matches_are_left_alone():
+    plan = plan_for(tiny.wan(), recipe("blocks.1.attn1"))
+    assert [step.rule is None for step in plan.steps] == [True, False, True]
+    assert "left alone" in str(plan)
+
+
+@mark.parametrize(
+    "rules, expected", [(["blocks.*.attn9"], "none of the 3 sites"), (["*", "blocks.0.*"], "earlier rules")]
+)
+def test_a_rule_that_takes_no_site_is_an_error(rules, expected):
+    with raises(RecipeError, match=expected):
+        plan_for(tiny.wan(), recipe(*rules))
+
+
+def test_overrides_by_name_and_by_path():
+    changed = override(
+        parse_recipe(GOOD, "good"), {"dense_layers": 0.1, "decay": 0.25, "rules.0.policy.rule": "hunyuan"}
+    )
+    assert changed.schedule.dense_layers == 0.1 and changed.schedule.dense_steps == 0.2
+    assert changed.rules[0].policy.decay == 0.25 and changed.rules[0].policy.rule == "hunyuan"
+
+
+def test_method_override_replaces_the_policy():
+    assert override(parse_recipe(GOOD, "good"), {"method": "dense"}).rules[0].policy.method == "dense"
+
+
+@mark.parametrize(
+    "change, expected",
+    [
+        ({"decy": 1}, "'decay'"),
+        ({"rules.3.policy.decay": 1}, "rules.3"),
+        ({"schedule.dense_step": 1}, "'dense_steps'"),
+        ({"decay": 2}, "less than or equal to 1"),
+        ({"rules.0.match.x": 1}, "not a key of a mapping"),
+    ],
+    ids=str,
+)
+def test_wrong_overrides_are_told(change, expected):
+    with raises(RecipeError, match=expected):
+        override(parse_recipe(GOOD, "good"), change)
+
+
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        (tiny.wan(num_layers=30, num_attention_heads=12), "wan2.1-t2v-1.3b"),
+        (tiny.wan(num_layers=40, in_channels=16), "wan2.1-t2v-14b"),
+        (tiny.vace(num_layers=40), "wan2.1-vace-14b"),
+        (tiny.chronoedit(), "chronoedit-14b"),
+        (tiny.skyreels(num_layers=30), "skyreels-v2-1.3b"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_default_recipe_fits_the_model(model, expected):
+    assert default_recipe_name({"transformer": model}) == expected
+
+
+def test_two_experts_get_the_recipe_for_two():
+    model = tiny.wan(num_layers=40, in_channels=16)
+    assert default_recipe_name({"transformer": model, "transformer_2": model}) == "wan2.2-t2v-a14b"
+
+
+def test_a_model_nobody_made_a_recipe_for_says_so():
+    with raises(RecipeError, match="no shipped recipe"):
+        default_recipe_name({"transformer": tiny.wan(num_layers=3)})

@@ -1,0 +1,50 @@
+"""The schedule: fractions of any number of steps and layers."""
+
+from pytest import mark
+
+from accel.patches.context import Context
+from accel.schedule import Schedule, whole
+
+
+@mark.parametrize(
+    "share, count, expected",
+    [(0.2, 50, 10), (0.24, 50, 12), (0.0, 4, 0), (0.01, 4, 1), (1.0, 8, 8), (0.3, 10, 3)],
+)
+def test_shares_round_up_to_whole_things(share, count, expected):
+    assert whole(share, count) == expected
+
+
+def reasons(schedule, n_steps):
+    contexts = [Context(step=step, n_steps=n_steps, progress=step / n_steps) for step in range(n_steps)]
+    return [schedule.dense_reason(context, 1000) for context in contexts]
+
+
+def test_first_and_last_steps():
+    assert reasons(Schedule(dense_steps=0.25, last_dense_steps=0.1), 8) == (
+        ["first steps"] * 2 + [None] * 5 + ["last steps"]
+    )
+
+
+@mark.parametrize("n_steps", [1, 2, 4])
+def test_few_step_schedules_keep_at_least_one_dense_step(n_steps):
+    assert reasons(Schedule(dense_steps=0.1), n_steps)[0] == "first steps"
+
+
+def test_nothing_dense_by_default():
+    assert reasons(Schedule(), 4) == [None] * 4
+
+
+def test_progress_alone_serves_where_steps_are_unknown():
+    schedule = Schedule(dense_steps=0.25, last_dense_steps=0.1)
+    told = [
+        schedule.dense_reason(Context(progress=progress), 1000) for progress in (0.0, 0.24, 0.25, 0.89, 0.9)
+    ]
+    assert told == ["first steps", "first steps", None, None, "last steps"]
+
+
+def test_layers_and_lengths():
+    schedule = Schedule(dense_layers=0.03, min_tokens=100)
+    assert schedule.dense_reason(Context(layer=0, n_layers=40), 100) == "dense layer"
+    assert schedule.dense_reason(Context(layer=1, n_layers=40), 100) == "dense layer"
+    assert schedule.dense_reason(Context(layer=2, n_layers=40), 100) is None
+    assert schedule.dense_reason(Context(layer=2, n_layers=40), 99) == "shorter than 100 tokens"
