@@ -94,7 +94,8 @@ def test_importing_accel_imports_no_model_library():
 
 def test_importing_accel_changes_no_model_library():
     code = (
-        "from diffusers.models.attention_dispatch import _AttentionBackendRegistry as r, AttentionBackendName as n\n"
+        "from diffusers.models import attention_dispatch as d\n"
+        "r, n = d._AttentionBackendRegistry, d.AttentionBackendName\n"
         "from transformers import AttentionInterface as a\n"
         "state = lambda: (len(r._backends), r._active_backend, len(n), sorted(a()))\n"
         "before = state()\n"
