@@ -17,7 +17,7 @@ endif
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/accel compare --model demo --output out --no-open
+	$(BIN)/accel compare --model demo --output out
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
