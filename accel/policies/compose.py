@@ -50,6 +50,10 @@ class Composed(Policy):
             if rows % step:
                 raise ValueError(f"a block of {rows} rows is no multiple of {self.score}'s step {step}")
 
+    @property
+    def static(self) -> bool:  # type: ignore[override]
+        return self.score is None
+
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The blocks of this call, each sample's and head's its own unless the method is static.
 

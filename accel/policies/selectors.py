@@ -30,13 +30,24 @@ class TopK:
         density: kept blocks / blocks that may be kept, in (0, 1], rounded to whole blocks of a budget.
         budget: what shares one budget, the heaviest blocks first: the blocks of a "row", of all rows of a
             "head", or of all heads of a "layer"; samples of a batch never share.
+        row_density: what every row gets of it first, its heaviest blocks, in [0, density].
     """
 
     density: Share
     budget: Budget = "row"
+    row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
     kind: Literal["top_k"] = "top_k"
 
+    def __post_init__(self) -> None:
+        if self.row_density > self.density:
+            raise ValueError(
+                f"row_density must not exceed density, got {self.row_density} and {self.density}"
+            )
+
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
+        if self.row_density:
+            rows = Ranked.of(mass, must, may, "row")
+            must = rows.keep_first(self.row_density * rows.available)
         ranked = Ranked.of(mass, must, may, self.budget)
         return ranked.keep_first(self.density * ranked.available)
 

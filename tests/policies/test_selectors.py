@@ -39,6 +39,16 @@ def test_top_k_keeps_the_heaviest(budget):
         assert value[kept & ~is_best].min() >= value[~kept].max()
 
 
+def test_every_row_gets_its_share_before_the_rest_is_pooled():
+    mass = random_mass()
+    mass[:, 0] *= 100
+    keep = TopK(0.5, "layer", row_density=0.25).keep(mass, NONE)
+    rows = TopK(0.25).keep(mass, NONE)
+    assert (keep | ~rows).all()
+    assert (keep.flatten(1).sum(1) == 90).all()
+    assert keep.sum(-1).min() == 3 and TopK(0.5, "layer").keep(mass, NONE).sum(-1).min() == 1
+
+
 def test_ties_go_to_the_lowest_column():
     keep = TopK(0.25).keep(torch.ones(1, 1, 2, 12), NONE)
     assert keep.tolist() == [[[[True] * 3 + [False] * 9] * 2]]
@@ -128,9 +138,10 @@ def test_samples_of_a_batch_do_not_share_a_budget():
         (TopK, {"density": 0}, "greater than 0"),
         (TopK, {"density": 1.2}, "input_value=1.2"),
         (TopK, {"density": 0.5, "budget": "frame"}, "frame"),
+        (TopK, {"density": 0.2, "row_density": 0.3}, "0.3 and 0.2"),
         (TopP, {"mass": 0.5, "min_density": 0.6, "max_density": 0.3}, "0.6 and 0.3"),
     ],
-    ids=["zero", "above-one", "budget", "bounds"],
+    ids=["zero", "above-one", "budget", "row-density", "bounds"],
 )
 def test_nonsense_is_refused(selector, fields, message):
     with pytest.raises(ValueError, match=message):
