@@ -43,6 +43,9 @@ def compare_runs(pipe: Any, settings: GenerateSettings, recipe: Recipe, *, placi
             runs["noise floor"] = generate(pipe, settings)
         runs["other seed"] = generate(pipe, replace(settings, seed=settings.seed + 1))
     dense = runs.pop("dense")
+    if "other seed" in runs:
+        # The same work as the dense run: the faster of the two is the fairer baseline.
+        dense = replace(dense, seconds=min(dense.seconds, runs["other seed"].seconds, key=lambda s: s.total))
     comparisons = tuple(_compare(role, run, dense) for role, run in runs.items())
     return Compared(dense, runs["accelerated"], comparisons)
 

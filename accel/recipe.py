@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from accel.plan_reuse import Reuse
 from accel.policies import POLICIES
 from accel.policies.policy import Policy
 from accel.schedule import Schedule
@@ -27,11 +28,13 @@ class Rule(_Strict):
         match: glob over site names, with or without the component ("transformer_2.blocks.*.attn1").
         policy: the method and its parameters.
         schedule: replaces the recipe's schedule for these sites.
+        reuse: replaces the recipe's reuse for these sites.
     """
 
     match: str = Field(min_length=1)
     policy: AnyPolicy
     schedule: Schedule | None = None
+    reuse: Reuse | None = None
 
 
 class ModelPattern(_Strict):
@@ -56,13 +59,18 @@ class Recipe(_Strict):
         description: one line.
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
         schedule: what stays dense, for every rule that has no schedule of its own.
+        reuse: for how long chosen blocks are kept, likewise.
         rules: at least one.
     """
 
     description: str = ""
     models: tuple[ModelPattern, ...] = ()
     schedule: Schedule = Schedule()
+    reuse: Reuse = Reuse()
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     def schedule_of(self, rule: Rule) -> Schedule:
         return rule.schedule or self.schedule
+
+    def reuse_of(self, rule: Rule) -> Reuse:
+        return rule.reuse or self.reuse

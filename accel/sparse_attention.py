@@ -15,6 +15,7 @@ from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
+from accel.plan_reuse import LayoutCache, Reuse
 from accel.policies.policy import Policy
 from accel.schedule import Schedule
 from accel.stopwatch import Stopwatch
@@ -28,14 +29,18 @@ class SparseAttention:
         policy: chooses the blocks.
         schedule: what stays dense.
         hook: knows the context of the forward under way.
+        reuse: for how long chosen blocks are kept.
     """
 
-    def __init__(self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook) -> None:
+    def __init__(
+        self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook, reuse: Reuse
+    ) -> None:
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.policy = policy
         self.schedule = schedule
         self.hook = hook
+        self.layouts = LayoutCache(reuse)
         self.record = CallRecord()
         self.stopwatch: Stopwatch | None = None
 
@@ -54,7 +59,8 @@ class SparseAttention:
             self.record.count_dense(reason, context.step)
             return dense()
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        layout = self.policy.layout(q, k, context.grid, context)
+        key = (q.shape, k.shape, q.device, context.grid, self.hook.adapters)
+        layout = self.layouts.layout(context, key, lambda: self.policy.layout(q, k, context.grid, context))
         self.record.count_sparse(layout.density, context.step)
         return block_sparse_attention(q, k, v, layout).transpose(1, 2)
 

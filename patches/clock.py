@@ -18,6 +18,7 @@ class Tick:
     step: int | None
     n_steps: int | None
     progress: float
+    generation: int
     branch: int
 
 
@@ -38,15 +39,32 @@ class Clock:
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = scheduler
         self._last: tuple[Any, float] | None = None
+        self._last_timesteps: Any = None
         self._branch = 0
+        self._generation = 0
 
     def read(self, timestep: Tensor) -> Tick:
         """The tick of a forward that was called with `timestep`."""
         step, n_steps, progress = self._position(timestep)
+        self._begin_if_new(progress)
         position = (step, progress)
         self._branch = self._branch + 1 if position == self._last else 0
         self._last = position
-        return Tick(step, n_steps, progress, self._branch)
+        return Tick(step, n_steps, progress, self._generation, self._branch)
+
+    def _begin_if_new(self, progress: float) -> None:
+        """A new generation begins where a schedule is set anew, or where progress falls back."""
+        timesteps = getattr(self._current_scheduler(), "timesteps", None)
+        fell_back = self._last is not None and progress < self._last[1]
+        if fell_back or timesteps is not self._last_timesteps:
+            self._generation += 1
+            self._last = None
+        self._last_timesteps = timesteps
+
+    @property
+    def source(self) -> str:
+        """What the steps are told by, in words."""
+        return "noise level" if self._current_scheduler() is None else "scheduler"
 
     def _position(self, timestep: Tensor) -> tuple[int | None, int | None, float]:
         scheduler = self._current_scheduler()
@@ -57,11 +75,6 @@ class Clock:
                 return step, len(timesteps), step / len(timesteps)
         level = float(timestep.max()) / TRAIN_TIMESTEPS
         return None, None, min(max(1 - level, 0.0), 1.0)
-
-    @property
-    def source(self) -> str:
-        """What the steps are told by, in words."""
-        return "noise level" if self._current_scheduler() is None else "scheduler"
 
     def _current_scheduler(self) -> Any:
         pipeline = self._pipeline() if self._pipeline is not None else None
@@ -78,4 +91,4 @@ class Clock:
         return step
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pipeline": None, "_last": None}
+        return {**self.__dict__, "_pipeline": None, "_last": None, "_last_timesteps": None}

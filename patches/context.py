@@ -16,6 +16,7 @@ class Context:
         step: denoising step, counted from 0; none where only `progress` is known.
         n_steps: steps of the schedule; none with `step`.
         progress: share of the schedule already done, in [0, 1].
+        generation: counts the runs of the schedule; another number is another video.
         branch: 0 for the first forward of a step, 1 for the second (classifier-free guidance), and so on.
         layer: index of the attention call's layer among the model's attention sites.
         n_layers: number of those.
@@ -25,6 +26,7 @@ class Context:
     step: int | None = None
     n_steps: int | None = None
     progress: float = 0.0
+    generation: int = 0
     branch: int = 0
     layer: int = 0
     n_layers: int = 1

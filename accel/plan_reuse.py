@@ -1,0 +1,72 @@
+"""Reuse: keep a call's layout for some steps, and for both branches of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass as plain_dataclass
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.policies.policy import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Reuse:
+    """For how long the blocks chosen once are kept. Off by default.
+
+    A layout never outlives its generation (a new one begins where the steps start again), nor a change of
+    the tensors' shapes, of the grid or of the loaded adapters. It costs memory: a list of int32 for every
+    layer, head and block of queries.
+
+    Args:
+        steps: a layout serves this many denoising steps, counted from the one it was made in.
+        max_progress: it is made anew once progress has moved by more than this, in (0, 1].
+        branches: the second pass of classifier-free guidance takes over the layout of the first.
+    """
+
+    steps: int = Field(default=1, ge=1)
+    max_progress: float = Field(default=1.0, gt=0, le=1)
+    branches: bool = False
+
+
+@plain_dataclass(frozen=True)
+class _Kept:
+    layout: BlockLayout
+    context: Context
+    key: Hashable
+
+
+class LayoutCache:
+    """The layouts of one site, one for each branch of guidance."""
+
+    def __init__(self, reuse: Reuse) -> None:
+        self.reuse = reuse
+        self._kept: dict[int, _Kept] = {}
+
+    def layout(self, context: Context, key: Hashable, make: Callable[[], BlockLayout]) -> BlockLayout:
+        """The kept layout if it still serves this call, else a new one.
+
+        Args:
+            context: of the call.
+            key: whatever the layout depends on besides; another key is another layout.
+            make: chooses the blocks.
+        """
+        branch = 0 if self.reuse.branches else context.branch
+        kept = self._kept.get(branch)
+        if kept is not None and kept.key == key and self._serves(kept.context, context):
+            return kept.layout
+        layout = make()
+        if self.reuse != Reuse():
+            self._kept[branch] = _Kept(layout, context, key)
+        return layout
+
+    def _serves(self, made: Context, now: Context) -> bool:
+        if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:
+            return False
+        if made.step is None or now.step is None:
+            same_step = made.progress == now.progress
+            return same_step if self.reuse.steps == 1 else True
+        return 0 <= now.step - made.step < self.reuse.steps

@@ -1,0 +1,110 @@
+"""Reuse of layouts: for how long, for which branches, and what ends it."""
+
+import tiny
+import torch
+from pytest import mark
+
+from accel import accelerate_model
+from accel.accelerate import patches_of
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.plan_reuse import LayoutCache, Reuse
+from accel.recipe import Recipe
+
+
+class Maker:
+    """Counts how often a layout is made."""
+
+    def __init__(self):
+        self.made = 0
+
+    def __call__(self):
+        self.made += 1
+        return BlockLayout.full(16, 16, (16, 16))
+
+
+def made(reuse, contexts, keys=None):
+    cache, make = LayoutCache(reuse), Maker()
+    counts = []
+    for context, key in zip(contexts, keys or [0] * len(contexts), strict=True):
+        cache.layout(context, key, make)
+        counts.append(make.made)
+    return counts
+
+
+def steps(n, branches=1, generation=1):
+    return [
+        Context(step=step, n_steps=n, progress=step / n, branch=branch, generation=generation)
+        for step in range(n)
+        for branch in range(branches)
+    ]
+
+
+def test_off_by_default():
+    assert made(Reuse(), steps(4)) == [1, 2, 3, 4]
+
+
+def test_a_layout_serves_so_many_steps():
+    assert made(Reuse(steps=3), steps(7)) == [1, 1, 1, 2, 2, 2, 3]
+
+
+def test_progress_ends_it_sooner():
+    assert made(Reuse(steps=4, max_progress=0.26), steps(8)) == [1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_branches_keep_their_own_unless_told_to_share():
+    assert made(Reuse(steps=2), steps(2, branches=2)) == [1, 2, 2, 2]
+    assert made(Reuse(steps=1, branches=True), steps(2, branches=2)) == [1, 1, 2, 2]
+
+
+def test_another_generation_or_key_ends_it():
+    contexts = [*steps(2), *steps(2, generation=2)]
+    assert made(Reuse(steps=9), contexts) == [1, 1, 2, 2]
+    assert made(Reuse(steps=9), steps(3), keys=["a", "a", "b"]) == [1, 1, 2]
+
+
+def test_without_step_numbers_progress_decides():
+    contexts = [Context(progress=progress, generation=1) for progress in (0.1, 0.1, 0.3, 0.8)]
+    assert made(Reuse(steps=2, max_progress=0.3), contexts) == [1, 1, 1, 2]
+    assert made(Reuse(branches=True), contexts) == [1, 1, 2, 3]
+
+
+@mark.parametrize("change", ["shape", "adapter", "generation"])
+@torch.no_grad()
+def test_a_models_cached_layouts_end_with(change):
+    recipe = Recipe.model_validate(
+        {
+            "reuse": {"steps": 50},
+            "rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.6, "block_size": [16, 16]}}],
+        }
+    )
+    model = accelerate_model(tiny.wan(), recipe)
+    attention = patches_of(model)[0].seats[0].attention
+    calls = []
+    real = attention.policy
+    attention.policy = Counting(real, calls)
+    model(**tiny.inputs(model))
+    model(**{**tiny.inputs(model), "timestep": torch.tensor([400.0])})
+    assert len(calls) == 1
+    inputs = {**tiny.inputs(model), "timestep": torch.tensor([300.0])}
+    if change == "shape":
+        inputs = {**tiny.inputs(model, width=24), "timestep": torch.tensor([300.0])}
+    if change == "adapter":
+        from peft import LoraConfig
+
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    if change == "generation":
+        inputs = {**inputs, "timestep": torch.tensor([900.0])}
+    model(**inputs)
+    assert len(calls) == 2
+
+
+class Counting:
+    """A policy that notes every layout it is asked for."""
+
+    def __init__(self, policy, calls):
+        self.policy, self.calls, self.method = policy, calls, policy.method
+
+    def layout(self, *args):
+        self.calls.append(args)
+        return self.policy.layout(*args)
