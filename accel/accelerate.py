@@ -31,10 +31,11 @@ def accelerate_model(
     """Make a loaded model's attention block-sparse, by a recipe. Applying again replaces.
 
     Args:
-        pipe_or_model: a pipeline (every expert is patched) or a bare transformer, compiled or not.
+        pipe_or_model: a diffusers pipeline (every expert is patched, text encoders never), a bare
+            transformer, or a transformers model with causal attention; compiled or not.
         recipe: a Recipe, the name of a shipped one, or a YAML file; none picks one for the model.
         scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are told
-            by noise level (`1 - timestep / 1000`).
+            by noise level (`1 - timestep / 1000`). Language models have no steps.
         overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
 
     Returns:
@@ -110,4 +111,5 @@ def unsupported(thing: Any) -> str:
     found = (
         f" Its models are {', '.join(sorted({type(p).__name__ for p in parts.values()}))}." if parts else ""
     )
-    return f"{name} holds no supported model.{found} Supported are: {', '.join(FAMILIES)}."
+    known = f"causal language models of transformers, and of diffusers {', '.join(FAMILIES)}"
+    return f"{name} holds no supported model.{found} Supported are {known}."

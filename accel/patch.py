@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from accel.patches.clock import Clock
+from accel.patches.family import is_language_model
 from accel.patches.install import Uninstall, install
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
 from accel.plan import Plan, Step
+from accel.sequence_attention import SequenceAttention
 from accel.sparse_attention import SparseAttention
 from accel.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from accel.patches.transformers_install import UninstallSequence
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class Seated:
     """One site in force: its function and its undo."""
 
     site: Site
-    attention: SparseAttention
-    uninstall: Uninstall
+    attention: SparseAttention | SequenceAttention
+    uninstall: Uninstall | UninstallSequence
 
 
 class Patch:
@@ -57,20 +63,38 @@ class Patch:
 
     @property
     def step_source(self) -> str:
-        """What the denoising steps are told by, in words."""
-        return next(iter(self.hooks.values())).clock.source
+        """What the denoising steps are told by, in words; empty for a language model."""
+        return next(iter(self.hooks.values())).step_source
 
     def _add_hook(self, component: str, clock: Clock) -> None:
-        hook = RootHook(clock, owner=self)
+        model = self.models[component]
+        hook = sequence_hook(self) if is_language_model(model) else RootHook(clock, owner=self)
         self.hooks[component] = hook
-        hook.attach(self.models[component])
+        hook.attach(model)
 
     def _add_seat(self, step: Step) -> None:
         assert step.rule is not None
-        recipe, site = self.plan.recipe, step.site
-        hook = self.hooks[site.component]
-        attention = SparseAttention(site, step.rule.policy, recipe.schedule_of(step.rule), hook)
+        site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
+        if site.causal:
+            self.seats.append(seat_in_sequence(site, SequenceAttention(site, policy, schedule)))
+            return
+        reuse = self.plan.recipe.reuse_of(step.rule)
+        attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse)
         self.seats.append(Seated(site, attention, install(self.models[site.component], site, attention)))
+
+
+def sequence_hook(owner: Patch) -> RootHook:
+    """The hook of a language model; transformers is imported now and not before."""
+    from accel.patches.transformers_hook import SequenceHook
+
+    return SequenceHook(owner)
+
+
+def seat_in_sequence(site: Site, attention: SequenceAttention) -> Seated:
+    """A layer of a language model in force."""
+    from accel.patches.transformers_install import install_sequence
+
+    return Seated(site, attention, install_sequence(site, attention))
 
 
 def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:

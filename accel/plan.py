@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
+
+from accel.patches.context import Context
 from accel.patches.site import Site
 from accel.recipe import Recipe, Rule
 from accel.recipe_errors import RecipeError, nearest
@@ -42,7 +45,8 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
     """Give every site the first rule that matches its name.
 
     Raises:
-        RecipeError: if a rule's glob matches no site, or only sites that earlier rules take.
+        RecipeError: if a rule's glob matches no site, or only sites that earlier rules take, or its method
+            needs a token grid and the site is in a language model.
     """
     used: set[int] = set()
     steps = []
@@ -53,7 +57,19 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
     for number, rule in enumerate(recipe.rules):
         if number not in used:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
+    _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
     return Plan(recipe, tuple(steps))
+
+
+def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Try every method that a language model would run on a few tokens without a grid."""
+    tokens = torch.zeros(1, 1, 2, 16)
+    for number, rule in enumerate(recipe.rules):
+        if any(step.rule is rule for step in steps):
+            try:
+                rule.policy.layout(tokens, tokens, None, Context())
+            except ValueError as error:
+                raise RecipeError(f"rules[{number}].policy: {error}") from error
 
 
 def matches(pattern: str, site: Site) -> bool:

@@ -88,7 +88,8 @@ class Summary:
                 f"density {self.density:.3f}{alone}: share of dense attention's blocks that were executed"
             )
         lines += [f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items()]
-        lines.append(f"steps told by the {self.step_source}")
+        if self.step_source:
+            lines.append(f"steps told by the {self.step_source}")
         if self.calls and self.never_called:
             lines.append(f"never called: {', '.join(self.never_called)}")
         lines += [f"replaced by someone else since: {site.site}" for site in self.sites if not site.in_force]

@@ -50,6 +50,14 @@ def family_of(model: nn.Module) -> Family | None:
     return Family(source.attention_modules, source.read_grid, source.read_timestep, source.SEATED)
 
 
+def is_language_model(model: nn.Module) -> bool:
+    """Whether a model is a causal one of transformers; such need no family, they all call one interface."""
+    if "transformers" not in sys.modules:
+        return False
+    sites: ModuleType = import_module("accel.patches.transformers_sites")
+    return sites.is_language_model(model)
+
+
 def unwrap(model: Any) -> Any:
     """The module inside `torch.compile`'s wrapper, or the object itself."""
     return getattr(model, "_orig_mod", model)
@@ -59,17 +67,20 @@ def supported_models(pipe_or_model: Any) -> dict[str, nn.Module]:
     """The supported models of a pipeline by component name, or a bare one under the empty name."""
     bare = unwrap(pipe_or_model)
     if isinstance(bare, nn.Module):
-        return {"": bare} if family_of(bare) else {}
+        return {"": bare} if family_of(bare) or is_language_model(bare) else {}
     parts = {name: unwrap(getattr(pipe_or_model, name, None)) for name in PIPELINE_COMPONENTS}
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and family_of(part)}
 
 
 def find_sites(model: nn.Module, component: str = "") -> list[Site]:
-    """The attention modules of a supported model that run a stock processor or ours, in call order.
+    """The attention modules of a supported model, in call order; of a diffusers model, those that run a
+    stock processor or ours.
 
     Raises:
         ValueError: if the model's class belongs to no family.
     """
+    if is_language_model(model):
+        return import_module("accel.patches.transformers_sites").find_sites(model, component)
     family = family_of(model)
     if family is None:
         raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")

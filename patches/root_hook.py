@@ -26,6 +26,7 @@ class RootHook:
     Attributes:
         current: the context of the forward under way; none outside one.
         grid_error: why the current forward's grid could not be read; none if it could.
+        adapters: names of the LoRA adapters that are active in the current forward.
         forwards: forwards that finished since the hook was attached.
     """
 
@@ -34,7 +35,13 @@ class RootHook:
         self.owner = owner
         self.current: Context | None = None
         self.grid_error: str | None = None
+        self.adapters: tuple[str, ...] = ()
         self.forwards = 0
+
+    @property
+    def step_source(self) -> str:
+        """What the denoising steps are told by, in words; empty where there are none."""
+        return self.clock.source
 
     def attach(self, model: nn.Module) -> None:
         model.register_forward_pre_hook(self.before, with_kwargs=True)
@@ -55,6 +62,7 @@ class RootHook:
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         family = family_of(model)
         assert family is not None
+        self.adapters = active_adapters(model)
         self.current = self._read(family, model, args, kwargs)
 
     def _read(self, family: Family, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Context:
@@ -66,12 +74,17 @@ class RootHook:
             self.grid_error = f"{type(error).__name__}: {error}"
             return Context()
         tick = self.clock.read(family.read_timestep(args, kwargs))
-        return Context(grid, tick.step, tick.n_steps, tick.progress, tick.branch)
+        return Context(grid, tick.step, tick.n_steps, tick.progress, tick.generation, tick.branch)
 
     @torch.compiler.disable
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.current = None
         self.forwards += 1
+
+
+def active_adapters(model: Any) -> tuple[str, ...]:
+    """Names of the LoRA adapters at work in a model; empty without any."""
+    return tuple(model.active_adapters()) if getattr(model, "_hf_peft_config_loaded", False) else ()
 
 
 def root_hook_of(model: nn.Module) -> RootHook | None:

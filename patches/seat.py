@@ -60,8 +60,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor)
     return _attend(q, k, v, mask, handle)
 
 
+def seat_at(handle: Tensor) -> Seat:
+    """The seat whose number a tensor holds."""
+    return _SEATS[int(handle)]
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    seat = _SEATS[int(handle)]
+    seat = seat_at(handle)
     return seat.fn(q, k, v, mask, lambda: seat.dense(q, k, v, mask))
 
 

@@ -30,6 +30,7 @@ class Site:
         layer: index among the model's sites, in call order.
         n_layers: number of those.
         heads: query heads.
+        causal: a language model's layer, which takes a `SequenceFn` and has no token grid.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Site:
     layer: int
     n_layers: int
     heads: int
+    causal: bool = False
 
     @property
     def full_name(self) -> str:

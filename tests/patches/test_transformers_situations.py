@@ -1,0 +1,223 @@
+"""What language models are asked besides one plain prefill: each equal to the stock model, sparse or not."""
+
+import torch
+from pytest import approx, fixture, mark, raises
+from transformers import DynamicCache, StaticCache
+
+import tiny_language as tiny
+from accel import restore_model, summary
+from accel.patches.transformers_mask import NOT_CAUSAL
+from keep_everything import keep_everything
+
+
+@fixture(autouse=True)
+def inference():
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+
+
+def check(build, forward, sparse, dense, **changes):
+    """Run a scenario on the stock model and with every block kept; compare outputs and counts."""
+    stock, fast = build(**changes), keep_everything(build(**changes))
+    expected, got = forward(stock), forward(fast)
+    account = summary(fast)
+    assert account.dense_reasons == dense
+    assert sum(site.sparse_calls for site in account.sites) == sparse
+    if sparse:
+        assert account.sparse_density == approx(1)
+    torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
+
+
+def cached(*lengths, cache=DynamicCache, **cache_options):
+    """A forward for each length, all into one cache; the logits of every token."""
+
+    def forward(model):
+        past = cache(config=model.config, **cache_options)
+        ids, outputs, start = tiny.tokens(sum(lengths)), [], 0
+        for length in lengths:
+            chunk = ids[:, start : start + length]
+            outputs.append(model(chunk, past_key_values=past).logits)
+            start += length
+        return torch.cat(outputs, dim=1)
+
+    return forward
+
+
+def test_prefill():
+    check(tiny.llama, lambda model: model(tiny.tokens(100)).logits, 2, {})
+
+
+def test_decode():
+    check(tiny.llama, cached(90, 1, 1), 2, {"decode": 4})
+
+
+def test_chunked_prefill():
+    check(tiny.llama, cached(64, 64, 37), 6, {})
+
+
+def test_chunked_prefill_in_generate():
+    def generate(model):
+        return model.generate(tiny.tokens(100), max_new_tokens=5, do_sample=False, prefill_chunk_size=40)
+
+    check(tiny.llama, generate, 6, {"decode": 8})
+
+
+def test_multi_turn_append():
+    check(tiny.llama, cached(50, 1, 1, 30, 1), 4, {"decode": 6})
+
+
+def test_static_cache_prefill_and_decode():
+    check(tiny.llama, cached(60, 1, cache=StaticCache, max_cache_len=100), 2, {"decode": 2})
+
+
+def test_static_cache_chunked_prefill():
+    check(tiny.llama, cached(40, 40, 1, cache=StaticCache, max_cache_len=100), 4, {"decode": 2})
+
+
+def padded(side):
+    def forward(model):
+        ids, mask = tiny.tokens(80, 2), torch.ones(2, 80, dtype=torch.long)
+        hidden = slice(0, 30) if side == "left" else slice(50, 80)
+        mask[1, hidden] = 0
+        logits = model(ids, attention_mask=mask).logits
+        logits[1, hidden] = 0
+        return logits
+
+    return forward
+
+
+def test_padding_on_the_left_is_dense():
+    check(tiny.llama, padded("left"), 0, {NOT_CAUSAL: 2})
+
+
+def test_padding_on_the_right_is_sparse():
+    check(tiny.llama, padded("right"), 2, {})
+
+
+def test_padded_decode():
+    def generate(model):
+        mask = torch.ones(2, 40, dtype=torch.long)
+        mask[1, :11] = 0
+        ids = tiny.tokens(40, 2)
+        return model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
+
+    check(tiny.llama, generate, 0, {NOT_CAUSAL: 2, "decode": 6})
+
+
+@mark.parametrize("build", [tiny.mistral, tiny.gemma3], ids=["mistral", "gemma3"])
+@mark.parametrize("length", [30, 100], ids=["inside-window", "beyond-window"])
+def test_sliding_windows(build, length):
+    windowed = 2 if build is tiny.mistral else 1
+    sparse, dense = (2, {}) if length == 30 else (2 - windowed, {"sliding window": windowed})
+    check(build, lambda model: model(tiny.tokens(length)).logits, sparse, dense, sliding_window=40)
+
+
+@mark.parametrize("build", [tiny.mistral, tiny.gemma3], ids=["mistral", "gemma3"])
+def test_sliding_windows_with_a_cache(build):
+    windowed = 2 if build is tiny.mistral else 1
+    dense = {"sliding window": 2 * windowed, "decode": 2}
+    check(build, cached(60, 50, 1), 2 * (2 - windowed), dense, sliding_window=40)
+
+
+def test_softcap_is_dense():
+    check(tiny.gemma2, cached(30, 20, 1), 0, {"logit softcap": 6}, sliding_window=400)
+
+
+def test_softcap_of_none_is_sparse():
+    check(tiny.gemma2, cached(30, 20), 4, {}, sliding_window=400, attn_logit_softcapping=None)
+
+
+def test_attention_sinks_are_sparse_and_exact():
+    check(tiny.gpt_oss, cached(70, 50, 1), 4, {"decode": 2}, sliding_window=400)
+
+
+def test_a_sink_changes_the_output():
+    model = keep_everything(tiny.gpt_oss(sliding_window=400))
+    before = model(tiny.tokens(50)).logits
+    for layer in model.model.layers:
+        layer.self_attn.sinks.add_(3)
+    assert not torch.allclose(model(tiny.tokens(50)).logits, before, atol=1e-3)
+
+
+def test_latent_attention_heads_are_dense():
+    reason = "values of 16 and keys of 24 numbers a head"
+    check(tiny.deepseek, cached(50, 1), 0, {reason: 4})
+
+
+@mark.parametrize("implementation", ["eager", "sdpa"])
+def test_output_attentions_returns_the_weights(implementation):
+    eager, fast = tiny.llama(attn_implementation="eager"), tiny.llama(attn_implementation=implementation)
+    expected = eager(tiny.tokens(60), output_attentions=True)
+    keep_everything(fast)
+    got = fast(tiny.tokens(60), output_attentions=True)
+    assert summary(fast).dense_reasons == {"attention weights are asked for": 2}
+    torch.testing.assert_close(got.logits, expected.logits, atol=5e-5, rtol=5e-5)
+    for a, b in zip(got.attentions, expected.attentions, strict=True):
+        torch.testing.assert_close(a, b, atol=5e-5, rtol=5e-5)
+
+
+@mark.parametrize("implementation", ["eager", "sdpa"])
+def test_cross_attention_and_encoders_are_left_alone(implementation):
+    def forward(model):
+        sound = torch.randn(1, 8, 40, generator=torch.Generator().manual_seed(0))
+        return model(input_features=sound, decoder_input_ids=tiny.tokens(50)).logits
+
+    check(tiny.whisper, forward, 2, {}, attn_implementation=implementation)
+    model = keep_everything(tiny.whisper())
+    assert [site.site for site in summary(model).sites] == [
+        f"model.decoder.layers.{layer}.self_attn" for layer in range(2)
+    ]
+
+
+def test_position_bias_is_dense():
+    def forward(model):
+        return model(input_ids=tiny.tokens(40), decoder_input_ids=tiny.tokens(50, seed=2)).logits
+
+    check(tiny.t5, forward, 0, {"position bias": 2})
+
+
+def test_vision_tower_and_image_tokens():
+    def forward(model):
+        ids = tiny.tokens(60)
+        ids[0, 10], ids[0, 11:15] = 92, 90
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randn(16, 3 * 2 * 4 * 4, generator=generator)
+        types = (ids == 90).long()
+        grid = torch.tensor([[1, 4, 4]])
+        return model(ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=types).logits
+
+    check(tiny.qwen25_vl, forward, 2, {})
+
+
+def test_only_the_full_attention_layers_of_a_hybrid_are_sites():
+    check(tiny.qwen3_next, lambda model: model(tiny.tokens(70)).logits, 1, {})
+
+
+def test_eager_models_stay_eager_where_they_are_dense():
+    check(tiny.llama, cached(40, 30, 1), 4, {"decode": 2}, attn_implementation="eager")
+
+
+def test_a_mask_of_the_users_own_is_dense():
+    mask = torch.ones(1, 1, 40, 40, dtype=torch.bool).tril()
+    mask[..., 5:, :5] = False
+    check(tiny.llama, lambda model: model(tiny.tokens(40), attention_mask=mask).logits, 0, {NOT_CAUSAL: 2})
+
+
+def test_packed_sequences_are_dense():
+    positions = torch.cat([torch.arange(25), torch.arange(15)])[None]
+
+    def forward(model):
+        return model(tiny.tokens(40), position_ids=positions, use_cache=False).logits
+
+    check(tiny.llama, forward, 0, {NOT_CAUSAL: 2})
+
+
+def test_continuous_batching_is_refused_and_works_after_restoring():
+    model = keep_everything(tiny.llama())
+    with raises(ValueError, match="accel_block_sparse is not supported for continuous batching"):
+        model.init_continuous_batching()
+    with raises(RuntimeError, match="continuous batching keeps keys in pages"):
+        model(tiny.tokens(10), cache=object())
+    restore_model(model)
+    assert model.config._attn_implementation == "sdpa"

@@ -1,0 +1,33 @@
+"""A policy that lists every block, so that the sparse path runs and nothing is dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from accel import accelerate_model
+from accel.accelerate import patches_of
+from accel.kernels.layout import BlockLayout
+from accel.recipe import Recipe
+
+DENSE = Recipe.model_validate(
+    {"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": {"method": "dense"}}]}
+)
+
+
+class KeepEveryCausalBlock:
+    """For sequences: every block of the past."""
+
+    method = "everything"
+
+    def layout(self, q: Tensor, k: Tensor, grid: Any, context: Any) -> BlockLayout:
+        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device, causal=True)
+
+
+def keep_everything(model: Any) -> Any:
+    """Accelerate a language model so that its sparse calls drop nothing."""
+    accelerate_model(model, DENSE)
+    for seat in patches_of(model)[0].seats:
+        seat.attention.policy = KeepEveryCausalBlock()
+    return model
