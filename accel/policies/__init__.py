@@ -14,5 +14,5 @@ POLICIES: dict[str, type[Policy]] = {
     "draft": Draft,
     "permuted": Permuted,
     "hip": Hip,
-    "composed": Composed,
+    "compose": Composed,
 }

@@ -35,7 +35,7 @@ class Composed(Policy):
         block_size: (query rows, key rows).
     """
 
-    method: Literal["composed"] = "composed"
+    method: Literal["compose"] = "compose"
     order: Order = field(default_factory=RowMajor)
     score: Score | None = None
     select: Selector | None = None

@@ -31,6 +31,17 @@ def test_shipped_recipes_have_a_header_and_a_description(name):
     assert text.startswith("#") and "ensity" in text.split("rules:")[0] and load_recipe(name).description
 
 
+@mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("llm-")])
+@torch.no_grad()
+def test_shipped_recipes_plan_and_run(name):
+    model = tiny.wan()
+    accelerate_model(model, name, min_tokens=0, dense_steps=0, dense_layers=0)
+    output = model(**tiny.inputs(model))[0]
+    account = summary(model)
+    assert output.isfinite().all() and not account.dense_reasons
+    assert len(account.sites) == 3 and 0 < account.density <= 1
+
+
 BAD = {
     "unknown key": (GOOD + "colour: red", "unknown key 'colour'", "expected one of"),
     "misspelt key": (GOOD.replace("schedule", "shedule"), "unknown key 'shedule'", "'schedule'"),

@@ -71,7 +71,7 @@ GRIDS = [TokenGrid(3, 9, 11), TokenGrid(4, 7, 9, 21), TokenGrid(4, 7, 9, 21, tex
 
 
 def build(fields):
-    return TypeAdapter(Composed).validate_python({"method": "composed", **fields})
+    return TypeAdapter(Composed).validate_python({"method": "compose", **fields})
 
 
 def qkv(tokens, heads=4, kv_heads=2, dim=16, batch=2):
