@@ -1,9 +1,11 @@
 """Recipes: every shipped one is right, every mistake is told with its place and the nearest valid name."""
 
 import pytest
+import torch
 from pytest import mark, raises
 
 import tiny
+from accel import accelerate_model, summary
 from accel.accelerate import plan_for
 from accel.default_recipe import default_recipe_name
 from accel.override import override
