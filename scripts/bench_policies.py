@@ -35,7 +35,7 @@ from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
 from accel.policies.scores import Antidiagonal, Pooled, Sampled, Score, Strided, SubBlock
-from accel.policies.selectors import TopK, TopP
+from accel.policies.selectors import Budget, TopK, TopP
 from accel.policies.stage_search import Stages
 from accel.policies.tree_search import Tree
 from attention_samples import Sample, samples
@@ -81,22 +81,20 @@ class Chance(Policy):
         return BlockLayout.from_mask(TopK(self.density).keep(mass, must), BLOCK, q.shape[2], k.shape[2])
 
 
-def composed(score: Score, budget: str = "row", order: Order | None = None, tail: bool = False):
-    """Policies of one composition, by density."""
+def composed(
+    score: Score, budget: Budget, share: float = 0.0, order: Order | None = None, tail: bool = False
+) -> Callable[[float], Composed]:
+    """Policies of one composition, by density; `share` of it goes to every row alike."""
     return lambda density: Composed(
-        order=order or RowMajor(), score=score, select=TopK(density, budget), tail=tail, block_size=BLOCK
-    )
-
-
-def floored(score: Score, share: float):
-    """Policies with a layer's budget of which every row gets `share` of its even part, by density."""
-    return lambda density: Composed(
-        score=score, select=TopK(density, "layer", row_density=share * density), block_size=BLOCK
+        order=order or RowMajor(),
+        score=score,
+        select=TopK(density, budget, row_density=share * density),
+        tail=tail,
+        block_size=BLOCK,
     )
 
 
 SCORES = {
-    "oracle": Strided(1, 1),
     "pooled": Pooled(),
     "sub-block 16": SubBlock(16, 16),
     "strided 8x4": Strided(8, 4),
@@ -105,31 +103,32 @@ SCORES = {
     "antidiagonal 8": Antidiagonal(8),
     "sampled 16": Sampled(16),
 }
-TILE, CURVE = Tile((1, 8, 8)), Hilbert()
+ORDERS = {"tile 1x8x8": Tile((1, 8, 8)), "tile 4x4x4": Tile((4, 4, 4)), "hilbert": Hilbert()}
 BY_DENSITY: dict[str, Callable[[float], Policy]] = {
     "random": Chance,
+    **{f"oracle, {budget}": composed(Strided(1, 1), budget) for budget in ("row", "layer")},
     **{
-        f"{name}, {b}": composed(score, b) for name, score in SCORES.items() for b in ("row", "head", "layer")
+        f"{name}, {budget}": composed(score, budget)
+        for name, score in SCORES.items()
+        for budget in ("row", "head", "layer")
     },
     **{
-        f"{name}, layer, rows {share:g}": floored(SCORES[name], share)
-        for name in ("oracle", "sub-block 16", "strided 8x4", "antidiagonal 8")
-        for share in (0.25, 0.5)
+        f"{name}, layer, rows half{', tail' * tail}": composed(SCORES[name], "layer", share=0.5, tail=tail)
+        for name in ("pooled", "sub-block 16", "strided 8x4", "strided 16x8", "antidiagonal 8")
+        for tail in (False, True)
     },
-    "pooled, row, tail": composed(Pooled(), "row", tail=True),
-    "strided 8x4, layer, tail": composed(Strided(8, 4), "layer", tail=True),
-    "oracle, layer, tail": composed(Strided(1, 1), "layer", tail=True),
+    "pooled, row, tail": composed(SCORES["pooled"], "row", tail=True),
     **{
-        f"{name}, {b}, {order}": composed(SCORES[name], b, kind)
-        for name, b in (("pooled", "row"), ("strided 8x4", "layer"), ("sub-block 16", "layer"))
-        for order, kind in (("tile 1x8x8", TILE), ("tile 4x4x4", Tile((4, 4, 4))), ("hilbert", CURVE))
+        f"{name}, {budget}, {order}": composed(SCORES[name], budget, share, kind)
+        for name, budget, share in (("pooled", "row", 0), ("strided 8x4", "layer", 0.5))
+        for order, kind in ORDERS.items()
     },
     "draft, head": lambda d: Draft(density=d, region=(8, 8), block_size=BLOCK),
     "draft, row": lambda d: Draft(density=d, select="row_top_k", region=(8, 8), block_size=BLOCK),
     "permuted 256": lambda d: Permuted(select=TopK(d), block_size=BLOCK),
     "permuted all": lambda d: Permuted(select=TopK(d), segment=None, block_size=BLOCK),
     "permuted 256, strided, layer": lambda d: Permuted(
-        select=TopK(d, "layer"), score=Strided(8, 4), block_size=BLOCK
+        select=TopK(d, "layer", 0.5 * d), score=SCORES["strided 8x4"], block_size=BLOCK
     ),
     "hip tree": lambda d: Hip(density=d, search=Tree(), block_size=BLOCK),
     "hip stages": lambda d: Hip(density=d, search=Stages(), block_size=BLOCK),
@@ -138,7 +137,7 @@ BY_MASS: dict[str, Callable[[float], Policy]] = {
     f"{name}, top-p": (
         lambda mass, score=SCORES[name]: Composed(score=score, select=TopP(mass), block_size=BLOCK)
     )
-    for name in ("oracle", "pooled", "sub-block 16", "strided 8x4")
+    for name in ("pooled", "sub-block 16", "strided 8x4")
 }
 
 
