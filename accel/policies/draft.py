@@ -18,6 +18,7 @@ from accel.policies.always import Always
 from accel.policies.grid_blocks import block_counts, require_grid
 from accel.policies.orders import Tile, token_order
 from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.ramp import Ramp, fixed
 from accel.policies.representatives import ragged_mean
 from accel.policies.selectors import Share, TopK
 
@@ -34,8 +35,8 @@ class Draft(Policy):
 
     Args:
         density: kept video blocks / all video blocks, in (0, 1], before what is always kept.
-        select: "head_threshold" takes one threshold a head (rows with a clear favourite give blocks to rows
-            without); "row_top_k" the same number of blocks in every row.
+        select: "row_top_k" keeps the same number of blocks in every row, so that none starves;
+            "head_threshold", the published rule, takes one threshold for a head.
         region: rows and columns of a region; turned around on grids higher than wide.
         own_frame: always keep the keys of the query's own frame.
         first_frame: always keep the keys of frame 0.
@@ -43,8 +44,8 @@ class Draft(Policy):
     """
 
     method: Literal["draft"] = "draft"
-    density: Share = 0.25
-    select: Literal["head_threshold", "row_top_k"] = "head_threshold"
+    density: Share | Ramp = 0.25
+    select: Literal["head_threshold", "row_top_k"] = "row_top_k"
     region: tuple[Side, Side] = (8, 16)
     own_frame: bool = False
     first_frame: bool = False
@@ -72,11 +73,11 @@ class Draft(Policy):
     def _select(self, worth: Tensor, must: Tensor, grid: TokenGrid) -> Tensor:
         rows, columns = block_counts(grid, self.block_size)
         if self.select == "head_threshold":
-            chosen = head_threshold(worth, self.density)
+            chosen = head_threshold(worth, fixed(self.density))
             chosen.scatter_(3, worth.argmax(dim=3, keepdim=True), True)
             return pad(chosen, (0, columns - chosen.shape[3], 0, rows - chosen.shape[2])) | must
         of_text = (0, columns - worth.shape[3], 0, rows - worth.shape[2])
-        return TopK(self.density).keep(pad(worth, of_text), must)
+        return TopK(fixed(self.density)).keep(pad(worth, of_text), must)
 
 
 def draft_map(q: Tensor, k: Tensor, grid: TokenGrid, region: tuple[int, int]) -> Tensor:

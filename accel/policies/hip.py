@@ -17,6 +17,7 @@ from accel.policies.candidates import Candidates, grid_candidates, sequence_cand
 from accel.policies.grid_blocks import require_grid
 from accel.policies.orders import Hilbert, Order, token_order
 from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.ramp import Ramp, fixed
 from accel.policies.selectors import Share
 from accel.policies.stage_search import Stages
 from accel.policies.tree_search import Tree
@@ -44,7 +45,7 @@ class Hip(Policy):
     """
 
     method: Literal["hip"] = "hip"
-    density: Share = 0.2
+    density: Share | Ramp = 0.2
     search: Annotated[Tree | Stages, Field(discriminator="kind")] = field(default_factory=Tree)
     sink: Tokens = 256
     window: Tokens = 1024
@@ -72,7 +73,7 @@ class Hip(Policy):
     def _find(self, q: Tensor, k: Tensor, candidates: Candidates) -> Tensor:
         """Bool [B, H, Mb, Nb], a few rows at a time so that the gathered keys fit in memory."""
         rows, blocks = candidates.must.shape
-        budget = max(1, round(self.density * blocks))
+        budget = max(1, round(fixed(self.density) * blocks))
         keys_per_row = self.search.gathered_keys(candidates.most, budget, self.block_size[1])
         at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3] * keys_per_row))
         keep = torch.zeros(*q.shape[:2], rows, blocks + 1, dtype=torch.bool, device=q.device)

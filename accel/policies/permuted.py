@@ -167,8 +167,8 @@ def plan_grid(
     size = min(segment or grid.video_tokens, grid.video_tokens)
     segments = range(start, start + grid.video_tokens // size * size, size)
     count = min(probes, grid.video_tokens)
-    spread = torch.linspace(start, start + grid.video_tokens - 1, count, dtype=torch.float64).round().long()
-    order = key_order(q[:, :, spread.to(q.device)], k, segments, block_size[1] if gated else None)
+    spread = torch.linspace(start, start + grid.video_tokens - 1, count, dtype=torch.float64, device=q.device)
+    order = key_order(q[:, :, spread.round().long()], k, segments, block_size[1] if gated else None)
     must = torch.zeros(1, 1, *block_counts(grid, block_size), dtype=torch.bool, device=q.device)
     must[:, :, text_blocks(grid, block_size[0])] = True
     must[..., text_blocks(grid, block_size[1])] = True

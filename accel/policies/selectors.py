@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.policies.policy import STRICT
+from accel.policies.ramp import Ramp, fixed
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Budget = Literal["row", "head", "layer"]
@@ -27,19 +28,20 @@ class TopK:
     """A fixed share of the blocks.
 
     Args:
-        density: kept blocks / blocks that may be kept, in (0, 1], rounded to whole blocks of a budget.
+        density: kept blocks / blocks that may be kept, in (0, 1], or a ramp of it; rounded to whole blocks
+            of a budget.
         budget: what shares one budget, the heaviest blocks first: the blocks of a "row", of all rows of a
             "head", or of all heads of a "layer"; samples of a batch never share.
         row_density: what every row gets of it first, its heaviest blocks, in [0, density].
     """
 
-    density: Share
+    density: Share | Ramp
     budget: Budget = "row"
     row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
     kind: Literal["top_k"] = "top_k"
 
     def __post_init__(self) -> None:
-        if self.row_density > self.density:
+        if self.row_density > (self.density.lowest if isinstance(self.density, Ramp) else self.density):
             raise ValueError(
                 f"row_density must not exceed density, got {self.row_density} and {self.density}"
             )
@@ -49,7 +51,7 @@ class TopK:
             rows = Ranked.of(mass, must, may, "row")
             must = rows.keep_first(self.row_density * rows.available)
         ranked = Ranked.of(mass, must, may, self.budget)
-        return ranked.keep_first(self.density * ranked.available)
+        return ranked.keep_first(fixed(self.density) * ranked.available)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,12 +59,12 @@ class TopP:
     """The smallest set that reaches a share of the mass, within bounds.
 
     Args:
-        mass: share of a budget's mass to reach, in (0, 1]; 1 keeps every block.
+        mass: share of a budget's mass to reach, in (0, 1], or a ramp of it; 1 keeps every block.
         min_density, max_density: bounds of kept blocks / blocks that may be kept, in [0, 1] and (0, 1].
         budget: what shares one budget, as for `TopK`.
     """
 
-    mass: Share
+    mass: Share | Ramp
     min_density: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_density: Share = 1.0
     budget: Budget = "row"
@@ -76,7 +78,8 @@ class TopP:
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
         ranked = Ranked.of(mass, must, may, self.budget)
-        reaching = ranked.available if self.mass == 1 else ranked.needed_for(self.mass)
+        mass_share = fixed(self.mass)
+        reaching = ranked.available if mass_share == 1 else ranked.needed_for(mass_share)
         lowest = (self.min_density * ranked.available).round()
         highest = (self.max_density * ranked.available).round()
         return ranked.keep_first(reaching.clamp(lowest, highest))

@@ -1,0 +1,52 @@
+"""No policy looks at the values of its tensors: each plans on the meta device, where there are none."""
+
+import pytest
+import torch
+
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.compose import Composed
+from accel.policies.dense import Dense
+from accel.policies.draft import Draft
+from accel.policies.hip import Hip
+from accel.policies.orders import Hilbert, Tile
+from accel.policies.permuted import Permuted
+from accel.policies.radial import Radial
+from accel.policies.scores import Antidiagonal, Pooled, Sampled, Strided, SubBlock
+from accel.policies.selectors import TopK, TopP
+from accel.policies.stage_search import Stages
+
+GRID = TokenGrid(3, 9, 21, 17)
+ON_A_GRID = {
+    "dense": Dense(),
+    "radial": Radial(),
+    "draft-threshold": Draft(),
+    "draft-rows": Draft(select="row_top_k"),
+    "permuted": Permuted(order=Hilbert()),
+    "hip-tree": Hip(),
+    "hip-stages": Hip(search=Stages()),
+    "pooled": Composed(score=Pooled(self_similarity=0.3), select=TopP(0.9), order=Tile((1, 8, 8))),
+    "strided": Composed(score=Strided(), select=TopK(0.3, "layer", row_density=0.1)),
+    "sub-block": Composed(score=SubBlock(), select=TopK(0.3, "head")),
+    "antidiagonal": Composed(score=Antidiagonal(), select=TopP(0.9, 0.1, 0.5)),
+    "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),
+}
+IN_A_SEQUENCE = {
+    name: ON_A_GRID[name] for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal")
+} | {"permuted": Permuted()}
+
+
+def plan(policy, grid):
+    q, k = (torch.empty(2, heads, GRID.tokens, 16, device="meta") for heads in (4, 2))
+    return policy.layout(q, k, grid, Context(grid=grid))
+
+
+@pytest.mark.filterwarnings("ignore:radial")
+@pytest.mark.parametrize("policy", ON_A_GRID.values(), ids=ON_A_GRID.keys())
+def test_planning_on_a_grid_needs_no_values(policy):
+    assert plan(policy, GRID).device.type == "meta"
+
+
+@pytest.mark.parametrize("policy", IN_A_SEQUENCE.values(), ids=IN_A_SEQUENCE.keys())
+def test_planning_a_sequence_needs_no_values(policy):
+    assert plan(policy, None).device.type == "meta"
