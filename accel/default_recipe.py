@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from accel.patches.family import is_language_model
 from accel.recipe import ModelPattern, Recipe
 from accel.recipe_errors import RecipeError
 from accel.recipe_files import parse_recipe, shipped_recipes
+
+LANGUAGE_MODELS = "llm-permuted"
 
 
 def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
@@ -23,12 +26,14 @@ def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
 
 
 def default_recipe_name(models: Mapping[str, nn.Module]) -> str:
-    """The name of that recipe; among equals, the first in alphabetical order."""
+    """The name of that recipe; among equals, the first in alphabetical order. Language models share one."""
     model = next(iter(models.values()))
     shipped = {name: parse_recipe(text, f"{name}.yaml") for name, text in shipped_recipes().items()}
     fits = {name: _fit(recipe, model, len(models)) for name, recipe in shipped.items()}
     best = max(fits, key=lambda name: fits[name], default=None)
     if best is None or fits[best] < 0:
+        if is_language_model(model):
+            return LANGUAGE_MODELS
         raise RecipeError(f"no shipped recipe is made for {type(model).__name__}; name one with `recipe=`")
     return best
 

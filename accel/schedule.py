@@ -20,17 +20,21 @@ class Schedule:
             that any share above 0 is at least one step.
         last_dense_steps: likewise from its end.
         dense_layers: share of the layers, from the first, that run dense; rounded up.
-        min_tokens: shorter sequences run dense.
+        min_tokens: shorter sequences run dense. None is 0 for video; for language models it leaves the
+            choice to a measurement on the machine (see `crossover`).
+        dense_queries: of a language model's prompt, the last tokens whose queries see every key; whole
+            blocks of them.
     """
 
     dense_steps: float = Field(default=0.0, ge=0, le=1)
     last_dense_steps: float = Field(default=0.0, ge=0, le=1)
     dense_layers: float = Field(default=0.0, ge=0, le=1)
-    min_tokens: int = Field(default=0, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0)
+    dense_queries: int = Field(default=0, ge=0)
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
         """Why a call stays dense, or none."""
-        if tokens < self.min_tokens:
+        if self.min_tokens is not None and tokens < self.min_tokens:
             return f"shorter than {self.min_tokens} tokens"
         if context.layer < whole(self.dense_layers, context.n_layers):
             return "dense layer"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from accel.call_record import CallRecord
+from accel.crossover import dense_is_faster
+from accel.dense_queries import with_dense_queries
 from accel.kernels.block_sparse_attention import block_sparse_attention
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
@@ -56,7 +58,12 @@ class SequenceAttention:
         visible = call.visible()
         if isinstance(visible, str):
             return visible
-        return self.schedule.dense_reason(self.context, visible.kv_len) or visible
+        if reason := self.schedule.dense_reason(self.context, visible.kv_len):
+            return reason
+        keys = call.k[:, :, : visible.kv_len]
+        if self.schedule.min_tokens is None and dense_is_faster(call.q, keys, self.policy):
+            return "dense is faster at this length on this machine"
+        return visible
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
@@ -77,6 +84,7 @@ class SequenceAttention:
     def _attend(self, call: SequenceCall, visible: Visible) -> Tensor:
         k, v = call.k[:, :, : visible.kv_len], call.v[:, :, : visible.kv_len]
         layout = self.policy.layout(as_scaled(call.q, call.scale), k, None, self.context)
+        layout = with_dense_queries(layout, self.schedule.dense_queries)
         if visible.kv_lengths is not None:
             layout = replace(layout, kv_lengths=visible.kv_lengths)
         self.record.count_sparse(layout.density, None)

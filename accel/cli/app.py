@@ -8,6 +8,7 @@ import sys
 import typer
 
 from accel.cli.compare import compare
+from accel.cli.complete import complete
 from accel.cli.doctor import doctor
 from accel.cli.generate import generate
 from accel.cli.inspect import inspect
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(compare)
+app.command()(complete)
 app.command()(inspect)
 app.command()(doctor)
 app.add_typer(recipes, name="recipes")

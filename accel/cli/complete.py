@@ -1,0 +1,129 @@
+"""accel complete: continue a prompt with an accelerated language model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from accel.accelerate import plan_for
+from accel.cli import options
+from accel.cli.run_table import account
+from accel.complete import Completion, agreement
+from accel.complete import complete as run_once
+from accel.demo.needle import needle_prompt
+from accel.generate import DENSE
+from accel.load_language_model import load_language_model
+from accel.recipe import Recipe
+from accel.summary import summarize
+
+DEMO_TOKENS = 8192
+
+
+def complete(
+    model: Annotated[str, typer.Option(help="'demo-llm', a model folder, or a hub id.")] = "demo-llm",
+    prompt: Annotated[str | None, typer.Option(help="What to continue; the demo has one of its own.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A UTF-8 text to continue.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to answer with, at most.", min=1)] = 16,
+    recipe: options.RecipeName = None,
+    changes: options.Changes = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Run dense too, and say how much faster it was and what changed.")
+    ] = False,
+    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense and nothing else.")] = False,
+    warm_up: Annotated[
+        bool, typer.Option(help="Run each way once before it is timed: what a second call takes.")
+    ] = True,
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Continue a long prompt, accelerated by a recipe, and say what it took."""
+    loaded = load_language_model(model, device)
+    text, expected = _prompt(model, prompt, prompt_file, loaded.tokenizer)
+    recipes: dict[str, Recipe] = {"dense": DENSE} if dense or only_dense else {}
+    if not only_dense:
+        recipes["accelerated"] = plan_for(loaded.model, recipe, **options.parse_changes(changes)).recipe
+    runs = {}
+    for name, chosen in recipes.items():
+        if warm_up:
+            run_once(*loaded, text, chosen, max_new_tokens=2)
+        runs[name] = run_once(*loaded, text, chosen, max_new_tokens)
+    if as_json:
+        print(json.dumps({**runs_as_dict(runs), "expected": expected}))
+    else:
+        _print(runs, expected)
+
+
+def _prompt(
+    model: str, prompt: str | None, prompt_file: Path | None, tokenizer: Any
+) -> tuple[str, str | None]:
+    """What to continue, and the answer where it is known: of the demo's own question."""
+    if prompt is not None and prompt_file is not None:
+        raise ValueError("--prompt and --prompt-file exclude each other")
+    if prompt_file is not None:
+        return prompt_file.read_text(encoding="utf-8"), None
+    if prompt is not None:
+        return prompt, None
+    if model == "demo-llm":
+        return needle_prompt(tokenizer, DEMO_TOKENS)
+    raise ValueError(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")
+
+
+def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for name, run in runs.items():
+        console.print(f"{name}: {run.text}", markup=False)
+    if expected is not None:
+        console.print(f"the right answer begins with: {expected}", markup=False)
+    table = Table(title=f"{next(iter(runs.values())).prompt_tokens} tokens of prompt")
+    for column in ("", *runs):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row(
+        "seconds to the first token", *(f"{run.seconds_to_first_token:.3f}" for run in runs.values())
+    )
+    table.add_row("tokens a second after it", *(_rate(run) for run in runs.values()))
+    console.print(table)
+    if len(runs) == 2:
+        facts = comparison(runs["dense"], runs["accelerated"])
+        console.print(f"first token {facts['times_faster']:.2f} times as fast as dense")
+        console.print(f"agreement of the continuations {facts['agreement']:.3f}")
+    if "accelerated" in runs:
+        for line in account(summarize([runs["accelerated"].patch])):
+            console.print(line)
+
+
+def _rate(run: Completion) -> str:
+    return "-" if run.tokens_per_second is None else f"{run.tokens_per_second:.1f}"
+
+
+def comparison(dense: Completion, accelerated: Completion) -> dict[str, float]:
+    """How much sooner the first token came, and how much of the continuation is the same."""
+    return {
+        "times_faster": dense.seconds_to_first_token / accelerated.seconds_to_first_token,
+        "agreement": agreement(dense, accelerated),
+    }
+
+
+def runs_as_dict(runs: Mapping[str, Completion]) -> dict[str, Any]:
+    """The runs as plain data."""
+    data: dict[str, Any] = {name: _as_dict(run) for name, run in runs.items()}
+    if len(runs) == 2:
+        data |= comparison(runs["dense"], runs["accelerated"])
+    if "accelerated" in runs:
+        data["summary"] = summarize([runs["accelerated"].patch]).to_dict()
+    return data
+
+
+def _as_dict(run: Completion) -> dict[str, Any]:
+    return {
+        "text": run.text,
+        "tokens": list(run.tokens),
+        "prompt_tokens": run.prompt_tokens,
+        "seconds_to_first_token": run.seconds_to_first_token,
+        "tokens_per_second": run.tokens_per_second,
+    }

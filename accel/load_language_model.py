@@ -1,0 +1,48 @@
+"""Load a language model and its tokenizer: the embedded demo, a folder, or a model of the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from accel.load_pipeline import LoadError, best_device
+
+DEMO_LLM: Path = Path(__file__).parent / "demo" / "needle-llama"
+
+
+class LanguageModel(NamedTuple):
+    """A transformers model, on its device, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_language_model(
+    model: str, device: str | None = None, dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """The model, on its device, and its tokenizer.
+
+    Args:
+        model: "demo-llm", a folder with a config.json, or a hub id such as "Qwen/Qwen3-0.6B".
+        device: "cuda", "cpu", ...; none picks the best one there is.
+        dtype: none is bfloat16 on an accelerator and float32 on the CPU.
+
+    Raises:
+        LoadError: if it cannot be had. Only safetensors weights are read, never pickles, and no code that
+            comes with a model is run.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = device or best_device()
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    source = str(DEMO_LLM) if model == "demo-llm" else model
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise LoadError(f"{source}: is no transformers model; there is no config.json in it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"cannot load {model!r}: {str(error).splitlines()[0]}") from error
+    return LanguageModel(loaded.to(device).eval(), tokenizer)

@@ -1,0 +1,43 @@
+"""Dense queries: the last rows see everything, the others what they saw before."""
+
+import torch
+from pytest import mark, raises
+
+from accel.dense_queries import with_dense_queries
+from accel.kernels.layout import BlockLayout
+from accel.kernels.order import TokenOrder
+
+
+def sparse(q_len, kv_len, kv_order=None):
+    keep = torch.rand(1, 2, -(-q_len // 16), -(-kv_len // 16)) < 0.3
+    return BlockLayout.from_mask(keep, (16, 16), q_len, kv_len, causal=True, kv_order=kv_order)
+
+
+@mark.parametrize("queries, first", [(1, 96), (4, 96), (5, 80), (20, 80), (100, 0), (500, 0)])
+@mark.parametrize("ordered", [False, True], ids=["in-order", "permuted"])
+@mark.parametrize("kv_len", [100, 150])
+def test_last_rows_see_everything_and_the_others_what_they_saw(queries, first, ordered, kv_len):
+    layout = sparse(100, kv_len, TokenOrder(torch.randperm(kv_len)) if ordered else None)
+    before, after = layout.to_mask(), with_dense_queries(layout, queries).to_mask()
+    assert torch.equal(after[:, :, first:], layout.visible().expand(1, 2, -1, -1)[:, :, first:])
+    assert torch.equal(after[:, :, :first], before[:, :, :first])
+
+
+def test_none_is_the_same_layout():
+    layout = sparse(100, 100)
+    assert with_dense_queries(layout, 0) is layout
+
+
+def test_short_lists_are_lengthened():
+    layout = BlockLayout(
+        torch.zeros(1, 1, 4, 1, dtype=torch.int32), torch.ones(1, 1, 4, dtype=torch.int32), (16, 16), 64, 64
+    )
+    assert with_dense_queries(layout, 3).listed[0, 0].sum(dim=-1).tolist() == [1, 1, 1, 4]
+    assert layout.listed[0, 0].sum(dim=-1).tolist() == [1, 1, 1, 1]
+
+
+def test_reordered_queries_are_refused():
+    order = TokenOrder(torch.arange(64))
+    layout = BlockLayout.full(64, 64, (16, 16), q_order=order)
+    with raises(ValueError, match="query order"):
+        with_dense_queries(layout, 3)
