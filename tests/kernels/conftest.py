@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,3 +133,85 @@ def assert_exact():
             )
 
     return check
+
+
+class OfflineCompiler:
+    """Compiles what a tier would launch, for a GPU that need not be there, and launches nothing.
+
+    Usage: `kernels = offline(90, tier, q, k, v, layout)`; the tensors live on the CPU.
+    """
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def __call__(self, capability, launch, *arguments, **options):
+        from triton.runtime import driver
+        from triton.runtime.jit import JITFunction
+
+        run, kernels = JITFunction.run, []
+
+        def compile_only(function, *args, grid, warmup, **kwargs):
+            kernels.append(run(function, *args, grid=grid, warmup=True, **kwargs))
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(driver, "_active", _OfflineDriver(capability))
+            patch.setattr(JITFunction, "run", compile_only)
+            launch(*arguments, **options)
+        return [CompiledKernel(kernel) for kernel in kernels]
+
+
+class _OfflineDriver:
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+class CompiledKernel:
+    """Name, resources and SASS of one compiled kernel."""
+
+    def __init__(self, kernel):
+        self.name = kernel.metadata.name
+        self.shared_memory = kernel.metadata.shared
+        self.asm = kernel.asm
+        self.cubin = kernel.asm["cubin"]
+
+    def _tool(self, name, *flags):
+        import triton
+
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.cubin)
+            file.flush()
+            done = subprocess.run([tool, *flags, file.name], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    @property
+    def sass(self) -> list[str]:
+        """Opcodes in program order, predicates left out."""
+        text = self._tool("nvdisasm", "-c")
+        return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
+
+    @property
+    def spills(self) -> int:
+        """Instructions that store to or load from local memory."""
+        return sum(opcode.startswith(("STL", "LDL")) for opcode in self.sass)
+
+    @property
+    def registers(self) -> int:
+        return int(re.search(r"REG:(\d+)", self._tool("cuobjdump", "-res-usage"))[1])
+
+
+@pytest.fixture
+def offline(monkeypatch) -> OfflineCompiler:
+    pytest.importorskip("triton")
+    return OfflineCompiler(monkeypatch)

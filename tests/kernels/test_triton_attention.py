@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CASES = Path(__file__).with_name("triton_cases.py")
+
+
+def run_cases(**environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(CASES)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not {"skipped", "deselected"} & set(done.stdout.split()), done.stdout
+
+
+def test_cases_in_the_interpreter():
+    pytest.importorskip("triton")
+    run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cases_on_the_gpu():
+    run_cases(TRITON_INTERPRET="0")
+
+
+BLOCKS = [(64, (128, 64)), (128, (128, 128)), (128, (128, 32)), (128, (64, 64)), (128, (64, 16))]
+SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes
+
+
+def compiled(offline, case, dtype, capability):
+    from accel.kernels.triton_attention import block_sparse_attention
+
+    case = case.with_(causal=True, tail=True, kv_lengths=(203, 70))
+    kernels = offline(capability, block_sparse_attention, *case.qkv(dtype), case.layout())
+    assert [kernel.name for kernel in kernels] == ["block_sparse_kernel", "tail_kernel"]
+    return kernels
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize(("dim", "block"), BLOCKS, ids=[f"D{d}-{b[0]}x{b[1]}" for d, b in BLOCKS])
+def test_kernels_compile_without_spills(base_case, offline, capability, dim, block):
+    for kernel in compiled(offline, base_case.with_(dim=dim, block=block), torch.bfloat16, capability):
+        assert kernel.spills == 0
+        assert kernel.shared_memory <= SHARED_MEMORY[capability]
+        assert any(opcode.startswith(("HMMA", "HGMMA")[capability == 90]) for opcode in kernel.sass)
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize(
+    ("dim", "dtype"), [(96, torch.float16), (256, torch.bfloat16), (128, torch.float32)], ids=str
+)
+def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
+    for kernel in compiled(offline, base_case.with_(dim=dim, block=(128, 64)), dtype, capability):
+        assert kernel.shared_memory <= SHARED_MEMORY[capability]
+        assert dtype == torch.float32 or kernel.spills <= 64

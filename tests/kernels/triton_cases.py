@@ -1,0 +1,86 @@
+"""The tests of the Triton tier; test_triton_attention.py runs them in the interpreter or on a GPU."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from accel.kernels.triton_attention import block_sparse_attention
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# The interpreter's bf16 dot is wrong.
+DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def outputs_start_as_nan(monkeypatch):
+    new_empty = torch.Tensor.new_empty
+
+    def filled(tensor, *args, **kwargs):
+        out = new_empty(tensor, *args, **kwargs)
+        return out.fill_(torch.nan) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled)
+
+
+def check(assert_exact, case, dtype=torch.float32, **options):
+    q, k, v = case.qkv(dtype, DEVICE)
+    layout = case.layout(DEVICE)
+    assert_exact(
+        block_sparse_attention(q, k, v, layout, return_lse=True, **options), q, k, v, layout, **options
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_case_is_as_exact_as_eager(case, assert_exact, dtype):
+    check(assert_exact, case.with_(dim=32) if INTERPRETED else case, dtype)
+
+
+@pytest.mark.parametrize("dim", [64, 96, 128, 256], ids="D{}".format)
+def test_head_dims_and_scales(base_case, assert_exact, dim):
+    check(assert_exact, base_case.with_(dim=dim, causal=True, q_len=70, heads=2, kv_heads=1), scale=0.2)
+
+
+@pytest.mark.parametrize(
+    "block", [(16, 16), (32, 128), (128, 16), (128, 32), (128, 128)], ids="{0[0]}x{0[1]}".format
+)
+def test_block_sizes(base_case, assert_exact, block):
+    check(assert_exact, base_case.with_(dim=16, block=block, causal=True, tail=True, heads=2, kv_heads=1))
+
+
+def test_strided_views(base_case, assert_exact):
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in base_case.qkv(device=DEVICE))
+    last_apart = torch.stack([v, v], dim=-1)[..., 0]
+    layout = base_case.layout(DEVICE)
+    assert_exact(block_sparse_attention(q, k, last_apart, layout, return_lse=True), q, k, v, layout)
+
+
+def test_lists_shared_by_stride_zero(base_case, assert_exact):
+    case = base_case.with_(shared_lists=True)
+    q, k, v = case.qkv(device=DEVICE)
+    layout = case.layout(DEVICE)
+    expanded = replace(
+        layout,
+        kv_indices=layout.kv_indices.expand(2, 4, -1, -1),
+        kv_num_blocks=layout.kv_num_blocks.expand(2, 4, -1),
+    )
+    assert_exact(block_sparse_attention(q, k, v, expanded, return_lse=True), q, k, v, layout)
+
+
+def test_keys_that_are_not_listed_are_not_read(base_case):
+    q, k, v = base_case.qkv(device=DEVICE)
+    layout = base_case.with_(shared_lists=True, density=0.1).layout(DEVICE)
+    unlisted = ~layout.to_mask()[0, 0].any(0)
+    assert unlisted.any()
+    clean = block_sparse_attention(q, k, v, layout)
+    k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.nan
+    assert torch.equal(block_sparse_attention(q, k, v, layout), clean)
+
+
+def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):
+    """A causal layout that was not made by `from_mask` may list blocks no query sees."""
+    layout = replace(base_case.with_(density=1.0).layout(DEVICE), causal=True)
+    q, k, v = base_case.qkv(device=DEVICE)
+    assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
