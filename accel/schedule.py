@@ -24,6 +24,7 @@ class Schedule:
             choice to a measurement on the machine (see `crossover`).
         dense_queries: of a language model's prompt, the last tokens whose queries see every key; whole
             blocks of them.
+        sparse_decode: whether a language model's single queries against a cache run sparse as well.
     """
 
     dense_steps: float = Field(default=0.0, ge=0, le=1)
@@ -31,6 +32,7 @@ class Schedule:
     dense_layers: float = Field(default=0.0, ge=0, le=1)
     min_tokens: int | None = Field(default=None, ge=0)
     dense_queries: int = Field(default=0, ge=0)
+    sparse_decode: bool = False
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
         """Why a call stays dense, or none."""

@@ -73,7 +73,7 @@ class SequenceAttention:
             return "gradients are recorded"
         if reason := call.unlike_plain_attention:
             return reason
-        if call.q.shape[2] == 1:
+        if call.q.shape[2] == 1 and not self.schedule.sparse_decode:
             return "decode"
         if not call.q.dtype == call.k.dtype == call.v.dtype:
             return "queries, keys and values of several types"
@@ -84,7 +84,8 @@ class SequenceAttention:
     def _attend(self, call: SequenceCall, visible: Visible) -> Tensor:
         k, v = call.k[:, :, : visible.kv_len], call.v[:, :, : visible.kv_len]
         layout = self.policy.layout(as_scaled(call.q, call.scale), k, None, self.context)
-        layout = with_dense_queries(layout, self.schedule.dense_queries)
+        if call.q.shape[2] > 1:
+            layout = with_dense_queries(layout, self.schedule.dense_queries)
         if visible.kv_lengths is not None:
             layout = replace(layout, kv_lengths=visible.kv_lengths)
         self.record.count_sparse(layout.density, None)

@@ -31,9 +31,12 @@ def read_visible(mask: Tensor | None, q_len: int, kv_len: int) -> Visible | str:
     One device read for each new mask; the layers of one forward share a mask, and the answer.
 
     Args:
-        mask: bool [B, 1, M, N], True where a query sees a key. None is causal from the first key on, with
-            keys behind the last query not written yet: what transformers means by it.
+        mask: bool [B, 1, M, N], True where a query sees a key. None means what it does to transformers: a
+            single query sees every key; several are causal from the first key on, and keys behind the last
+            of them are not written yet.
     """
+    if mask is None and q_len == 1:
+        return Visible(kv_len)
     if mask is None:
         return Visible(min(q_len, kv_len))
     if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:] != (1, q_len, kv_len):

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from accel.cli.bench import bench
 from accel.cli.compare import compare
 from accel.cli.complete import complete
 from accel.cli.doctor import doctor
@@ -26,6 +27,7 @@ app.command()(compare)
 app.command()(complete)
 app.command()(inspect)
 app.command()(doctor)
+app.add_typer(bench, name="bench")
 app.add_typer(recipes, name="recipes")
 
 

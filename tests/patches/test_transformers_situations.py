@@ -5,7 +5,7 @@ from pytest import approx, fixture, mark, raises
 from transformers import DynamicCache, StaticCache
 
 import tiny_language as tiny
-from accel import restore_model, summary
+from accel import accelerate_model, restore_model, summary
 from accel.patches.transformers_mask import NOT_CAUSAL
 from keep_everything import keep_everything
 
@@ -211,6 +211,23 @@ def test_packed_sequences_are_dense():
         return model(tiny.tokens(40), position_ids=positions, use_cache=False).logits
 
     check(tiny.llama, forward, 0, {NOT_CAUSAL: 2})
+
+
+@mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+def test_decode_can_run_sparse(static):
+    options = {"cache": StaticCache, "max_cache_len": 100} if static else {}
+    forward = cached(60, 1, 1, **options)
+    stock, fast = tiny.llama(), keep_everything(tiny.llama(), sparse_decode=True, dense_queries=20)
+    expected, got = forward(stock), forward(fast)
+    assert summary(fast).dense_reasons == {} and summary(fast).sparse_density == approx(1)
+    torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
+
+
+@mark.parametrize("recipe", ["llm-hip", "llm-permuted", "llm-xattention", "llm-a-shape"])
+def test_sparse_decode_of_shipped_recipes(recipe):
+    model = accelerate_model(tiny.llama(), recipe, min_tokens=0, sparse_decode=True, dense_layers=0)
+    assert cached(700, 1, 1)(model).isfinite().all()
+    assert summary(model).dense_reasons == {}
 
 
 def test_continuous_batching_is_refused_and_works_after_restoring():

@@ -25,9 +25,9 @@ class KeepEveryCausalBlock:
         return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device, causal=True)
 
 
-def keep_everything(model: Any) -> Any:
+def keep_everything(model: Any, **changes: Any) -> Any:
     """Accelerate a language model so that its sparse calls drop nothing."""
-    accelerate_model(model, DENSE)
+    accelerate_model(model, DENSE, **changes)
     for seat in patches_of(model)[0].seats:
         seat.attention.policy = KeepEveryCausalBlock()
     return model

@@ -1,0 +1,198 @@
+"""accel bench: what a recipe gains on this machine, by length, on random weights of a real model's shape."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from accel.bench import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
+from accel.bench_plot import plot
+from accel.cli import options
+from accel.load_pipeline import best_device
+from accel.override import override
+from accel.recipe import Recipe
+from accel.recipe_files import load_recipe
+from accel.versions import device_name, versions
+
+bench = typer.Typer(
+    help="Time a language model's prefill or decode, dense and accelerated.", no_args_is_help=True
+)
+
+ShapeName = Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}; the weights are random.")]
+Lengths = Annotated[str, typer.Option(help="Tokens, separated by commas.")]
+Density = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of blocks to keep: random weights have no heavy ones to tell it by.", min=0, max=1
+    ),
+]
+Out = Annotated[
+    list[Path] | None, typer.Option("--out", "-o", help="A .csv, .json or .svg (plot) to write. Repeatable.")
+]
+
+
+@bench.command()
+def prefill(
+    shape: ShapeName = "llama-3.1-8b",
+    lengths: Lengths = "16384,32768,65536,131072",
+    density: Density = 0.2,
+    recipe: options.RecipeName = None,
+    changes: options.Changes = None,
+    out: Out = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Time from a prompt to its first token."""
+    chosen = bench_recipe(recipe, density, changes)
+    _sweep("prefill", bench_prefill, shape, lengths, chosen, out, device, as_json)
+
+
+@bench.command()
+def decode(
+    shape: ShapeName = "llama-3.1-8b",
+    lengths: Lengths = "16384,32768,65536,131072",
+    recipe: options.RecipeName = "llm-hip",
+    changes: options.Changes = None,
+    out: Out = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Time one token after a cache of a length; the recipe's decode runs sparse."""
+    chosen = override(bench_recipe(recipe, None, changes), {"sparse_decode": True})
+    _sweep("decode", bench_decode, shape, lengths, chosen, out, device, as_json)
+
+
+def bench_recipe(name: str | None, density: float | None, changes: list[str] | None) -> Recipe:
+    """The recipe to time: a named one, or the default at a fixed density; never dense for its length."""
+    recipe = load_recipe(name or "llm-permuted")
+    fixed: dict[str, Any] = {"min_tokens": 0}
+    if name is None and density is not None:
+        fixed["select"] = {"kind": "top_k", "density": density}
+    return override(recipe, {**fixed, **options.parse_changes(changes)})
+
+
+def _sweep(
+    kind: str,
+    measure: Callable[[Any, int, Recipe], BenchRow],
+    shape: str,
+    lengths: str,
+    recipe: Recipe,
+    out: list[Path] | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    tokens = parse_lengths(lengths)
+    for path in out or []:
+        require_known_format(path)
+    device = device or best_device()
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model = random_model(shape, max(tokens) + 1, device, dtype)
+    rows = []
+    for length in tokens:
+        rows.append(measure(model, length, recipe))
+        if not as_json:
+            print(_line(rows[-1]), flush=True)
+    facts: dict[str, Any] = {"kind": kind, "shape": shape, "recipe": recipe.description, "dtype": str(dtype)}
+    facts |= {"device": device_name(torch.device(device)), "versions": versions()}
+    for path in out or []:
+        write(path, facts, rows)
+    if as_json:
+        print(json.dumps(as_data(facts, rows)))
+    else:
+        _print(facts, rows)
+
+
+def parse_lengths(lengths: str) -> list[int]:
+    """Numbers separated by commas, as a list.
+
+    Raises:
+        ValueError: if one is none, or below 2.
+    """
+    try:
+        tokens = [int(length) for length in lengths.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--lengths {lengths!r}: expected numbers separated by commas") from error
+    if min(tokens) < 2:
+        raise ValueError(f"--lengths {lengths!r}: a length is at least 2 tokens")
+    return tokens
+
+
+def require_known_format(path: Path) -> None:
+    """Refuse before the minutes of work, not after."""
+    if path.suffix not in (".csv", ".json", ".svg"):
+        raise ValueError(f"--out {path}: a sweep is written as .csv, .json or .svg")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--out {path}: the folder {path.absolute().parent} does not exist")
+
+
+def write(path: Path, facts: dict[str, Any], rows: list[BenchRow]) -> None:
+    """The sweep as the file's name says: .csv, .json or .svg."""
+    if path.suffix == ".svg":
+        text = plot(f"{facts['kind']}, {facts['shape']}, {facts['device']}", rows)
+    elif path.suffix == ".json":
+        text = json.dumps(as_data(facts, rows), indent=1)
+    else:
+        text = as_csv(rows)
+    path.write_text(text, encoding="utf-8")
+
+
+def as_data(facts: dict[str, Any], rows: list[BenchRow]) -> dict[str, Any]:
+    """The sweep as plain data."""
+    ratios = ("times_faster", "attention_times_faster")
+    return {
+        **facts,
+        "rows": [{**asdict(row), **{name: getattr(row, name) for name in ratios}} for row in rows],
+    }
+
+
+def as_csv(rows: list[BenchRow]) -> str:
+    """One line a length."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    fields = ("seconds", "attention_seconds", "peak_bytes", "density")
+    sides = ("dense", "accelerated")
+    writer.writerow(["tokens", *(f"{side}_{field}" for side in sides for field in fields), "times_faster"])
+    for row in rows:
+        cells = [getattr(getattr(row, side), field) for side in sides for field in fields]
+        writer.writerow([row.tokens, *cells, row.times_faster])
+    return text.getvalue()
+
+
+def _line(row: BenchRow) -> str:
+    return f"{row.tokens} tokens: {row.times_faster:.2f} times as fast as dense"
+
+
+def _print(facts: dict[str, Any], rows: list[BenchRow]) -> None:
+    table = Table(title=f"{facts['kind']}, {facts['shape']}, {facts['device']}, {facts['dtype']}")
+    heads = (
+        "tokens",
+        "dense s",
+        "accelerated s",
+        "times faster",
+        "attention times faster",
+        "density",
+        "peak GiB",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.tokens), f"{row.dense.seconds:.3f}", f"{row.accelerated.seconds:.3f}",
+            f"{row.times_faster:.2f}", f"{row.attention_times_faster:.2f}", f"{row.accelerated.density:.3f}",
+            " / ".join(_gib(side.peak_bytes) for side in (row.dense, row.accelerated)),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _gib(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**30:.1f}"

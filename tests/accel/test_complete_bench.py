@@ -1,0 +1,99 @@
+"""accel bench: sweeps of random weights of a named shape, as a table, CSV, JSON and a plot."""
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+
+import torch
+from pytest import fixture, mark, raises
+from typer.testing import CliRunner
+
+from accel.bench import SHAPES, BenchRow, Measured, bench_decode, bench_prefill, random_model
+from accel.bench_plot import plot
+from accel.cli.app import app
+from accel.cli.bench import bench_recipe
+
+
+@fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@fixture(scope="module")
+def model():
+    return random_model("tiny", 700, "cpu", torch.float32)
+
+
+def row(tokens, dense, fast):
+    return BenchRow(tokens, *(Measured(seconds, seconds / 2, None, 0.5, {}) for seconds in (dense, fast)))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments, "--shape", "tiny", "--device", "cpu"])
+
+
+def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
+    measured = bench_prefill(model, 600, bench_recipe(None, 0.2, None), repeats=1)
+    assert measured.dense.density == 1 and measured.dense.dense_reasons == {"dense by recipe": 6}
+    assert not measured.accelerated.dense_reasons and measured.accelerated.density > 0
+    assert measured.accelerated.attention_seconds > 0 and measured.times_faster > 0
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_decode_reuses_one_cache_and_runs_sparse(model):
+    recipe = bench_recipe("llm-hip", None, ["sparse_decode=true", "sink=64", "window=64", "dense_layers=0"])
+    measured = bench_decode(model, 600, recipe, repeats=2)
+    assert measured.accelerated.density < 1 and not measured.accelerated.dense_reasons
+
+
+@mark.parametrize("name", SHAPES)
+def test_named_shapes_have_the_parameters_they_are_named_for(name):
+    with torch.device("meta"):
+        model = random_model(name, 8192, "meta", torch.bfloat16)
+    billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    assert round(billions) == {"llama-3.1-8b": 8, "qwen3-8b": 8, "tiny": 0}[name]
+
+
+def test_unknown_shapes_are_refused():
+    with raises(ValueError, match=r"llama-3\.1-8b"):
+        random_model("llama-9", 10, "cpu", torch.float32)
+
+
+def test_the_plot_is_svg_with_a_point_for_each_length():
+    tree = ElementTree.fromstring(plot("title", [row(1024, 1, 2), row(2048, 3, 2), row(4096, 9, 3)]))
+    assert len(tree.findall(".//{*}circle")) == 6 and len(tree.findall(".//{*}polyline")) == 2
+    with raises(ValueError, match="at least one"):
+        plot("title", [])
+
+
+def test_files_and_json_tell_the_same(tmp_path):
+    paths = [tmp_path / f"sweep.{kind}" for kind in ("csv", "json", "svg")]
+    files = [argument for path in paths for argument in ("--out", str(path))]
+    result = invoke("prefill", "--lengths", "300,500", "--json", *files)
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout.splitlines()[-1])
+    assert data == json.loads(paths[1].read_text())
+    lines = list(csv.DictReader(paths[0].read_text().splitlines()))
+    assert [int(line["tokens"]) for line in lines] == [each["tokens"] for each in data["rows"]] == [300, 500]
+    assert float(lines[0]["dense_seconds"]) == data["rows"][0]["dense"]["seconds"]
+    assert paths[2].read_text().startswith("<svg")
+
+
+def test_decode_table_names_its_columns():
+    result = invoke("decode", "--lengths", "300", "--set", "window=64", "--set", "sink=64")
+    assert result.exit_code == 0, result.output
+    assert "decode, tiny" in result.stdout and "300 tokens:" in result.stdout
+
+
+@mark.parametrize(
+    "arguments, message",
+    [
+        (["--lengths", "1k"], "numbers"),
+        (["--lengths", "1"], "at least 2"),
+        (["--out", "sweep.png"], r".csv, .json or .svg"),
+        (["--out", "no-such-folder/sweep.csv"], "does not exist"),
+    ],
+)
+def test_mistakes_are_told_before_the_work(arguments, message):
+    result = invoke("prefill", *arguments)
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
