@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from accel.policies import POLICIES
 from accel.recipe import Recipe
 from accel.recipe_errors import RecipeError, nearest
 from accel.recipe_files import build_recipe, recipe_data
@@ -20,7 +20,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     Args:
         recipe: left as it is.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
-            schedule, `method`, or a key of a policy (set in every rule whose policy has it).
+            schedule, `method`, or a key of a policy, however deep (set in every rule whose policy has it).
 
     Raises:
         RecipeError: if a path does not exist or a value is out of range; names the nearest valid key.
@@ -46,17 +46,22 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         for rule in rules:
             rule["policy"] = {"method": value}
         return
-    policies = [rule["policy"] for rule in rules if name in _policy_keys(rule["policy"])]
-    if not policies:
-        known = {*SCHEDULE_KEYS, "method", *(key for rule in rules for key in _policy_keys(rule["policy"]))}
-        raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
-    for policy in policies:
-        policy[name] = value
+    holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
+    if not holders:
+        known = {key for rule in rules for mapping in _mappings(rule["policy"]) for key in mapping}
+        raise RecipeError(
+            f"override: unknown key {name!r}; {nearest(name, {*known, *SCHEDULE_KEYS, 'method'})}"
+        )
+    for holder in holders:
+        holder[name] = value
 
 
-def _policy_keys(policy: dict[str, Any]) -> list[str]:
-    cls = POLICIES.get(policy["method"])
-    return [field.name for field in fields(cls)] if cls else []  # type: ignore[arg-type]
+def _mappings(node: Any) -> Iterator[dict[str, Any]]:
+    """A mapping and every mapping in it: `density` is found inside `select`."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _mappings(value)
 
 
 def _set_path(data: dict[str, Any], path: str, value: Any) -> None:

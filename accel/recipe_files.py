@@ -81,8 +81,12 @@ def build_recipe(data: Any, source: str) -> Recipe:
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, without what was left at its default."""
-    return recipe.model_dump(mode="json", exclude_none=True)
+    """The recipe as plain data, every default written out."""
+    data = recipe.model_dump(mode="json")
+    data["rules"] = [
+        {key: value for key, value in rule.items() if value is not None} for rule in data["rules"]
+    ]
+    return data
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ import typer
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.generate import GenerateSettings, generate
 from accel.load_pipeline import load_pipeline
+from accel.plan_reuse import Reuse
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
@@ -50,6 +51,7 @@ METHODS: dict[str, Callable[[float], Policy]] = {
     "pooled, row": composed(Pooled(), "row"),
     "pooled, row, tail": composed(Pooled(), "row", tail=True),
     "strided, layer": composed(Strided(8, 4), "layer", 0.5),
+    "strided 16x8, layer": composed(Strided(16, 8), "layer", 0.5),
     "strided, layer, tail": composed(Strided(8, 4), "layer", 0.5, tail=True),
     "oracle, row": composed(Strided(1, 1), "row"),
 }
@@ -74,6 +76,7 @@ def main(
     density: Annotated[float, typer.Option(help="Of the sparse calls; radial has its own.")] = 0.4,
     prompts: Annotated[int, typer.Option(help="How many of the demo's prompts.", min=1, max=8)] = 1,
     method: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    reuse: Annotated[int, typer.Option(help="Steps that a layout serves.", min=1)] = 1,
 ) -> None:
     """Run every method on the demo and write what it cost and gained."""
     pipe = load_pipeline("demo")
@@ -84,7 +87,7 @@ def main(
         settings = GenerateSettings(prompt=prompt, **defaults)
         dense = generate(pipe, settings)
         for name in method or METHODS:
-            run = generate(pipe, settings, recipe_of(METHODS[name](density)))
+            run = generate(pipe, settings, recipe_of(METHODS[name](density), reuse))
             quality = measure_quality(run.frames, dense.frames)
             assert run.latents is not None and dense.latents is not None
             rows.append(
@@ -101,16 +104,23 @@ def main(
             )
             print(rows[-1], flush=True)
     machine = {"device": device_name("cpu"), "threads": torch.get_num_threads(), **versions()}
-    settings_text = {"density": density, "dense_steps": DENSE_STEPS, "block_size": BLOCK, "seed": 0}
+    settings_text = {
+        "density": density,
+        "dense_steps": DENSE_STEPS,
+        "block_size": BLOCK,
+        "seed": 0,
+        "reuse": reuse,
+    }
     found = {"machine": machine, "settings": settings_text, "rows": [asdict(row) for row in rows]}
     out.write_text(json.dumps(found, indent=1))
     out.with_suffix(".md").write_text(table(rows))
 
 
-def recipe_of(policy: Policy) -> Recipe:
+def recipe_of(policy: Policy, reuse: int) -> Recipe:
     """A recipe around any policy, those that no YAML can name included."""
     rule = Rule.model_construct(match="*", policy=policy)
-    return Recipe.model_construct(rules=(rule,), schedule=Schedule(dense_steps=DENSE_STEPS))
+    schedule = Schedule(dense_steps=DENSE_STEPS)
+    return Recipe.model_construct(rules=(rule,), schedule=schedule, reuse=Reuse(steps=reuse))
 
 
 def table(rows: list[Row]) -> str:
@@ -124,7 +134,8 @@ def table(rows: list[Row]) -> str:
     for group in sorted(groups, key=lambda group: mean(row.latent_relative_error for row in group)):
         density = mean(row.sparse_density or 1.0 for row in group)
         lines.append(
-            f"| {group[0].method} | {density:.3f} | {mean(r.ssim for r in group):.4f} | {mean(r.psnr for r in group):.1f} "
+            f"| {group[0].method} | {density:.3f} | {mean(r.ssim for r in group):.4f} "
+            f"| {mean(r.psnr for r in group):.1f} "
             f"| {mean(r.latent_relative_error for r in group):.3f} "
             f"| {mean(r.attention_times_faster for r in group):.2f}x "
             f"| {mean(r.transformer_times_faster for r in group):.2f}x |"

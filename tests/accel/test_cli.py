@@ -60,7 +60,14 @@ def test_compare_writes_a_page_and_two_videos(compared):
     folder, _ = compared
     assert {path.name for path in folder.iterdir()} == {"demo.mp4", "demo-dense.mp4", "report.html"}
     page = (folder / "report.html").read_text()
-    for part in ("noise floor", "other seed", "SSIM", "first steps", "data:video/mp4;base64", "decay: 0.5"):
+    for part in (
+        "noise floor",
+        "other seed",
+        "SSIM",
+        "first steps",
+        "data:video/mp4;base64",
+        "budget: layer",
+    ):
         assert part in page, part
 
 
@@ -103,7 +110,19 @@ def test_recipes_validate(tmp_path):
 
 def test_inspect_needs_no_weights(printed):
     data = json.loads(
-        printed("inspect", "demo", "--height", "192", "--width", "320", "--frames", "33", "--json")
+        printed(
+            "inspect",
+            "demo",
+            "--recipe",
+            "radial",
+            "--height",
+            "192",
+            "--width",
+            "320",
+            "--frames",
+            "33",
+            "--json",
+        )
     )
     assert data["grid"] == {"frames": 9, "height": 24, "width": 40, "tokens": 8640}
     assert len(data["sites"]) == 8 and all(0 < site["density"] < 1 for site in data["sites"])
@@ -120,9 +139,9 @@ def test_doctor_names_the_tier_and_why(printed):
 MISTAKES = {
     "empty folder": (["generate", "x", "--model", "."], "model_index.json"),
     "unknown recipe": (["generate", "--recipe", "demoo"], "did you mean 'demo'?"),
-    "wrong override": (["generate", "--set", "decy=1"], "did you mean 'decay'?"),
+    "wrong override": (["generate", "--set", "densty=1"], "did you mean 'density'?"),
     "override without value": (["generate", "--set", "decay"], "expected key.path=value"),
-    "override out of range": (["generate", "--set", "decay=3"], "less than or equal to 1"),
+    "override out of range": (["generate", "--set", "density=3"], "less than or equal to 1"),
     "odd size": (["generate", "--height", "100", "--frames", "9"], "divisible by"),
     "unknown suffix": (["generate", "--output", "video.avi"], ".mp4"),
     "missing folder": (["generate", "--output", "no/such/video.mp4"], "does not exist"),

@@ -1,9 +1,9 @@
 """Reuse of layouts: for how long, for which branches, and what ends it."""
 
-import tiny
 import torch
 from pytest import mark
 
+import tiny
 from accel import accelerate_model
 from accel.accelerate import patches_of
 from accel.kernels.layout import BlockLayout

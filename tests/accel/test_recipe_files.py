@@ -150,6 +150,10 @@ def test_overrides_by_name_and_by_path():
     assert changed.rules[0].policy.decay == 0.25 and changed.rules[0].policy.rule == "hunyuan"
 
 
+def test_overrides_find_nested_keys():
+    assert override(load_recipe("demo"), {"density": 0.5}).rules[0].policy.select.density == 0.5
+
+
 def test_method_override_replaces_the_policy():
     assert override(parse_recipe(GOOD, "good"), {"method": "dense"}).rules[0].policy.method == "dense"
 
