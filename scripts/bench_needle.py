@@ -126,6 +126,7 @@ def hidden_states(model: Any, sample: Sample) -> Tensor:
     return model.model(sample.tokens, use_cache=False).last_hidden_state[0]
 
 
+@torch.no_grad()
 def measure(model: Any, method: str, recipe: Recipe, data: list[Sample], dense: list[Tensor]) -> Row:
     """One row; `dense` are the samples' hidden states without acceleration."""
     right, depths, losses, errors = [], [], [], []
@@ -156,8 +157,7 @@ def sweep(model: Any, options: argparse.Namespace) -> Iterator[Row]:
     """Dense first, then every method at every density, length by length."""
     for length in options.lengths:
         data = samples(length, options.samples, options.seed, model.device)
-        with torch.no_grad():
-            dense = [hidden_states(model, sample) for sample in data]
+        dense = [hidden_states(model, sample) for sample in data]
         yield measure(model, "dense", DENSE, data, dense)
         for method in options.methods:
             for density in options.densities:
