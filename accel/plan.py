@@ -13,6 +13,8 @@ from accel.patches.site import Site
 from accel.recipe import Recipe, Rule
 from accel.recipe_errors import RecipeError, nearest
 
+TRIAL_TOKENS = 2048
+
 
 @dataclass(frozen=True)
 class Step:
@@ -62,8 +64,8 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
 
 def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Try every method that a language model would run on a few tokens without a grid."""
-    tokens = torch.zeros(1, 1, 2, 16)
+    """Try every method that a language model would run on a text of zeros: no grid, and causal."""
+    tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16)
     for number, rule in enumerate(recipe.rules):
         if any(step.rule is rule for step in steps):
             try:

@@ -76,7 +76,7 @@ METHODS: dict[str, Callable[[float, int], dict[str, Any]]] = {
     "permuted, pooled": permuted({"kind": "pooled"}),
     "permuted, antidiagonal": permuted({"kind": "antidiagonal", "stride": 8}),
     "antidiagonal (XAttention)": composed({"kind": "antidiagonal", "stride": 8}),
-    "sampled": composed({"kind": "sampled", "per_block": 16}),
+    "strided": composed({"kind": "strided", "query": 8, "key": 4}),
     "hip, tree": hip({"kind": "tree"}),
     "hip, stages": hip({"kind": "stages"}),
     "a-shape": a_shape,

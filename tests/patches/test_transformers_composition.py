@@ -199,6 +199,12 @@ def test_methods_that_need_a_grid_are_refused_before_anything_is_touched(model, 
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_scores_that_know_no_causality_are_refused_too(model):
+    policy = {"method": "permuted", "score": {"kind": "sampled"}}
+    with raises(RecipeError, match="not causal"):
+        accelerate_model(model, Recipe.model_validate({"rules": [{"match": "*", "policy": policy}]}))
+
+
 def test_generation_is_that_of_the_stock_model_when_everything_is_kept(model):
     ids = tiny_language.tokens(100, 2)
     expected = model.generate(ids, max_new_tokens=6, do_sample=False)
