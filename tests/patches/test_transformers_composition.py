@@ -200,7 +200,7 @@ def test_methods_that_need_a_grid_are_refused_before_anything_is_touched(model, 
 
 
 def test_scores_that_know_no_causality_are_refused_too(model):
-    policy = {"method": "permuted", "score": {"kind": "sampled"}}
+    policy = {"method": "compose", "score": {"kind": "sampled"}, "select": {"kind": "top_p", "mass": 0.9}}
     with raises(RecipeError, match="not causal"):
         accelerate_model(model, Recipe.model_validate({"rules": [{"match": "*", "policy": policy}]}))
 
