@@ -52,7 +52,7 @@ def block_sparse_attention(
     Args:
         q: [B, H, M, D], any strides; k, v: [B, Hkv, N, D], H a multiple of Hkv.
         layout: which key blocks each block of queries attends to.
-        scale: 1 / sqrt(D) if none.
+        scale: positive; 1 / sqrt(D) if none.
         return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `TIERS`; none takes the fastest one this machine has. A tier that is asked for and
             cannot run is an error, never replaced.
@@ -65,7 +65,7 @@ def block_sparse_attention(
         ValueError: if shapes, types or devices contradict each other, gradients are recorded, or no tier or
             not the asked one can run the call.
     """
-    _check(q, k, v, layout)
+    _check(q, k, v, layout, scale)
     name = _tier(q, tier)
     return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
 
@@ -79,11 +79,11 @@ def _tier(q: Tensor, asked: str | None) -> str:
     if asked not in TIERS:
         raise ValueError(f"tier must be one of {sorted(TIERS)}, got {asked!r}")
     if reason := cannot_run(asked, q.device, q.dtype, q.shape[-1]):
-        raise ValueError(f"tier {asked!r} cannot run this call: {reason}")
+        raise ValueError(f"the {asked} tier cannot run this call: it {reason}")
     return asked
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None) -> None:
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
         raise ValueError(
             "expected q [B, H, M, D] and k, v [B, Hkv, N, D], "
@@ -95,6 +95,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> None:
         raise ValueError(f"query heads must be a multiple of key heads, got {q.shape[1]} and {k.shape[1]}")
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k and v must have one type, got {q.dtype}, {k.dtype} and {v.dtype}")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
     if not q.device == k.device == v.device == layout.device:
         raise ValueError(
             "q, k, v and the layout must be on one device, "

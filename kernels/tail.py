@@ -8,6 +8,7 @@ from torch import Tensor
 
 from accel.kernels.blocks import per_head, positions_by_block
 from accel.kernels.layout import BlockLayout
+from accel.kernels.mean_pool import mean_pool
 
 
 def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
@@ -16,6 +17,9 @@ def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tenso
     Args:
         k, v: [B, Hkv, N, D], in the order that `layout` cuts its blocks from.
     """
+    if layout.kv_lengths is None:
+        columns = layout.block_size[1]
+        return mean_pool(k, columns).to(k.dtype), mean_pool(v, columns).to(v.dtype)
     present = _present(layout, k.shape[1])
     count = present.sum(dim=-1, keepdim=True).clamp(min=1)
     return _mean(k, present, count), _mean(v, present, count)

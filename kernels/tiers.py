@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ import torch
 TIERS: dict[str, str] = {
     "reference": "accel.kernels.reference",
     "torch": "accel.kernels.gathered_attention",
+    "triton": "accel.kernels.triton_attention",
 }
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,44 @@ class TierChoice:
 
 
 def choose_tier(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> TierChoice:
-    """The fastest tier that can run heads of `head_dim` in `dtype` on `device`."""
+    """The fastest tier that can run heads of `head_dim` in `dtype` on `device`, of those proven on a GPU."""
     device = torch.device(device)
-    if reason := cannot_run("torch", device, dtype, head_dim):
-        return TierChoice("torch", "gathers blocks in PyTorch, on any device", unsupported=reason)
-    return TierChoice("torch", f"gathers blocks in PyTorch on the {device.type} device")
+    if device.type == "cuda" and cannot_run("triton", device, dtype, head_dim) is None:
+        return TierChoice("triton", "one Triton kernel for any GPU")
+    not_triton = cannot_run("triton", device, dtype, head_dim)
+    not_torch = cannot_run("torch", device, dtype, head_dim)
+    return TierChoice(
+        "torch",
+        f"gathers the listed blocks in PyTorch; the triton tier {not_triton}",
+        unsupported=None if not_torch is None else f"the torch tier {not_torch}",
+    )
 
 
 def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why tier `name` cannot run such a call; none if it can."""
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return f"{dtype} attention"
+    """Why tier `name` cannot run such a call, to be read after its name; none if it can."""
+    device = torch.device(device)
+    if dtype not in FLOATS:
+        return f"does not take {dtype}"
+    return None if name in ("reference", "torch") else _triton_cannot_run(device, dtype, head_dim)
+
+
+def _triton_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    if find_spec("triton") is None:
+        return "needs the triton package"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"needs a GPU, not {device.type}"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "needs a GPU, and PyTorch sees none"
+    if (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) < (8, 0)
+    ):
+        return "needs compute capability 8.0 or above"
+    if dtype == torch.float64:
+        return "does not take torch.float64"
+    if not 16 <= head_dim <= 256:
+        return f"takes head dims from 16 to 256, not {head_dim}"
     return None
 
 

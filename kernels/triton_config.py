@@ -16,7 +16,7 @@ def launch_config(rows: int, columns: int, dim: int, itemsize: int) -> dict[str,
     small = block_d <= 128 and itemsize == 2
     return {
         "BLOCK_N": min(columns, 64 if small else 32 if itemsize == 2 else 16),
-        "num_warps": 8 if rows * block_d > 128 * 64 else 4,
+        "num_warps": 8 if rows * block_d >= 128 * 64 else 4,
         "num_stages": 3 if small else 2,
     }
 

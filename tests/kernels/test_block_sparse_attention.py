@@ -35,15 +35,31 @@ def test_the_chosen_tier_computes_what_the_reference_does():
 @pytest.mark.parametrize("name", TIERS)
 def test_a_tier_that_cannot_run_is_an_error(name):
     q, k, v = (x.to(torch.int32) for x in qkv())
-    with pytest.raises(ValueError, match=f"tier '{name}' cannot run this call: torch.int32"):
+    with pytest.raises(
+        ValueError, match=f"the {name} tier cannot run this call: it does not take torch.int32"
+    ):
         block_sparse_attention(q, k, v, BlockLayout.full(100, 100), tier=name)
     assert "int32" in cannot_run(name, "cuda", torch.int32, 64)
 
 
 def test_a_call_that_no_tier_can_run_is_an_error():
-    assert choose_tier("cpu", torch.int8, 64).unsupported == "torch.int8 attention"
+    assert choose_tier("cpu", torch.int8, 64).unsupported == "the torch tier does not take torch.int8"
     with pytest.raises(ValueError, match=r"no tier .* torch\.int8"):
         block_sparse_attention(*(x.to(torch.int8) for x in qkv()), BlockLayout.full(100, 100))
+
+
+def test_the_triton_tier_is_not_chosen_and_not_replaced_without_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert choose_tier("cuda", torch.bfloat16, 128).name == "torch"
+    assert "PyTorch sees none" in choose_tier("cuda", torch.bfloat16, 128).reason
+    with pytest.raises(ValueError, match="the triton tier cannot run this call: it needs a GPU, not cpu"):
+        block_sparse_attention(*qkv(), BlockLayout.full(100, 100), tier="triton")
+
+
+def test_a_negative_scale_is_an_error():
+    with pytest.raises(ValueError, match="scale must be positive, got -1"):
+        block_sparse_attention(*qkv(), BlockLayout.full(100, 100), scale=-1)
 
 
 def test_an_unknown_tier_is_an_error():

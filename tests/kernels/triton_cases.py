@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from accel.kernels import mean_pool, triton_mean_pool
 from accel.kernels.triton_attention import block_sparse_attention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # The interpreter's bf16 dot is wrong.
-DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,13 @@ def check(assert_exact, case, dtype=torch.float32, **options):
     )
 
 
+def test_every_case_is_as_exact_as_eager(case, assert_exact):
+    check(assert_exact, case.with_(dim=32, heads=2, kv_heads=1) if INTERPRETED else case)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_case_is_as_exact_as_eager(case, assert_exact, dtype):
-    check(assert_exact, case.with_(dim=32) if INTERPRETED else case, dtype)
+def test_other_types(base_case, assert_exact, dtype):
+    check(assert_exact, base_case.with_(heads=2, kv_heads=1, causal=True, tail=True, density=0.3), dtype)
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128, 256], ids="D{}".format)
@@ -77,6 +82,13 @@ def test_keys_that_are_not_listed_are_not_read(base_case):
     clean = block_sparse_attention(q, k, v, layout)
     k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.nan
     assert torch.equal(block_sparse_attention(q, k, v, layout), clean)
+
+
+@pytest.mark.parametrize("length", [1, 47, 64], ids="N{}".format)
+def test_mean_pool(length):
+    tokens = torch.randn(2, length, 3, 40, device=DEVICE).half().transpose(1, 2)
+    expected = mean_pool.mean_pool(tokens.cpu().double(), 16).float()
+    torch.testing.assert_close(triton_mean_pool.mean_pool(tokens, 16).cpu(), expected)
 
 
 def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):
