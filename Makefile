@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	$(BIN)/accel compare --model demo --output out
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

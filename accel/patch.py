@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,6 +61,24 @@ class Patch:
         for seat in self.seats:
             seat.attention.stopwatch = stopwatch
         return stopwatch
+
+    def after_first_forward(self, model: nn.Module) -> None:
+        """Notice seats that a model has passed by.
+
+        Raises:
+            RuntimeError: if it has called none of them: the seam does not hold with the installed library.
+        """
+        component = next(name for name, part in self.models.items() if part is model)
+        seats = [seat for seat in self.seats if seat.site.component == component]
+        idle = [seat.site.full_name for seat in seats if not seat.attention.record.calls]
+        if not idle:
+            return
+        if len(idle) == len(seats):
+            raise RuntimeError(
+                f"{type(model).__name__} called none of its {len(seats)} accelerated attention sites: the "
+                "installed library may have changed. restore_model() takes the acceleration out."
+            )
+        warnings.warn(f"never called in the first forward: {', '.join(idle)}", stacklevel=2)
 
     @property
     def step_source(self) -> str:

@@ -3,7 +3,7 @@
 import threading
 
 import torch
-from pytest import fixture, mark, raises
+from pytest import fixture, mark, raises, warns
 
 import accel.patch
 import tiny
@@ -186,3 +186,21 @@ def test_summary_reads_as_text_and_as_a_dict(model):
     assert data["density"] == (1 + 2 * data["sparse_density"]) / 3
     text = str(account)
     assert "dense: 1 calls, dense layer" in text and "blocks.2.attn1" in text
+
+
+@torch.no_grad()
+def test_a_model_that_calls_no_site_is_an_error(model):
+    accelerate_model(model, RECIPE)
+    for block in model.blocks:
+        block.attn1.forward = lambda hidden_states, *rest: hidden_states
+    with raises(RuntimeError, match="called none of its 3"):
+        output(model)
+
+
+@torch.no_grad()
+def test_a_site_that_is_passed_by_is_warned_about(model):
+    accelerate_model(model, RECIPE)
+    model.blocks[1].attn1.forward = lambda hidden_states, *rest: hidden_states
+    with warns(UserWarning, match=r"never called in the first forward: blocks\.1\.attn1"):
+        output(model)
+    assert summary(model).never_called == ("blocks.1.attn1",)
