@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel import Recipe, accelerated, summary
+from accel import Recipe, accelerated, load_recipe, summary
 from accel.demo.needle import NeedleTask
 from accel.generate import DENSE
 from accel.load_language_model import load_language_model
@@ -154,11 +154,13 @@ def by_depth(hit: Tensor, depth: Tensor) -> tuple[float | None, ...]:
 
 
 def sweep(model: Any, options: argparse.Namespace) -> Iterator[Row]:
-    """Dense first, then every method at every density, length by length."""
+    """Dense first, then every method at every density and the shipped recipes, length by length."""
     for length in options.lengths:
         data = samples(length, options.samples, options.seed, model.device)
         dense = [hidden_states(model, sample) for sample in data]
         yield measure(model, "dense", DENSE, data, dense)
+        for name in options.recipes:
+            yield measure(model, name, load_recipe(name), data, dense)
         for method in options.methods:
             for density in options.densities:
                 policy = METHODS[method](density, length)
@@ -187,7 +189,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="demo-llm", help="the embedded demo, or a folder of one like it")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192], help="tokens")
     parser.add_argument("--densities", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--recipes", nargs="+", default=[], help="shipped recipes to measure as they are")
     parser.add_argument("--samples", type=int, default=16, help=f"sequences a row, of {PAIRS} questions each")
     parser.add_argument("--dense-queries", type=int, default=0, help="last queries that see every key")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,7 @@
 """The crossover: asked once for each length and machine, remembered, and never in the way of a forward."""
 
 import json
+import time
 
 import torch
 from pytest import fixture, mark
@@ -79,6 +80,18 @@ def test_a_real_measurement_leaves_the_random_state_alone(lengths):
     before = torch.get_rng_state()
     assert sparse_wins(Shape(*lengths, 2, 1, 16), POLICY, torch.device("cpu"), torch.float32) in (True, False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_on_the_cpu_one_key_head_stands_for_all():
+    assert Shape.of(torch.empty(2, 8, 3000, 16), torch.empty(2, 2, 5000, 16)) == Shape(2048, 4096, 4, 1, 16)
+
+
+@mark.parametrize("pause, runs", [(0.0, 4), (0.15, 1)], ids=["short", "long"])
+def test_long_calls_run_once_and_short_ones_four_times(monkeypatch, pause, runs):
+    monkeypatch.setattr(crossover, "LONG", 0.1)
+    calls = []
+    crossover.seconds(lambda: calls.append(time.sleep(pause)), torch.device("cpu"))
+    assert len(calls) == runs
 
 
 def test_thinned_layouts_have_the_assumed_density():

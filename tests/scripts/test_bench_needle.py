@@ -67,8 +67,11 @@ def test_the_table_has_a_line_for_each_row():
 def test_main_writes_what_it_prints(monkeypatch, tmp_path, capsys):
     path = tmp_path / "needle.json"
     arguments = ["--lengths", "200", "--densities", "0.5", "--samples", "1", "--methods", "a-shape"]
+    arguments += ["--recipes", "llm-a-shape"]
     monkeypatch.setattr("sys.argv", ["bench_needle.py", *arguments, "--out", str(path)])
     bench_needle.main()
     rows = json.loads(path.read_text())
-    assert [row["method"] for row in rows] == ["dense", "a-shape"] and rows[0]["density"] == approx(1)
+    assert [row["method"] for row in rows] == ["dense", "llm-a-shape", "a-shape"] and rows[0][
+        "density"
+    ] == approx(1)
     assert "| a-shape | 200 |" in capsys.readouterr().out
