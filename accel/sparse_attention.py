@@ -11,12 +11,14 @@ from torch import Tensor
 
 from accel.call_record import CallRecord
 from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
 from accel.plan_reuse import LayoutCache, Reuse
 from accel.policies.policy import Policy
+from accel.policies.ramp import at_progress
 from accel.schedule import Schedule
 from accel.stopwatch import Stopwatch
 
@@ -32,9 +34,7 @@ class SparseAttention:
         reuse: for how long chosen blocks are kept.
     """
 
-    def __init__(
-        self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook, reuse: Reuse
-    ) -> None:
+    def __init__(self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook, reuse: Reuse) -> None:
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.policy = policy
@@ -54,15 +54,21 @@ class SparseAttention:
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
     ) -> Tensor:
         context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
+        context = context.of_call(q.shape[1])
         reason = self._dense_reason(q, k, v, mask, context)
         if reason is not None:
             self.record.count_dense(reason, context.step)
             return dense()
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
         key = (q.shape, k.shape, q.device, context.grid, self.hook.adapters)
-        layout = self.layouts.layout(context, key, lambda: self.policy.layout(q, k, context.grid, context))
+        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context))
+        if mask is not None:
+            layout = replace(layout, kv_lengths=valid_keys(mask, q.shape[0]))
         self.record.count_sparse(layout.density, context.step)
         return block_sparse_attention(q, k, v, layout).transpose(1, 2)
+
+    def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
+        return at_progress(self.policy, context.progress).layout(q, k, context.grid, context)
 
     def _dense_reason(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context
@@ -78,10 +84,21 @@ class SparseAttention:
             return f"grid not readable ({self.hook.grid_error})"
         if q.shape[1] != k.shape[1]:
             return "cross-attention"
-        if mask is not None:
+        if mask is not None and not hides_padding_only(mask, context):
             return "attention mask"
         if q.shape[1] != context.grid.tokens:
             return f"grid {context.grid} is not {q.shape[1]} tokens"
         if reason := choose_tier(q.device, q.dtype, q.shape[-1]).unsupported:
             return reason
         return self.schedule.dense_reason(context, q.shape[1])
+
+
+def hides_padding_only(mask: Tensor, context: Context) -> bool:
+    """Whether a mask is known to say no more than how many of the first keys each sample has."""
+    key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+    return key_mask and context.text_padding == "last"
+
+
+def valid_keys(mask: Tensor, batch: int) -> Tensor:
+    """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
+    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from accel.patches.grid import TokenGrid
+
+TextPadding = Literal["last", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Context:
         branch: 0 for the first forward of a step, 1 for the second (classifier-free guidance), and so on.
         layer: index of the attention call's layer among the model's attention sites.
         n_layers: number of those.
+        text_padding: "last" where the model hides padded text by a key mask that ends in one run of hidden
+            keys, "dropped" where it leaves padded text out of each sample's call; none where it is not known
+            to do either.
     """
 
     grid: TokenGrid | None = None
@@ -30,6 +36,7 @@ class Context:
     branch: int = 0
     layer: int = 0
     n_layers: int = 1
+    text_padding: TextPadding | None = None
 
     def __post_init__(self) -> None:
         if (self.step is None) != (self.n_steps is None):
@@ -38,3 +45,10 @@ class Context:
             )
         if not 0 <= self.progress <= 1:
             raise ValueError(f"progress must be in [0, 1], got {self.progress}")
+
+    def of_call(self, tokens: int) -> Context:
+        """The context of a call over that many tokens, less text if the model dropped its padding."""
+        grid = self.grid
+        if grid is None or self.text_padding != "dropped" or not grid.video_tokens <= tokens < grid.tokens:
+            return self
+        return replace(self, grid=replace(grid, text_tokens=tokens - grid.video_tokens))

@@ -16,6 +16,7 @@ from diffusers.models.attention_dispatch import (
     dispatch_attention_fn,
 )
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.seat import attend
 
@@ -49,15 +50,18 @@ def _routed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Routed | None = None,
+    attn_mask: Routed | Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     _parallel_config: Any = None,
 ) -> Tensor:
-    """[B, M, H, D] attention through the seat that `attn_mask` names."""
-    assert attn_mask is not None
+    """[B, M, H, D] attention through a seat: that of `attn_mask`, or of the mode it is called under."""
+    if not isinstance(attn_mask, Routed):
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        grouped = {"enable_gqa": True} if enable_gqa else {}
+        return scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **grouped).transpose(1, 2)
     if torch.is_grad_enabled() and query.requires_grad and torch.compiler.is_compiling():
         return dispatch_attention_fn(query, key, value, attn_mask=attn_mask.mask)
     return attend(query, key, value, attn_mask.mask, attn_mask.handle)

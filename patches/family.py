@@ -11,14 +11,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from accel.patches.context import TextPadding
 from accel.patches.grid import TokenGrid
+from accel.patches.reading import timestep_argument
 from accel.patches.site import Site
 
 FAMILIES: dict[str, str] = {
     "WanTransformer3DModel": "accel.patches.wan",
     "WanVACETransformer3DModel": "accel.patches.wan",
+    "WanAnimateTransformer3DModel": "accel.patches.wan",
     "ChronoEditTransformer3DModel": "accel.patches.wan",
     "SkyReelsV2Transformer3DModel": "accel.patches.wan",
+    "HunyuanVideoTransformer3DModel": "accel.patches.hunyuan_video",
+    "HunyuanVideo15Transformer3DModel": "accel.patches.hunyuan_video15",
+    "LTXVideoTransformer3DModel": "accel.patches.ltx",
+    "LTX2VideoTransformer3DModel": "accel.patches.ltx",
+    "CogVideoXTransformer3DModel": "accel.patches.cogvideox",
+    "ConsisIDTransformer3DModel": "accel.patches.cogvideox",
+    "MochiTransformer3DModel": "accel.patches.mochi",
+    "CosmosTransformer3DModel": "accel.patches.cosmos",
+    "Kandinsky5Transformer3DModel": "accel.patches.kandinsky5",
+    "AllegroTransformer3DModel": "accel.patches.allegro",
+    "EasyAnimateTransformer3DModel": "accel.patches.easyanimate",
+    "MotifVideoTransformer3DModel": "accel.patches.motif",
+    "HeliosTransformer3DModel": "accel.patches.helios",
+    "FluxTransformer2DModel": "accel.patches.flux",
+    "Flux2Transformer2DModel": "accel.patches.flux",
+    "QwenImageTransformer2DModel": "accel.patches.qwen_image",
+    "SD3Transformer2DModel": "accel.patches.sd3",
+    "ZImageTransformer2DModel": "accel.patches.z_image",
 }
 
 PIPELINE_COMPONENTS = ("transformer", "transformer_2")
@@ -30,15 +51,17 @@ class Family:
 
     Args:
         attention_modules: model -> its self-attention modules by dotted name.
-        read_grid: (model, args, kwargs) of a forward -> its token grid.
-        read_timestep: (args, kwargs) of a forward -> its timestep.
+        read_grid: (model, args, kwargs) of a forward -> its token grid; every argument is in kwargs too.
+        read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it can be told.
         seated: stock processor class -> the class that replaces it.
+        text_padding: what the model does with padded text, see `Context`.
     """
 
     attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
     read_grid: Callable[[nn.Module, tuple, dict[str, Any]], TokenGrid]
     read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
     seated: dict[type, type]
+    text_padding: TextPadding | None = None
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -47,7 +70,13 @@ def family_of(model: nn.Module) -> Family | None:
     if not names or "diffusers" not in sys.modules:
         return None
     source: ModuleType = import_module(FAMILIES[names[0]])
-    return Family(source.attention_modules, source.read_grid, source.read_timestep, source.SEATED)
+    return Family(
+        source.attention_modules,
+        source.read_grid,
+        getattr(source, "read_timestep", timestep_argument),
+        source.SEATED,
+        getattr(source, "TEXT_PADDING", None),
+    )
 
 
 def is_language_model(model: nn.Module) -> bool:
@@ -90,6 +119,11 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
         if type(module.processor) in {*family.seated, *family.seated.values()}
     ]
     return [
-        Site(name, component, module, layer, len(found), module.heads)
+        Site(name, component, module, layer, len(found), heads_of(module))
         for layer, (name, module) in enumerate(found)
     ]
+
+
+def heads_of(module: Any) -> int:
+    """The query heads of an attention module."""
+    return module.heads if hasattr(module, "heads") else module.num_heads

@@ -23,12 +23,8 @@ class Uninstall:
     seated: Any
 
     def __call__(self) -> None:
-        if self.module.processor is not self.seated:
-            return
-        original = self.seated.original
-        if original._attention_backend != self.seated.seat.dense.name:
-            original._attention_backend = self.seated.seat.dense.name
-        self.module.set_processor(original)
+        if self.module.processor is self.seated:
+            set_processor(self.module, self.seated.unseat())
 
     @property
     def in_force(self) -> bool:
@@ -42,5 +38,13 @@ def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     assert family is not None
     module: Any = site.module
     seated = family.seated[type(module.processor)](module.processor, fn)
-    module.set_processor(seated)
+    set_processor(module, seated)
     return Uninstall(module, seated)
+
+
+def set_processor(module: Any, processor: Any) -> None:
+    """Give an attention module a processor; Mochi's has no method for it."""
+    if hasattr(module, "set_processor"):
+        module.set_processor(processor)
+    else:
+        module.processor = processor

@@ -14,6 +14,7 @@ from torch import nn
 from accel.patches.clock import Clock
 from accel.patches.context import Context
 from accel.patches.family import Family, family_of
+from accel.patches.reading import named_arguments
 
 
 class RootHook:
@@ -67,6 +68,7 @@ class RootHook:
 
     def _read(self, family: Family, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Context:
         self.grid_error = None
+        kwargs = named_arguments(model, args, kwargs)
         try:
             grid = family.read_grid(model, args, kwargs)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -74,12 +76,23 @@ class RootHook:
             self.grid_error = f"{type(error).__name__}: {error}"
             return Context()
         tick = self.clock.read(family.read_timestep(args, kwargs))
-        return Context(grid, tick.step, tick.n_steps, tick.progress, tick.generation, tick.branch)
+        return Context(
+            grid,
+            tick.step,
+            tick.n_steps,
+            tick.progress,
+            tick.generation,
+            tick.branch,
+            text_padding=family.text_padding,
+        )
 
     @torch.compiler.disable
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.current = None
         self.forwards += 1
+        finished = output is not None
+        if finished and self.forwards == 1 and self.owner is not None and not torch.is_grad_enabled():
+            self.owner.after_first_forward(model)
 
 
 def active_adapters(model: Any) -> tuple[str, ...]:

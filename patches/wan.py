@@ -1,50 +1,30 @@
-"""The Wan family: Wan 2.1 and 2.2 (T2V, I2V, TI2V), VACE, ChronoEdit and SkyReels-V2.
+"""The Wan family: Wan 2.1 and 2.2 (T2V, I2V, TI2V), VACE, Animate, ChronoEdit and SkyReels-V2.
 
 Their self-attention holds video tokens only, frame-major, and their processors hand the mask argument to
 diffusers' dispatcher untouched. So a subclass that fills that argument is all it takes: projections, fused
-or not, norms, rotary embedding and output stay the parent's.
+or not, norms, rotary embedding and output stay the parent's. Wan-Animate's reference frame is the first of
+its latent frames; its face adapter is cross-attention under another processor and stays as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from diffusers.models.attention_dispatch import AttentionBackendName
-from diffusers.models.transformers import transformer_chronoedit, transformer_skyreels_v2, transformer_wan
+from diffusers.models.transformers import (
+    transformer_chronoedit,
+    transformer_skyreels_v2,
+    transformer_wan,
+    transformer_wan_animate,
+)
 from torch import Tensor, nn
 
-from accel.patches.diffusers_backend import BACKEND, DenseDispatch, Routed, register
+from accel.patches.diffusers_backend import Routed
 from accel.patches.grid import TokenGrid
-from accel.patches.seat import Seat
-from accel.patches.site import AttentionFn
+from accel.patches.seated_processor import DispatchingProcessor
 
 
-class SeatedProcessor:
-    """Mixin in front of a stock processor: routes its attention through a seat.
-
-    Args:
-        original: the stock processor that is put back on removal.
-        fn: the attention function to seat.
-    """
-
-    def __init__(self, original: Any, fn: AttentionFn) -> None:
-        register()
-        self.original = original
-        self._parallel_config = original._parallel_config
-        self.seat = Seat(fn, DenseDispatch(original._attention_backend))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        register()
-        self.__dict__.update(state)
-
-    @property
-    def _attention_backend(self) -> AttentionBackendName:
-        return BACKEND
-
-    @_attention_backend.setter
-    def _attention_backend(self, chosen: AttentionBackendName | str | None) -> None:
-        # `set_attention_backend` on an accelerated model chooses what its dense calls run on.
-        self.seat.dense = DenseDispatch(chosen)
+class SeatedWanFamilyProcessor(DispatchingProcessor):
+    """Mixin in front of a stock processor: its attention reaches the seat in the place of its mask."""
 
     def __call__(
         self,
@@ -58,20 +38,25 @@ class SeatedProcessor:
         return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
 
 
-class SeatedWanProcessor(SeatedProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
+class SeatedWanProcessor(SeatedWanFamilyProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
     """Wan and VACE self-attention with a seat."""
 
 
-class SeatedChronoEditProcessor(SeatedProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
+class SeatedWanAnimateProcessor(SeatedWanFamilyProcessor, transformer_wan_animate.WanAttnProcessor):  # type: ignore[misc]
+    """Wan-Animate self-attention with a seat."""
+
+
+class SeatedChronoEditProcessor(SeatedWanFamilyProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
     """ChronoEdit self-attention with a seat."""
 
 
-class SeatedSkyReelsV2Processor(SeatedProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
+class SeatedSkyReelsV2Processor(SeatedWanFamilyProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
     """SkyReels-V2 self-attention with a seat."""
 
 
-SEATED: dict[type, type[SeatedProcessor]] = {
+SEATED: dict[type, type[SeatedWanFamilyProcessor]] = {
     transformer_wan.WanAttnProcessor: SeatedWanProcessor,
+    transformer_wan_animate.WanAttnProcessor: SeatedWanAnimateProcessor,
     transformer_chronoedit.WanAttnProcessor: SeatedChronoEditProcessor,
     transformer_skyreels_v2.SkyReelsV2AttnProcessor: SeatedSkyReelsV2Processor,
 }

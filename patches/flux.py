@@ -1,0 +1,71 @@
+"""Flux and Flux.2: text, then the tokens of one or more images, told by the position of every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
+from torch import Tensor, nn
+
+from accel.patches.grid import TokenGrid
+from accel.patches.reading import lengths, modules_like
+from accel.patches.seated_processor import DispatchingProcessor, rerouted
+
+
+class SeatedFluxProcessor(DispatchingProcessor, FluxAttnProcessor):  # type: ignore[misc]
+    """Flux joint attention with a seat."""
+
+    __call__ = rerouted(FluxAttnProcessor.__call__)
+
+
+class SeatedFlux2Processor(DispatchingProcessor, Flux2AttnProcessor):  # type: ignore[misc]
+    """Flux.2 joint attention with a seat."""
+
+    __call__ = rerouted(Flux2AttnProcessor.__call__)
+
+
+class SeatedFlux2ParallelProcessor(DispatchingProcessor, Flux2ParallelSelfAttnProcessor):  # type: ignore[misc]
+    """Flux.2 attention of a single-stream block with a seat."""
+
+    __call__ = rerouted(Flux2ParallelSelfAttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {
+    FluxAttnProcessor: SeatedFluxProcessor,
+    Flux2AttnProcessor: SeatedFlux2Processor,
+    Flux2ParallelSelfAttnProcessor: SeatedFlux2ParallelProcessor,
+}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The joint attention of the dual-stream blocks, then of the single-stream blocks."""
+    return modules_like(model, "transformer_blocks.*.attn", "single_transformer_blocks.*.attn")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its image positions [N, 3 or 4] and its text [B, T, C].
+
+    Raises:
+        ValueError: if the positions are no full grid, row by row. Reading them costs one device read.
+    """
+    frames, height, width = raster_size(kwargs["img_ids"])
+    return TokenGrid(
+        frames, height, width, text_tokens=lengths(kwargs["encoder_hidden_states"]), text_first=True
+    )
+
+
+def raster_size(ids: Tensor) -> tuple[int, int, int]:
+    """Images, rows and columns of positions [N, (image, row, column, ...)] that list a full grid in order."""
+    positions = (ids[0] if ids.ndim == 3 else ids)[:, :3].cpu().long()
+    axes = [torch.unique(column) for column in positions.unbind(1)]
+    if not torch.equal(torch.cartesian_prod(*axes), positions):
+        raise ValueError("image tokens of more than one grid")
+    frames, height, width = (len(axis) for axis in axes)
+    return frames, height, width
+
+
+def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The timestep of one forward, which these models take in [0, 1]."""
+    return kwargs["timestep"] * 1000

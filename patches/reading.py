@@ -1,0 +1,52 @@
+"""What families share to read a model: its modules, a forward's arguments, a latent's grid."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from accel.patches.grid import TokenGrid
+
+
+def named_arguments(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one forward by name, however they were passed."""
+    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+    """The `timestep` of one forward whose arguments are named, of any shape."""
+    return kwargs["timestep"]
+
+
+def modules_like(model: nn.Module, *patterns: str) -> list[tuple[str, nn.Module]]:
+    """The modules whose dotted name fits one of the globs, in the order they stand in the model."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def latent_grid(
+    latent: Tensor, patch: Sequence[int], axes: Sequence[int] = (2, 3, 4), **text: Any
+) -> TokenGrid:
+    """The grid of a latent video that is cut into patches of (frames, rows, columns).
+
+    Args:
+        latent: the video, of five dimensions.
+        patch: the size of one patch along frames, rows and columns.
+        axes: the dimensions of the latent that are frames, rows and columns.
+        text: `text_tokens` and `text_first` of the grid.
+    """
+    frames, height, width = (latent.shape[axis] // size for axis, size in zip(axes, patch, strict=True))
+    return TokenGrid(frames, height, width, **text)
+
+
+def lengths(*embeddings: Tensor | None) -> int:
+    """The tokens of several embeddings [B, tokens, C] together; those that are none have none."""
+    return sum(embedding.shape[1] for embedding in embeddings if embedding is not None)
