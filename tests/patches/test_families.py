@@ -1,0 +1,160 @@
+"""Every family beyond Wan's: grid and text are right, padding stays unread, exact, sparse, gone again."""
+
+import torch
+from pytest import approx, fixture, mark
+from torch._dynamo.testing import CompileCounter
+
+import tiny_families
+from accel import accelerate_model, restore_model, summary
+from accel.accelerate import patches_of
+from accel.kernels.layout import BlockLayout
+from accel.patches.context import Context
+from accel.patches.family import FAMILIES
+from accel.patches.grid import TokenGrid
+from accel.policies.radial import Radial
+from accel.recipe import Recipe
+from tiny_families import CASES, VALID
+
+RADIAL = {"method": "radial", "decay": 0.3, "block_size": [16, 16]}
+LANDSCAPE, PORTRAIT = (3, 8, 9), (2, 11, 5)
+
+
+def recipe(**policy) -> Recipe:
+    return Recipe.model_validate({"rules": [{"match": "*", "policy": policy}]})
+
+
+def of_image(case, size):
+    return (1, *size[1:]) if case.image else size
+
+
+@fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+output = torch.no_grad()(tiny_families.output)
+
+
+class KeepEverything:
+    """Lists every block, so that the sparse path runs and nothing is dropped; keeps the grids it saw."""
+
+    method = "everything"
+
+    def __init__(self):
+        self.grids = []
+
+    def layout(self, q, k, grid, context):
+        self.grids.append(grid)
+        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
+
+
+def seat_everywhere(model, policy) -> None:
+    accelerate_model(model, recipe(method="dense"))
+    for seat in patches_of(model)[0].seats:
+        seat.attention.policy = policy
+
+
+@mark.parametrize("size", [LANDSCAPE, PORTRAIT], ids=["landscape", "portrait"])
+def test_the_grid_is_the_inputs_and_keeping_everything_is_dense(case, size):
+    size = of_image(case, size)
+    model, arguments = case.model(), case.arguments(size, batch=2)
+    expected = output(model, arguments)
+    policy = KeepEverything()
+    seat_everywhere(model, policy)
+    got = output(model, arguments)
+    account = summary(model)
+    assert not account.dense_reasons and account.sparse_density == 1
+    assert len(account.sites) == case.sites and account.calls == case.sites * case.calls
+    whole = case.grid(size)
+    last = TokenGrid(*size, text_tokens=VALID) if case.calls == 2 else whole
+    assert set(policy.grids) == {whole, last}
+    torch.testing.assert_close(got, expected, atol=3e-5, rtol=3e-5)
+
+
+@mark.parametrize("name", [name for name, case in CASES.items() if case.pads])
+def test_padding_is_never_attended_to(name):
+    case = CASES[name]
+    model, arguments = case.model(), case.arguments(LANDSCAPE, batch=2)
+    accelerate_model(model, recipe(**RADIAL))
+    before = output(model, arguments)
+    text = arguments[case.pads].clone()
+    text[-1, VALID:] += 100
+    assert torch.equal(output(model, {**arguments, case.pads: text}), before)
+    text[-1, VALID - 1] += 100
+    assert not torch.equal(output(model, {**arguments, case.pads: text}), before)
+    assert not summary(model).dense_reasons
+
+
+class EveryOtherBlock:
+    """Lists a chequerboard: sparse on a single frame too, where methods for video keep everything."""
+
+    method = "chequerboard"
+
+    def layout(self, q, k, grid, context):
+        blocks = -(-q.shape[2] // 16)
+        keep = torch.arange(blocks)[:, None] + torch.arange(blocks)
+        return BlockLayout.from_mask((keep % 2 == 0)[None, None], (16, 16), q.shape[2], k.shape[2])
+
+
+def test_sparse_runs_at_the_planned_density(case):
+    size = of_image(case, LANDSCAPE)
+    model, arguments = case.model(), case.arguments(size, batch=2)
+    policy = EveryOtherBlock() if case.image else Radial(decay=0.3, block_size=(16, 16))
+    expected = output(model, arguments)
+    seat_everywhere(model, policy)
+    got = output(model, arguments)
+    account = summary(model)
+    grids = [case.grid(size), TokenGrid(*size, text_tokens=VALID)] if case.calls == 2 else [case.grid(size)]
+    planned = sum(planned_density(policy, grid) for grid in grids) / len(grids)
+    assert not account.dense_reasons and not account.never_called
+    assert account.sparse_density == approx(planned) and planned < 1
+    assert got.isfinite().all() and not torch.equal(got, expected)
+
+
+def planned_density(policy, grid: TokenGrid) -> float:
+    q = torch.zeros(1, 1, grid.tokens, 16)
+    return float(policy.layout(q, q, grid, Context(grid)).density)
+
+
+def test_restore_is_bit_identical_and_leaves_no_trace(case):
+    model, arguments = case.model(), case.arguments(of_image(case, LANDSCAPE))
+    expected, before = output(model, arguments), traces(model)
+    accelerate_model(model, recipe(**RADIAL))
+    output(model, arguments)
+    restore_model(model)
+    assert torch.equal(output(model, arguments), expected)
+    assert traces(model) == before
+
+
+def traces(model) -> dict:
+    """Everything an attribute, a hook or a processor could hide in."""
+    return {
+        name: {
+            key: dict(value) if isinstance(value, dict) else value
+            for key, value in vars(module).items()
+            if not isinstance(value, torch.Tensor)
+        }
+        for name, module in model.named_modules()
+    }
+
+
+@mark.parametrize("name", [name for name, case in CASES.items() if case.graphs])
+@torch.no_grad()
+def test_blocks_compile_into_as_few_graphs_as_the_stock_models(name):
+    torch._dynamo.reset()
+    case = CASES[name]
+    model, arguments = case.model(), case.arguments(of_image(case, LANDSCAPE), batch=2)
+    accelerate_model(model, recipe(**RADIAL))
+    expected = output(model, arguments)
+    graphs = CompileCounter()
+    for site in summary(model).sites:
+        model.get_submodule(site.site.rpartition(".")[0]).compile(backend=graphs, fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(output(model, arguments), expected, atol=1e-5, rtol=1e-5)
+    assert graphs.frame_count == case.graphs
+    assert summary(model).calls == 3 * case.sites
+
+
+def test_every_family_is_tested():
+    wan = {name for name, source in FAMILIES.items() if source == "accel.patches.wan"}
+    assert {case.class_name for case in CASES.values()} | wan == set(FAMILIES)
