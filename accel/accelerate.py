@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from accel.default_recipe import default_recipe
 from accel.override import override
 from accel.patch import Patch, apply
 from accel.patches.clock import Clock
-from accel.patches.family import FAMILIES, find_sites, supported_models
+from accel.patches.declined import why_not
+from accel.patches.family import FAMILIES, PIPELINE_COMPONENTS, find_sites, supported_models
 from accel.patches.root_hook import root_hook_of
 from accel.plan import Plan, make_plan
 from accel.recipe import Recipe
@@ -111,5 +114,7 @@ def unsupported(thing: Any) -> str:
     found = (
         f" Its models are {', '.join(sorted({type(p).__name__ for p in parts.values()}))}." if parts else ""
     )
+    candidates = [thing] if parts is None else [parts.get(part) for part in PIPELINE_COMPONENTS]
+    why = "".join(f" {why_not(model)}" for model in candidates if isinstance(model, nn.Module))
     known = f"causal language models of transformers, and of diffusers {', '.join(FAMILIES)}"
-    return f"{name} holds no supported model.{found} Supported are {known}."
+    return f"{name} holds no supported model.{found}{why} Supported are {known}."

@@ -1,0 +1,87 @@
+"""DECLINED: the transformers of diffusers that are left as they are, each with the reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+_IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
+_UNREAD = "how its sequence is ordered and masked has not been established"
+_FLEX = "it runs flex attention under block masks of its own"
+_LINEAR = "its self-attention is linear already: there is nothing to leave out"
+_AUDIO = "an audio model: its sequence is one-dimensional and short"
+_SHORT = "its attention runs over the tokens of one frame, or over the frames of one token: both are short"
+
+DECLINED: dict[str, str] = {
+    "AceStepTransformer1DModel": _AUDIO,
+    "AnyFlowFARTransformer3DModel": _FLEX,
+    "AnyFlowTransformer3DModel": _UNREAD,
+    "AuraFlowTransformer2DModel": _IMAGE,
+    "BriaFibo2Transformer2DModel": _IMAGE,
+    "BriaFiboTransformer2DModel": _IMAGE,
+    "BriaTransformer2DModel": _IMAGE,
+    "ChromaTransformer2DModel": _IMAGE,
+    "CogView3PlusTransformer2DModel": _IMAGE,
+    "CogView4Transformer2DModel": _IMAGE,
+    "Cosmos3OmniTransformer": (
+        "its video queries attend to more keys than there are queries (the understanding tokens come first), "
+        "and policies on a grid choose for sequences that attend to themselves"
+    ),
+    "DiTTransformer2DModel": _IMAGE,
+    "DreamLiteTransformer2DModel": _IMAGE,
+    "ErnieImageTransformer2DModel": _IMAGE,
+    "Flux3Transformer2DModel": _UNREAD,
+    "GlmImageTransformer2DModel": _IMAGE,
+    "HiDreamImageTransformer2DModel": _IMAGE,
+    "HunyuanDiT2DModel": _IMAGE,
+    "HunyuanImageTransformer2DModel": _IMAGE,
+    "HunyuanVideoFramepackTransformer3DModel": (
+        "history at three resolutions stands before the video and text after it; a grid has room for one"
+    ),
+    "Ideogram4Transformer2DModel": _IMAGE,
+    "JoyImageEditPlusTransformer3DModel": _UNREAD,
+    "JoyImageEditTransformer3DModel": _UNREAD,
+    "Kandinsky6SRTransformer3DModel": _FLEX,
+    "Kandinsky6Transformer3DModel": _UNREAD,
+    "Krea2Transformer2DModel": _IMAGE,
+    "LatteTransformer3DModel": _SHORT,
+    "LongCatAudioDiTTransformer": _AUDIO,
+    "LongCatImageTransformer2DModel": _IMAGE,
+    "Lumina2Transformer2DModel": _IMAGE,
+    "LuminaNextDiT2DModel": _IMAGE,
+    "MiniMaxH3Transformer3DModel": "text, video and audio share one sequence that only positions tell apart",
+    "MiniMaxMusic3RVQDepthDecoder": _AUDIO,
+    "MiniMaxMusic3Transformer1DModel": _AUDIO,
+    "NucleusMoEImageTransformer2DModel": _IMAGE,
+    "OmniGenTransformer2DModel": _IMAGE,
+    "OvisImageTransformer2DModel": _IMAGE,
+    "PRXTransformer2DModel": _IMAGE,
+    "PixArtTransformer2DModel": _IMAGE,
+    "PriorTransformer": "it makes one embedding, not an image",
+    "QwenImage21Transformer2DModel": _FLEX,
+    "RFD4ProteinaTransformer": "a protein model",
+    "SanaTransformer2DModel": _LINEAR,
+    "SanaVideoTransformer3DModel": _LINEAR,
+    "SanaWMLTX2RefinerTransformer3DModel": _UNREAD,
+    "SanaWMTransformer3DModel": _UNREAD,
+    "StableAudio3DiTModel": _AUDIO,
+    "StableAudioDiTModel": _AUDIO,
+    "T5FilmDecoder": _AUDIO,
+    "Transformer2DModel": _IMAGE,
+    "TransformerTemporalModel": _SHORT,
+    "WanAnimate2Transformer3DModel": _FLEX,
+}
+
+
+def why_not(model: nn.Module) -> str:
+    """Why a model that belongs to no family is left as it is, in a sentence."""
+    name = type(model).__name__
+    for parent in type(model).__mro__:
+        if parent.__name__ in DECLINED:
+            return f"{name} is left as it is: {DECLINED[parent.__name__]}."
+    kinds = Counter(type(module).__name__ for module in model.modules() if hasattr(module, "processor"))
+    if not kinds:
+        return f"{name} has no attention module with a processor to replace."
+    found = " and ".join(f"{count} attention modules that look like {kind}" for kind, count in kinds.items())
+    return f"Found {found} in {name}; not supported because no family says what its tokens are."
