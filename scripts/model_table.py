@@ -1,0 +1,64 @@
+"""Print the table of supported diffusers models, from the families and the facts their tests assert.
+
+    python scripts/model_table.py
+
+Every row is a class of `FAMILIES`; what it says of order, padding and graphs is what tests/patches check
+on a tiny random instance of that class, so the table cannot say more than the tests do.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+
+from accel.patches.declined import DECLINED
+from accel.patches.family import FAMILIES
+from tiny_families import CASES, Case
+
+HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks")
+PADDING = {
+    "last": "exact, by a length for each sample",
+    "dropped": "exact, the model drops it",
+    None: "none; masked calls stay dense",
+}
+
+
+def main() -> None:
+    """Print the supported classes as a markdown table, then how many are declined."""
+    rows = [HEADER, tuple("---" for _ in HEADER), *(row(name) for name in FAMILIES)]
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |")
+    print(f"\n{len(DECLINED)} further classes are declined, each with its reason in patches/declined.py.")
+
+
+def row(name: str) -> tuple[str, ...]:
+    """The cells of one class; a class with no case of its own is tested with the Wan family."""
+    cases = [case for case in CASES.values() if case.class_name == name]
+    padding = getattr(import_module(FAMILIES[name]), "TEXT_PADDING", None)
+    if not cases:
+        return f"`{name}`", "video", PADDING[padding], "one graph"
+    return f"`{name}`", order(cases), PADDING[padding], graphs(cases[0])
+
+
+def order(cases: list[Case]) -> str:
+    """What stands where, in words."""
+    case = max(cases, key=lambda case: case.grid((2, 8, 8)).text_tokens)
+    tokens = "image" if case.image else "video"
+    if not case.grid((2, 8, 8)).text_tokens:
+        return tokens
+    extra = "history" if case.class_name.startswith("Helios") else "text"
+    return f"{extra}, {tokens}" if case.text_first else f"{tokens}, {extra}"
+
+
+def graphs(case: Case) -> str:
+    """How the blocks compile, in words."""
+    if case.graphs is None:
+        return "in parts, as the stock model"
+    return "one graph" if case.graphs == 1 else f"{case.graphs} graphs, as the stock model"
+
+
+if __name__ == "__main__":
+    main()
