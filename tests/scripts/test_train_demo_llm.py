@@ -219,11 +219,11 @@ def test_the_shipped_tokenizer_is_the_one_the_words_give():
 @pytest.mark.parametrize("length", [512, 1500])
 def test_the_shipped_model_finds_the_needle(shipped, length):
     prompts, queries = (24, 4) if length == 512 else (6, 4)
-    assert evaluate(shipped, length, 4, prompts, queries, seed=11)["all"] >= 0.95
+    assert evaluate(shipped, length, 4, prompts, queries, seed=11)["all"] >= 0.97
 
 
 def test_the_shipped_model_finds_one_of_many(shipped):
-    assert evaluate(shipped, 512, 32, 4, 32, seed=12)["all"] >= 0.9
+    assert evaluate(shipped, 512, 32, 4, 32, seed=12)["all"] >= 0.96
 
 
 def test_the_shipped_model_answers_a_prompt_file():
