@@ -35,7 +35,7 @@ class TierChoice:
 
 
 def choose_tier(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> TierChoice:
-    """The fastest tier that can run heads of `head_dim` in `dtype` on `device`, of those proven on a GPU."""
+    """The tier for heads of `head_dim` in `dtype` on `device`: Triton on a GPU, PyTorch elsewhere."""
     device = torch.device(device)
     if device.type == "cuda" and cannot_run("triton", device, dtype, head_dim) is None:
         return TierChoice("triton", "one Triton kernel for any GPU")
