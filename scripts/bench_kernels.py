@@ -129,7 +129,7 @@ def measure(
 
 
 def best_dense(device: torch.device) -> AbstractContextManager:
-    """cuDNN where there is a GPU: the SDPA default can be half as fast and would flatter the sparse kernel."""
+    """cuDNN where there is a GPU: the default can be half as fast, which would flatter the sparse kernel."""
     return sdpa_kernel(SDPBackend.CUDNN_ATTENTION) if device.type == "cuda" else nullcontext()
 
 

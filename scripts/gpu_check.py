@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: its tests and its benchmarks, as one JSON with the machine in it."""
+"""Everything that needs a GPU, in one run: its tests and benchmarks, as one JSON with the machine in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write.")],
     quick: Annotated[bool, typer.Option(help="One small shape instead of the published ones.")] = False,
 ) -> None:
-    """Run the tests marked `gpu`, then the kernel benchmark. Exits with 1 if there is no GPU or a test fails."""
+    """Run the tests marked `gpu`, then the benchmark. Exits with 1 without a GPU or on a failed test."""
     if not torch.cuda.is_available():
         print("no GPU: PyTorch sees no CUDA device here, so there is nothing to check", file=sys.stderr)
         raise typer.Exit(1)
