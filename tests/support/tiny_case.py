@@ -1,0 +1,76 @@
+"""Case: one model class under test, its tiny instance, its inputs, and what those must be read as."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from accel.patches.grid import TokenGrid
+from tiny_inputs import DIM, HEADS
+
+SMALL = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
+ROPE = (4, 6, 6)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model class under test.
+
+    Args:
+        config: of its constructor.
+        inputs: (batch, frames, height, width) in tokens -> the arguments of a forward.
+        text: tokens of text, image embeddings or history in the sequence; or that, of the video's tokens.
+        text_first: text before the video.
+        sites: how many attention modules must be found.
+        graphs: compiled graphs over all blocks, as many as the stock model takes: one for each class of block
+            and layout of its inputs; none where the stock model cannot be compiled in full graphs.
+        pads: name of the argument that holds the padded text, where padding is attended to by nobody.
+        image: one frame only.
+        calls: attention calls of a site in one forward of a batch of two.
+    """
+
+    class_name: str
+    config: dict[str, Any]
+    inputs: Callable[[int, int, int, int], dict[str, Any]]
+    text: int | Callable[[int], int] = 0
+    text_first: bool = False
+    sites: int = 3
+    graphs: int | None = 1
+    pads: str | None = None
+    image: bool = False
+    calls: int = 1
+
+    def model(self) -> Any:
+        torch.manual_seed(0)
+        model = getattr(diffusers, self.class_name)(**self.config).eval().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            # Random models attend almost uniformly: sharpen, so that dropped blocks show in the output.
+            if "norm" in name and name.endswith(
+                ("_q.weight", "_k.weight", "query_norm.weight", "key_norm.weight")
+            ):
+                parameter.mul_(2.5)
+            # Gates that start at zero would hide attention altogether.
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+        return model
+
+    def arguments(self, size: tuple[int, int, int], batch: int = 1) -> dict[str, Any]:
+        """Forward arguments for a video of that many frames, rows and columns of tokens."""
+        return {**self.inputs(batch, *size), "return_dict": False}
+
+    def grid(self, size: tuple[int, int, int]) -> TokenGrid:
+        text = self.text(math.prod(size)) if callable(self.text) else self.text
+        return TokenGrid(*size, text_tokens=text, text_first=self.text_first)
+
+
+def output(model: Any, arguments: dict[str, Any]) -> Tensor:
+    """The video, or the images of a list as one tensor."""
+    result = model(**arguments)
+    result = result[0] if isinstance(result, tuple | list) else result
+    return torch.stack(result) if isinstance(result, list) else result

@@ -1,0 +1,232 @@
+"""Forward arguments for a tiny instance of every family: (batch, frames, rows, columns) in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
+from torch import Tensor
+
+HEADS, DIM = 2, 16
+TEXT = 21
+VALID = 13
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def timestep(batch: int, level: float = 500.0) -> Tensor:
+    return torch.full((batch,), level)
+
+
+def text_mask(batch: int, valid: int = VALID) -> Tensor:
+    """[B, T]: all of the text of sample 0 where there are two, `valid` tokens of the last."""
+    mask = torch.ones(batch, TEXT, dtype=torch.bool)
+    mask[-1, valid:] = False
+    return mask
+
+
+def hunyuan_video(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_attention_mask": text_mask(b),
+        "pooled_projections": noise(b, 8),
+        "guidance": timestep(b, 6000.0),
+    }
+
+
+def hunyuan_video15(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, h, w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_attention_mask": text_mask(b),
+        "encoder_hidden_states_2": noise(b, 5, 8),
+        "encoder_attention_mask_2": torch.ones(b, 5, dtype=torch.bool),
+        "image_embeds": noise(b, 3, 8),
+    }
+
+
+def ltx(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, f * h * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "encoder_attention_mask": text_mask(b),
+        "num_frames": f,
+        "height": h,
+        "width": w,
+    }
+
+
+def ltx2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        **ltx(b, f, h, w),
+        "audio_hidden_states": noise(b, 9, 4),
+        "audio_encoder_hidden_states": noise(b, TEXT, 16),
+        "audio_encoder_attention_mask": text_mask(b),
+        "audio_num_frames": 9,
+        "sigma": timestep(b),
+    }
+
+
+def wan_animate(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 12, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_hidden_states_image": noise(b, 5, 16),
+        "pose_hidden_states": noise(b, 4, f - 1, 2 * h, 2 * w),
+        "face_pixel_values": noise(b, 3, 4 * (f - 2) + 1, 16, 16),
+    }
+
+
+def kandinsky5(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, f, 2 * h, 2 * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "pooled_projections": noise(b, 8),
+        "visual_rope_pos": [torch.arange(f), torch.arange(h), torch.arange(w)],
+        "text_rope_pos": torch.arange(TEXT),
+    }
+
+
+def cogvideox(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, f, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "image_rotary_emb": (noise(f * h * w, DIM), noise(f * h * w, DIM)),
+    }
+
+
+def cogvideox15(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**cogvideox(b, f, h, w), "hidden_states": noise(b, 2 * f, 4, 2 * h, 2 * w)}
+
+
+def mochi(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "encoder_attention_mask": text_mask(b),
+    }
+
+
+def cosmos(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "fps": 16,
+    }
+
+
+def allegro(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    rotary = get_3d_rotary_pos_embed_allegro(DIM * 3 // 2, ((0, 0), (h, w)), (h, w), f)
+    grid = torch.cartesian_prod(*(axis.long() for axis in rotary[3:])).T.reshape(3, 1, -1)
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "image_rotary_emb": (rotary[:3], tuple(grid)),
+    }
+
+
+def easyanimate(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+    }
+
+
+def motif(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_attention_mask": text_mask(b),
+    }
+
+
+def helios(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    def frames(first: int, count: int) -> Tensor:
+        return torch.arange(first, first + count).expand(b, -1)
+
+    return {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "indices_hidden_states": frames(6, f),
+    }
+
+
+def helios_with_history(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    def frames(first: int, count: int) -> Tensor:
+        return torch.arange(first, first + count).expand(b, -1)
+
+    return {
+        **helios(b, f, h, w),
+        "indices_latents_history_short": frames(6, 1),
+        "indices_latents_history_mid": frames(4, 2),
+        "indices_latents_history_long": frames(0, 4),
+        "latents_history_short": noise(b, 4, 1, 8, 8),
+        "latents_history_mid": noise(b, 4, 2, 8, 8),
+        "latents_history_long": noise(b, 4, 4, 8, 8),
+    }
+
+
+def positions(h: int, w: int, columns: int) -> Tensor:
+    ids = torch.zeros(h, w, columns)
+    ids[..., 1] += torch.arange(h)[:, None]
+    ids[..., 2] += torch.arange(w)
+    return ids.flatten(0, 1)
+
+
+def flux(b: int, f: int, h: int, w: int, columns: int = 3) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, h * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "pooled_projections": noise(b, 8),
+        "timestep": timestep(b, 0.5),
+        "img_ids": positions(h, w, columns),
+        "txt_ids": torch.zeros(TEXT, columns),
+    }
+
+
+def flux2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    arguments = flux(b, f, h, w, columns=4)
+    del arguments["pooled_projections"]
+    return {**arguments, "guidance": timestep(b, 4.0)}
+
+
+def qwen_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, h * w, 16),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b, 0.5),
+        "img_shapes": [[(1, h, w)]] * b,
+    }
+
+
+def sd3(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "pooled_projections": noise(b, 8),
+        "timestep": timestep(b),
+    }
+
+
+def z_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "x": list(noise(b, 4, 1, 2 * h, 2 * w)),
+        "t": timestep(b, 0.5),
+        "cap_feats": [noise(40, 16), noise(TEXT, 16)][:b],
+    }
