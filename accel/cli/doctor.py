@@ -24,7 +24,7 @@ def doctor(as_json: Json = False) -> None:
         facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
         print(json.dumps({**facts, "recipes": list(shipped_recipes())}, default=str))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"device   {device_name(device)}")
     for package, version in versions().items():
         console.print(f"{package:<13} {version}")

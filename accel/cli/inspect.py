@@ -13,6 +13,7 @@ from rich.console import Console
 
 from accel.cli import options
 from accel.default_recipe import default_recipe, default_recipe_name
+from accel.demo.paths import DEMO_SETTINGS
 from accel.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
 from accel.override import override
 from accel.patches.context import Context
@@ -21,14 +22,17 @@ from accel.patches.grid import TokenGrid
 from accel.plan import Plan, Step, make_plan
 from accel.recipe_files import load_recipe
 
+USUAL_SIZE = (81, 480, 832)
+DEMO_SIZE = (DEMO_SETTINGS.num_frames, DEMO_SETTINGS.height, DEMO_SETTINGS.width)
+
 
 def inspect(
     model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
-    height: Annotated[int, typer.Option(help="Pixels.", min=1)] = 480,
-    width: Annotated[int, typer.Option(help="Pixels.", min=1)] = 832,
-    frames: Annotated[int, typer.Option(help="Video frames.", min=1)] = 81,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
     as_json: options.Json = False,
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
@@ -37,7 +41,9 @@ def inspect(
     name = recipe or default_recipe_name(pipeline.models)
     sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
     plan = make_plan(sites, override(chosen, options.parse_changes(changes)))
-    grid = _grid(pipeline, frames, height, width)
+    usual = DEMO_SIZE if model == "demo" else USUAL_SIZE
+    size = [asked or default for asked, default in zip((frames, height, width), usual, strict=True)]
+    grid = _grid(pipeline, *size)
     densities = [_static_density(step, grid) for step in plan.steps]
     if as_json:
         print(json.dumps(_as_dict(model, name, plan, grid, densities)))

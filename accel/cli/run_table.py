@@ -31,7 +31,7 @@ def print_runs(runs: Mapping[str, Generated]) -> None:
     console.print(table)
     if "accelerated" in runs:
         for line in account(summarize([runs["accelerated"].patch])):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def account(summary: Summary) -> list[str]:

@@ -1,10 +1,10 @@
 """torch.compile: one graph for all layers and steps, and no recompilation when dense turns sparse."""
 
-import tiny
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
+import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.recipe import Recipe
 

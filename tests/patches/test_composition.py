@@ -5,12 +5,12 @@ import pickle
 import subprocess
 import sys
 
-import tiny
 import torch
 from diffusers import AttentionBackendName, WanTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pytest import mark, raises
 
+import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.recipe import Recipe
 

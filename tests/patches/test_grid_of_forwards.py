@@ -1,9 +1,9 @@
 """The grid comes from the real forward: landscape, portrait, square, short, long, batched."""
 
-import tiny
 import torch
 from pytest import mark
 
+import tiny
 from accel.patches.clock import Clock
 from accel.patches.family import find_sites
 from accel.patches.install import install

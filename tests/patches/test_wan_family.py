@@ -1,9 +1,9 @@
 """Every Wan-family class: exact when everything is kept, sparse when not, gone without a trace."""
 
-import tiny
 import torch
 from pytest import fixture, mark
 
+import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
 from accel.kernels.layout import BlockLayout

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import WanPipeline
+from transformers import AutoTokenizer
+
+from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS, DEMO_VIDEO
 from demo_training import words
 from demo_training.motion import MOTION_PATHS
 from demo_training.scene import Scene, sample_scene
 from demo_training.signed_distance import DISTANCES
 from demo_training.tokenizer import build_tokenizer
 from demo_world import coverage, draw_clips, draw_scene
-from diffusers import WanPipeline
-from transformers import AutoTokenizer
-
-from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS, DEMO_VIDEO
 
 COUNT, HEIGHT, WIDTH = 6, 40, 56
 

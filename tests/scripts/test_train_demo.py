@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train_demo
 import typer
+from diffusers import AutoencoderKLWan, WanPipeline
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import train_demo
 from demo_training.average import Average
 from demo_training.budget import Budget, Schedule
 from demo_training.finished import load_vae, save_vae
@@ -21,9 +25,6 @@ from demo_training.streams import Stream, seed_for
 from demo_training.transformer_stage import TransformerStage, encode_text, sample_sigma
 from demo_training.vae_stage import VaeStage, unit_latents
 from demo_training.whole_clip import allow_whole_clips, decode_clip, encode_clip
-from diffusers import AutoencoderKLWan, WanPipeline
-from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
 TOY = replace(SIZES["toy"], pool=8, kept=2)
