@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -195,11 +196,15 @@ class CompiledKernel:
             done = subprocess.run([tool, *flags, file.name], capture_output=True, text=True, check=True)
         return done.stdout
 
+    @cached_property
+    def disassembly(self) -> str:
+        return self._tool("nvdisasm", "-c")
+
     @property
     def sass(self) -> list[str]:
         """Opcodes in program order, predicates left out."""
-        text = self._tool("nvdisasm", "-c")
-        return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text, re.MULTILINE)
+        opcode = r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
+        return re.findall(opcode, self.disassembly, re.MULTILINE)
 
     @property
     def spills(self) -> int:
