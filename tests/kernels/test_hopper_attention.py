@@ -70,8 +70,8 @@ def test_kernel_compiles_without_spills_and_overlaps(base_case, offline, dim, dt
     assert kernel.registers == 168
     # Two loops, full and masked, of two consumers: all exponentials of a tile lie between the wait for its
     # scores and the wait for the values' product of the tile before.
-    waits = re.findall(r"(DEPBAR|EX2)(?:\S*\s+gsb0, (0x\d))?", kernel.disassembly)
-    spans = re.findall(r"1(e*)0", "".join("e" if name == "EX2" else count[-1] for name, count in waits))
+    events = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\d)|MUFU\.(EX2)", kernel.disassembly)
+    spans = re.findall(r"1(e*)0", "".join("e" if exponential else wait for wait, exponential in events))
     assert len(spans) == 4
     assert all(len(span) >= 64 for span in spans)
 
