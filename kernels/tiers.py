@@ -15,7 +15,9 @@ TIERS: dict[str, str] = {
     "reference": "accel.kernels.reference",
     "torch": "accel.kernels.gathered_attention",
     "triton": "accel.kernels.triton_attention",
+    "hopper": "accel.kernels.hopper_attention",
 }
+HOPPER_UNPROVEN = "has not been proven on a GPU yet and runs only where it is asked for"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -37,9 +39,11 @@ class TierChoice:
 def choose_tier(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> TierChoice:
     """The tier for heads of `head_dim` in `dtype` on `device`: Triton on a GPU, PyTorch elsewhere."""
     device = torch.device(device)
-    if device.type == "cuda" and cannot_run("triton", device, dtype, head_dim) is None:
-        return TierChoice("triton", "one Triton kernel for any GPU")
     not_triton = cannot_run("triton", device, dtype, head_dim)
+    if device.type == "cuda" and not_triton is None:
+        if cannot_run("hopper", device, dtype, head_dim) is None:
+            return TierChoice("triton", f"a Triton kernel for any GPU; the hopper tier {HOPPER_UNPROVEN}")
+        return TierChoice("triton", "a Triton kernel for any GPU")
     not_torch = cannot_run("torch", device, dtype, head_dim)
     return TierChoice(
         "torch",
@@ -53,7 +57,10 @@ def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_d
     device = torch.device(device)
     if dtype not in FLOATS:
         return f"does not take {dtype}"
-    return None if name in ("reference", "torch") else _triton_cannot_run(device, dtype, head_dim)
+    if name in ("reference", "torch"):
+        return None
+    reason = _triton_cannot_run(device, dtype, head_dim)
+    return reason or (_hopper_cannot_run(device, dtype, head_dim) if name == "hopper" else None)
 
 
 def _triton_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -74,6 +81,14 @@ def _triton_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) 
     if not 16 <= head_dim <= 256:
         return f"takes head dims from 16 to 256, not {head_dim}"
     return None
+
+
+def _hopper_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) != (9, 0):
+        return "needs a Hopper GPU, compute capability 9.0"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"does not take {dtype}"
+    return None if head_dim in (64, 128) else f"takes head dims 64 and 128, not {head_dim}"
 
 
 def load_tier(name: str) -> Callable[..., Any]:
