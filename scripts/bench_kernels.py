@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ import torch
 import typer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from accel.kernels.block_sparse_attention import block_sparse_attention
@@ -52,20 +54,23 @@ def main(
     shape: Annotated[list[str] | None, typer.Option(help="B,H,N,D.")] = None,
     density: Annotated[list[float] | None, typer.Option(help="Of random layouts.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Query rows x key rows.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     repeats: Annotated[int, typer.Option(min=1)] = 7,
 ) -> None:
     """Time every tier that can run here; prints a row as soon as it is measured."""
     device = torch.device(best_device())
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    kind = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     rows = []
     for text in shape or (CPU_SHAPES if device.type == "cpu" else CUDA_SHAPES):
-        q, k, v = (torch.randn(*map(int, text.split(",")), device=device, dtype=dtype) for _ in range(3))
+        q, k, v = (torch.randn(*map(int, text.split(",")), device=device, dtype=kind) for _ in range(3))
         for size in block or ["128x128", "128x64", "64x64"]:
             for share in density or [1.0, 0.5, 0.3, 0.25, 0.1]:
                 for ragged in (False, True) if share == 0.25 else (False,):
                     layout = random_layout(q, size, share, ragged)
-                    rows += [measure(name, q, k, v, layout, text, ragged, repeats) for name in tiers(q)]
-                    print(rows[-1], flush=True)
+                    calls = competitors(q, k, v, layout)
+                    for name, call in calls.items():
+                        rows.append(measure(name, call, q, k, v, layout, text, ragged, repeats))
+                        print(rows[-1], flush=True)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
@@ -76,11 +81,37 @@ def main(
     )
 
 
-def tiers(q: Tensor) -> list[str]:
-    """Every tier but the reference that can run these tensors."""
-    return [
+def competitors(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> dict[str, Callable[[], Tensor]]:
+    """Every tier but the reference that can run these tensors; on a GPU also FlexAttention, the peer."""
+    tiers = [
         name for name in TIERS if name != "reference" and not cannot_run(name, q.device, q.dtype, q.shape[3])
     ]
+    if layout.block_size[0] != 128 and "hopper" in tiers:
+        tiers.remove("hopper")
+    calls = {name: partial(block_sparse_attention, q, k, v, layout, tier=name) for name in tiers}
+    if q.is_cuda:
+        mask = flex_mask(layout)
+        calls["flex_attention"] = partial(torch.compile(flex_attention), q, k, v, block_mask=mask)
+    return calls
+
+
+def flex_mask(layout: BlockLayout) -> BlockMask:
+    """The layout as FlexAttention's mask: all listed blocks full, without causality, padding or order."""
+    rows, columns = layout.block_size
+    listed = layout.listed
+
+    def is_listed(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return listed[b, h, query // rows, key // columns]
+
+    nothing = torch.zeros_like(layout.kv_num_blocks), torch.zeros_like(layout.kv_indices)
+    return BlockMask.from_kv_blocks(
+        *nothing,
+        layout.kv_num_blocks,
+        layout.kv_indices,
+        BLOCK_SIZE=layout.block_size,
+        mask_mod=is_listed,
+        seq_lengths=(layout.q_len, layout.kv_len),
+    )
 
 
 def random_layout(q: Tensor, size: str, density: float, ragged: bool) -> BlockLayout:
@@ -97,7 +128,15 @@ def random_layout(q: Tensor, size: str, density: float, ragged: bool) -> BlockLa
 
 
 def measure(
-    tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, shape: str, ragged: bool, repeats: int
+    name: str,
+    sparse: Callable[[], Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    shape: str,
+    ragged: bool,
+    repeats: int,
 ) -> Row:
     """Medians of interleaved calls, so that clocks and neighbours change both alike."""
 
@@ -105,16 +144,13 @@ def measure(
         with best_dense(q.device):
             return scaled_dot_product_attention(q, k, v)
 
-    def sparse() -> Tensor:
-        return block_sparse_attention(q, k, v, layout, tier=tier)
-
     for warm_up in (dense, sparse, dense, sparse):
         warm_up()
     times = [(milliseconds(dense, q.device), milliseconds(sparse, q.device)) for _ in range(repeats)]
     dense_ms, sparse_ms = (statistics.median(column) for column in zip(*times, strict=True))
     density = float(layout.density)
     return Row(
-        tier,
+        name,
         shape,
         str(q.dtype).removeprefix("torch."),
         "x".join(map(str, layout.block_size)),
@@ -149,12 +185,13 @@ def milliseconds(call: Callable[[], Tensor], device: torch.device) -> float:
 
 def error_of(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> float:
     """Relative error of the first head's first 256 queries against float64 under the token mask."""
-    rows = layout.block_size[0]
-    keep = layout.listed[0, 0, : math.ceil(256 / rows)].repeat_interleave(rows, 0)[:256]
-    mask = keep.repeat_interleave(layout.block_size[1], 1)[:, : k.shape[2]]
-    first, keys, values = q[0, 0, :256].double(), k[0, 0].double(), v[0, 0].double()
+    rows, columns = layout.block_size
+    queries = min(256, q.shape[2])
+    keep = layout.listed[0, 0, : math.ceil(queries / rows)].repeat_interleave(rows, 0)[:queries]
+    mask = keep.repeat_interleave(columns, 1)[:, : k.shape[2]]
+    first, keys, values = q[0, 0, :queries].double(), k[0, 0].double(), v[0, 0].double()
     exact = scaled_dot_product_attention(first, keys, values, mask)
-    return float((out[0, 0, :256].double() - exact).norm() / exact.norm())
+    return float((out[0, 0, :queries].double() - exact).norm() / exact.norm())
 
 
 if __name__ == "__main__":
