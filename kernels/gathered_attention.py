@@ -82,7 +82,7 @@ def _partial_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
 
 def _tail(rows: Rows, k: Tensor, v: Tensor, layout: BlockLayout, scale: float) -> Iterator[Piece]:
     batch = k.shape[0]
-    heads = len(rows.q) // (batch * rows.q_blocks)
+    heads = rows.heads // batch
     means = [per_head(mean, heads).flatten(0, 1) for mean in tail_means(k, v, layout)]
     log_count = per_head(tail_log_count(layout), heads).expand(batch, -1, -1, -1).flatten(0, 1)
     for head, (mean_k, mean_v, biases) in enumerate(zip(*means, log_count, strict=True)):

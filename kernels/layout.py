@@ -132,19 +132,6 @@ class BlockLayout:
         return math.ceil(self.kv_len / self.block_size[1])
 
     @property
-    def max_partial_blocks(self) -> int:
-        """How many entries at the end of a list may need a mask inside; all before them are full blocks.
-
-        Lists ascend, so without an order the blocks cut by the sequence's end or by the causal diagonal come
-        last. Under an order, or with per-sample lengths, any block may be cut.
-        """
-        if self.kv_lengths is not None or (self.causal and (self.q_order or self.kv_order)):
-            return self.num_kv_blocks
-        if self.causal:
-            return math.ceil(self.block_size[0] / self.block_size[1]) + 1
-        return int(self.kv_len % self.block_size[1] != 0)
-
-    @property
     def listed(self) -> Tensor:
         """Bool [B | 1, H | 1, Mb, Nb]: the blocks that are listed."""
         keep = torch.zeros(

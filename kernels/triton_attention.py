@@ -49,6 +49,9 @@ def block_sparse_kernel(
 ):  # fmt: skip
     """One block of queries of one head. Strides are (sample, head, row); `scale` has log2(e) in it."""
     block = tl.program_id(0)
+    if CAUSAL:
+        # The last blocks have the longest lists: they go first.
+        block = tl.num_programs(0) - 1 - block
     b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
     rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)[None, :]

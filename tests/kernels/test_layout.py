@@ -95,17 +95,6 @@ def test_density_is_executed_blocks_over_all_blocks():
     assert BlockLayout.full(200, 300).density == 1
 
 
-@pytest.mark.parametrize("rest", [{}, {"causal": True}], ids=["plain", "causal"])
-def test_blocks_before_the_last_partial_ones_are_full(rest):
-    layout = BlockLayout.full(333, 517, (128, 64), **rest)
-    visible = layout.visible()[0, 0]
-    for i, count in enumerate(layout.kv_num_blocks[0, 0].tolist()):
-        for j in layout.kv_indices[0, 0, i, : max(count - layout.max_partial_blocks, 0)].tolist():
-            block = visible[i * 128 : (i + 1) * 128, j * 64 : (j + 1) * 64]
-            assert block.shape[1] == 64
-            assert block.all()
-
-
 def test_draw_shows_a_row_of_queries_a_line():
     keep = torch.tensor([[[[True, False, True], [False, False, True]]]])
     assert BlockLayout.from_mask(keep, (64, 64), 100, 150).draw() == "█·█\n··█"

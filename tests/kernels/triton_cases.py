@@ -96,3 +96,18 @@ def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):
     layout = replace(base_case.with_(density=1.0).layout(DEVICE), causal=True)
     q, k, v = base_case.qkv(device=DEVICE)
     assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+
+if not INTERPRETED:
+
+    def test_calls_wait_for_nothing_and_can_be_captured(base_case):
+        case = base_case.with_(causal=True, tail=True, density=0.3, kv_lengths=(203, 77), order="heads")
+        q, k, v = case.qkv(torch.float16, DEVICE)
+        layout = case.layout(DEVICE)
+        expected = block_sparse_attention(q, k, v, layout)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = block_sparse_attention(q, k, v, layout)
+        graph.replay()
+        assert torch.equal(out, expected)
