@@ -123,7 +123,7 @@ BY_DENSITY: dict[str, Callable[[float], Policy]] = {
         for name, budget, share in (("pooled", "row", 0), ("strided 8x4", "layer", 0.5))
         for order, kind in ORDERS.items()
     },
-    "draft, head": lambda d: Draft(density=d, region=(8, 8), block_size=BLOCK),
+    "draft, head": lambda d: Draft(density=d, select="head_threshold", region=(8, 8), block_size=BLOCK),
     "draft, row": lambda d: Draft(density=d, select="row_top_k", region=(8, 8), block_size=BLOCK),
     "permuted 256": lambda d: Permuted(select=TopK(d), block_size=BLOCK),
     "permuted all": lambda d: Permuted(select=TopK(d), segment=None, block_size=BLOCK),
