@@ -67,7 +67,9 @@ def block_sparse_attention(
     """
     _check(q, k, v, layout, scale)
     name = _tier(q, tier)
-    return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(q):
+        return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
 
 
 def _tier(q: Tensor, asked: str | None) -> str:

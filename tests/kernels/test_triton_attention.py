@@ -60,4 +60,4 @@ def test_kernels_compile_without_spills(base_case, offline, capability, dim, blo
 def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
     for kernel in compiled(offline, base_case.with_(dim=dim, block=(128, 64)), dtype, capability):
         assert kernel.shared_memory <= SHARED_MEMORY[capability]
-        assert dtype == torch.float32 or kernel.spills <= 64
+        assert dtype == torch.float32 or kernel.spills <= 128
