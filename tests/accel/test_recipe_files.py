@@ -9,6 +9,7 @@ from accel import accelerate_model, summary
 from accel.accelerate import plan_for
 from accel.default_recipe import default_recipe_name
 from accel.override import override
+from accel.patches.family import FAMILIES
 from accel.recipe import Recipe
 from accel.recipe_errors import RecipeError
 from accel.recipe_files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
@@ -194,6 +195,16 @@ def test_two_experts_get_the_recipe_for_two():
     assert default_recipe_name({"transformer": model, "transformer_2": model}) == "wan2.2-t2v-a14b"
 
 
+def test_a_size_without_a_recipe_of_its_own_gets_auto():
+    assert default_recipe_name({"transformer": tiny.wan(num_layers=3)}) == "auto"
+
+
+@mark.parametrize("name", sorted(FAMILIES))
+def test_every_supported_class_has_a_default(name):
+    recipes = [load_recipe(recipe) for recipe in shipped_recipes()]
+    assert any(pattern.class_name == name for recipe in recipes for pattern in recipe.models)
+
+
 def test_a_model_nobody_made_a_recipe_for_says_so():
     with raises(RecipeError, match="no shipped recipe"):
-        default_recipe_name({"transformer": tiny.wan(num_layers=3)})
+        default_recipe_name({"transformer": torch.nn.Linear(2, 2)})
