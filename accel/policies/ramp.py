@@ -67,6 +67,6 @@ def at_progress(settings: T, progress: float) -> T:
         value = getattr(settings, field.name)
         if isinstance(value, Ramp):
             changed[field.name] = value.at(progress)
-        elif at_progress(value, progress) is not value:
-            changed[field.name] = at_progress(value, progress)
+        elif (resolved := at_progress(value, progress)) != value:
+            changed[field.name] = resolved
     return replace(settings, **changed) if changed else settings  # type: ignore[type-var]

@@ -66,9 +66,9 @@ def test_top_p_takes_a_ramp():
     assert at_progress(ramped, 0.6).select.mass == 0.2
 
 
-def test_without_a_ramp_nothing_is_copied():
-    plain = policy(method="draft")
-    assert at_progress(plain, 0.5) is plain
+def test_without_a_ramp_nothing_changes():
+    for plain in (policy(method="draft"), policy(method="hip"), policy(method="radial", decay=[0.5, 0.6])):
+        assert at_progress(plain, 0.5) == plain
 
 
 def test_an_unresolved_ramp_is_an_error():
