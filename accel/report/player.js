@@ -40,13 +40,12 @@
   for (const video of videos) video.removeAttribute("controls");
 
   const share = () => (leader.duration ? Math.min(leader.currentTime / leader.duration, 1) : 0);
-  const frameNow = () => Math.min(Math.floor(share() * frames + 1e-6), frames - 1);
 
-  const show = () => {
-    if (leader.seeking) return;
-    scrub.value = frames > 1 ? frameNow() : share() * 1000;
-    position.value = frames > 1 ? `frame ${frameNow() + 1} of ${frames}` : `${leader.currentTime.toFixed(2)} s`;
-    const along = frames > 1 ? frameNow() / (frames - 1) : share();
+  const showAt = (share) => {
+    const frame = Math.min(Math.floor(share * frames + 1e-6), frames - 1);
+    scrub.value = frames > 1 ? frame : share * 1000;
+    position.value = frames > 1 ? `frame ${frame + 1} of ${frames}` : `${(share * leader.duration || 0).toFixed(2)} s`;
+    const along = frames > 1 ? frame / (frames - 1) : share;
     for (const cursor of cursors) {
       const [from, to] = [Number(cursor.dataset.from), Number(cursor.dataset.to)];
       cursor.setAttribute("x1", from + along * (to - from));
@@ -54,10 +53,16 @@
     }
   };
 
-  // The middle of a frame's time: its edge may be rounded into the neighbour.
+  const show = () => {
+    if (!leader.seeking) showAt(share());
+  };
+
+  // The middle of a frame's time: its edge may be rounded into the neighbour. The position is shown at once:
+  // a large video may take seconds to seek.
   const seek = (value) => {
     const along = frames > 1 ? (value + 0.5) / frames : value / 1000;
     for (const video of videos) if (video.duration) video.currentTime = along * video.duration;
+    showAt(along);
   };
 
   const pause = () => {
