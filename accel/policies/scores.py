@@ -22,6 +22,7 @@ from accel.policies.representatives import (
     every,
     folded,
     means,
+    sample_positions,
     sampled,
     self_similarity,
 )
@@ -52,6 +53,7 @@ class BlockScore(ABC):
         block_size: tuple[int, int],
         causal: bool = False,
         may: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """Float32 [B, H, Mb, Nb], rows summing to 1, or to 0 where a row may see nothing.
 
@@ -60,8 +62,10 @@ class BlockScore(ABC):
             block_size: (query rows, key rows).
             causal: query i stands at position i + N - M and sees nothing later.
             may: bool [Mb, Nb], the only blocks that count; none where all do.
+            lengths: int32 [B], the first keys of each sample, those that are not padding; none where all are.
         """
-        return block_mass(*self.represent(q, k, block_size), block_size, causal, may)
+        queries, keys = self.represent(q, k, block_size)
+        return block_mass(queries, keys.within(lengths), block_size, causal, may)
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
         """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; none where all are."""
@@ -176,11 +180,27 @@ class Sampled(BlockScore):
         block_size: tuple[int, int],
         causal: bool = False,
         may: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         if causal:
             raise ValueError("score 'sampled' is defined for attention that is not causal")
-        samples = self.represent(q, k, block_size)
-        return block_mass(*samples, (self.per_block, self.per_block), may=may, strongest=True)
+        queries, keys = self.represent(q, k, block_size)
+        if lengths is not None:
+            sampled_keys = sample_positions(k.shape[2], block_size[1], self.per_block, k.device)
+            keys = keys.without((sampled_keys >= lengths[:, None])[:, None])
+        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, strongest=True)
 
 
-Score = Annotated[Pooled | SubBlock | Strided | Antidiagonal | Sampled, Field(discriminator="kind")]
+@dataclass(frozen=True, config=STRICT)
+class Exact(BlockScore):
+    """The true mass, at the full cost of QKᵀ: a stick to measure the other scores with, never a saving."""
+
+    kind: Literal["exact"] = "exact"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return every(q, 1), every(k, 1)
+
+
+Score = Annotated[Pooled | SubBlock | Strided | Antidiagonal | Sampled | Exact, Field(discriminator="kind")]

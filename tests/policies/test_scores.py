@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from accel.policies import block_mass as block_mass_module
-from accel.policies.scores import Antidiagonal, Pooled, Sampled, Strided, SubBlock
+from accel.policies.scores import Antidiagonal, Exact, Pooled, Sampled, Strided, SubBlock
 
 ALL = [
     Pooled(),
     SubBlock(16, 16),
     SubBlock(8, 4),
     Strided(8, 4),
-    Strided(1, 1),
+    Exact(),
     Antidiagonal(8),
     Antidiagonal(1),
     Sampled(8),
@@ -53,7 +53,7 @@ def test_rows_are_shares_of_one(score, lengths):
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("score", [Strided(1, 1), SubBlock(1, 1), Antidiagonal(1)], ids=name)
+@pytest.mark.parametrize("score", [Exact(), SubBlock(1, 1), Antidiagonal(1)], ids=name)
 def test_a_score_of_every_token_is_exact(score, causal):
     q, k = qk(70, 101)
     torch.testing.assert_close(
