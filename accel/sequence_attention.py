@@ -13,7 +13,9 @@ from torch import Tensor
 from accel.call_record import CallRecord
 from accel.crossover import dense_is_faster
 from accel.dense_queries import with_dense_queries
+from accel.faults import Fault, Guard
 from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
 from accel.patches.site import Site
@@ -34,13 +36,15 @@ class SequenceAttention:
         site: where; only its place among the layers is kept.
         policy: chooses the blocks.
         schedule: what stays dense.
+        told: the faults that have been warned about; the layers of one patch share it.
     """
 
-    def __init__(self, site: Site, policy: Policy, schedule: Schedule) -> None:
+    def __init__(self, site: Site, policy: Policy, schedule: Schedule, told: set[str] | None = None) -> None:
         self.context = Context(layer=site.layer, n_layers=site.n_layers)
         self.policy = policy
         self.schedule = schedule
         self.record = CallRecord()
+        self.guard = Guard(site.full_name, set() if told is None else told)
         self.stopwatch: Stopwatch | None = None
 
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
@@ -49,21 +53,34 @@ class SequenceAttention:
             if isinstance(visible, str):
                 self.record.count_dense(visible, None)
                 return dense()
-            return self._attend(call, visible)
+            return self.guard.run(
+                lambda: self._plan(call, visible),
+                lambda layout: self._attend(call, visible, layout),
+                dense,
+                self.record,
+                None,
+            )
 
     def _visible(self, call: SequenceCall) -> Visible | str:
         """What the queries see, or why this call runs dense. The mask is read last: it may cost a sync."""
-        if reason := self._dense_reason(call):
+        if reason := self._dense_reason(call) or self.guard.stays_dense:
             return reason
         visible = call.visible()
         if isinstance(visible, str):
             return visible
         if reason := self.schedule.dense_reason(self.context, visible.kv_len):
             return reason
-        keys = call.k[:, :, : visible.kv_len]
-        if self.schedule.min_tokens is None and dense_is_faster(call.q, keys, self.policy):
-            return "dense is faster at this length on this machine"
+        if self.schedule.min_tokens is None and (reason := self._slower_reason(call, visible)):
+            return reason
         return visible
+
+    def _slower_reason(self, call: SequenceCall, visible: Visible) -> str | None:
+        """Why sparse attention is not worth it at this length; the first call of a length measures it."""
+        keys = call.k[:, :, : visible.kv_len]
+        faster = self.guard.attempt("planning", lambda: dense_is_faster(call.q, keys, self.policy))
+        if isinstance(faster, Fault):
+            return self.guard.remember(faster)
+        return "dense is faster at this length on this machine" if faster else None
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
@@ -81,14 +98,15 @@ class SequenceAttention:
             return reason
         return self.schedule.dense_reason(self.context, call.k.shape[2])
 
-    def _attend(self, call: SequenceCall, visible: Visible) -> Tensor:
-        k, v = call.k[:, :, : visible.kv_len], call.v[:, :, : visible.kv_len]
+    def _plan(self, call: SequenceCall, visible: Visible) -> BlockLayout:
+        k = call.k[:, :, : visible.kv_len]
         layout = self.policy.layout(as_scaled(call.q, call.scale), k, None, self.context)
         if call.q.shape[2] > 1:
             layout = with_dense_queries(layout, self.schedule.dense_queries)
-        if visible.kv_lengths is not None:
-            layout = replace(layout, kv_lengths=visible.kv_lengths)
-        self.record.count_sparse(layout.density, None)
+        return layout if visible.kv_lengths is None else replace(layout, kv_lengths=visible.kv_lengths)
+
+    def _attend(self, call: SequenceCall, visible: Visible, layout: BlockLayout) -> Tensor:
+        k, v = call.k[:, :, : visible.kv_len], call.v[:, :, : visible.kv_len]
         if call.sinks is None:
             return block_sparse_attention(call.q, k, v, layout, scale=call.scale).transpose(1, 2)
         out, lse = block_sparse_attention(call.q, k, v, layout, scale=call.scale, return_lse=True)

@@ -1,4 +1,4 @@
-"""What every test relies on: determinism, few threads, and no network."""
+"""What every test relies on: determinism, few threads, no network, and no fault that is passed over."""
 
 import os
 import sys
@@ -8,6 +8,8 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A sparse call that fails must fail its test, not go on dense.
+os.environ["ACCEL_STRICT"] = "1"
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 
