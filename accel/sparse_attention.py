@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from accel.call_record import CallRecord
+from accel.faults import Guard
 from accel.kernels.block_sparse_attention import block_sparse_attention
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
@@ -32,9 +33,18 @@ class SparseAttention:
         schedule: what stays dense.
         hook: knows the context of the forward under way.
         reuse: for how long chosen blocks are kept.
+        told: the faults that have been warned about; the sites of one patch share it.
     """
 
-    def __init__(self, site: Site, policy: Policy, schedule: Schedule, hook: RootHook, reuse: Reuse) -> None:
+    def __init__(
+        self,
+        site: Site,
+        policy: Policy,
+        schedule: Schedule,
+        hook: RootHook,
+        reuse: Reuse,
+        told: set[str] | None = None,
+    ) -> None:
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.policy = policy
@@ -42,6 +52,7 @@ class SparseAttention:
         self.hook = hook
         self.layouts = LayoutCache(reuse)
         self.record = CallRecord()
+        self.guard = Guard(site.full_name, set() if told is None else told)
         self.stopwatch: Stopwatch | None = None
 
     def __call__(
@@ -55,17 +66,23 @@ class SparseAttention:
     ) -> Tensor:
         context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
         context = context.of_call(q.shape[1])
-        reason = self._dense_reason(q, k, v, mask, context)
+        reason = self._dense_reason(q, k, v, mask, context) or self.guard.stays_dense
         if reason is not None:
             self.record.count_dense(reason, context.step)
             return dense()
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
+        return self.guard.run(
+            lambda: self._plan(q, k, mask, context),
+            lambda layout: block_sparse_attention(q, k, v, layout).transpose(1, 2),
+            dense,
+            self.record,
+            context.step,
+        )
+
+    def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> BlockLayout:
         key = (q.shape, k.shape, q.device, context.grid, self.hook.adapters)
         layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context))
-        if mask is not None:
-            layout = replace(layout, kv_lengths=valid_keys(mask, q.shape[0]))
-        self.record.count_sparse(layout.density, context.step)
-        return block_sparse_attention(q, k, v, layout).transpose(1, 2)
+        return layout if mask is None else replace(layout, kv_lengths=valid_keys(mask, q.shape[0]))
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         return at_progress(self.policy, context.progress).layout(q, k, context.grid, context)
