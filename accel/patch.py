@@ -40,6 +40,7 @@ class Patch:
         plan: what was applied.
         models: the patched models by component name.
         seats: the sites in force.
+        told: the faults that have been warned about.
     """
 
     def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
@@ -47,6 +48,7 @@ class Patch:
         self.models = dict(models)
         self.hooks: dict[str, RootHook] = {}
         self.seats: list[Seated] = []
+        self.told: set[str] = set()
 
     def remove(self) -> None:
         """Take everything out again. Doing it twice does nothing."""
@@ -95,10 +97,10 @@ class Patch:
         assert step.rule is not None
         site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
         if site.causal:
-            self.seats.append(seat_in_sequence(site, SequenceAttention(site, policy, schedule)))
+            self.seats.append(seat_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
-        attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse)
+        attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
         self.seats.append(Seated(site, attention, install(self.models[site.component], site, attention)))
 
 
