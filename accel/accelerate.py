@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,10 @@ from accel.patches.clock import Clock
 from accel.patches.declined import why_not
 from accel.patches.family import FAMILIES, PIPELINE_COMPONENTS, find_sites, supported_models
 from accel.patches.root_hook import root_hook_of
+from accel.patches.token_permutation import PERMUTABLE, is_permutable
 from accel.plan import Plan, make_plan
 from accel.recipe import Recipe
+from accel.recipe_errors import RecipeError
 from accel.recipe_files import load_recipe
 from accel.summary import Summary, summarize
 
@@ -66,7 +68,24 @@ def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **ov
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
-    return make_plan(sites, override(recipe, overrides))
+    recipe = override(recipe, overrides)
+    if recipe.permute_once:
+        require_permutable(models.values())
+    return make_plan(sites, recipe)
+
+
+def require_permutable(models: Iterable[nn.Module]) -> None:
+    """Refuse to permute the tokens of models whose tokens cannot be reached.
+
+    Raises:
+        RecipeError: if there is one.
+    """
+    for model in models:
+        if not is_permutable(model):
+            raise RecipeError(
+                f"permute_once: where tokens enter and leave is known of {', '.join(PERMUTABLE)}, not of "
+                f"{type(model).__name__}; leave it out, and every call permutes its own"
+            )
 
 
 def restore_model(pipe_or_model: Model) -> Model:

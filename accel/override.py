@@ -20,7 +20,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     Args:
         recipe: left as it is.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
-            schedule, `method`, or a key of a policy, however deep (set in every rule whose policy has it).
+            schedule, `method`, `permute_once`, or a key of a policy, however deep (set in every rule whose
+            policy has it).
 
     Raises:
         RecipeError: if a path does not exist or a value is out of range; names the nearest valid key.
@@ -42,6 +43,9 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         for part in (data, *(rule for rule in rules if "schedule" in rule)):
             part.setdefault("schedule", {})[name] = value
         return
+    if name == "permute_once":
+        data[name] = value
+        return
     if name == "method":
         for rule in rules:
             rule["policy"] = {"method": value}
@@ -49,9 +53,8 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
     holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
     if not holders:
         known = {key for rule in rules for mapping in _mappings(rule["policy"]) for key in mapping}
-        raise RecipeError(
-            f"override: unknown key {name!r}; {nearest(name, {*known, *SCHEDULE_KEYS, 'method'})}"
-        )
+        known |= {*SCHEDULE_KEYS, "method", "permute_once"}
+        raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
     for holder in holders:
         holder[name] = value
 

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from accel.patches.clock import Clock
 from accel.patches.family import is_language_model
-from accel.patches.install import Uninstall, install
+from accel.patches.install import Uninstall, prepare
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
+from accel.patches.token_permutation import TokenPermutation
 from accel.plan import Plan, Step
+from accel.policies.orders import Order, order_indices
 from accel.sequence_attention import SequenceAttention
 from accel.sparse_attention import SparseAttention
 from accel.stopwatch import Stopwatch
@@ -54,6 +57,7 @@ class Patch:
         """Take everything out again. Doing it twice does nothing."""
         for seat in reversed(self.seats):
             seat.uninstall()
+        # The hooks go last: by them an interrupted removal is found and taken up again.
         for component, hook in self.hooks.items():
             hook.detach(self.models[component])
 
@@ -71,7 +75,7 @@ class Patch:
             RuntimeError: if it has called none of them: the seam does not hold with the installed library.
         """
         component = next(name for name, part in self.models.items() if part is model)
-        seats = [seat for seat in self.seats if seat.site.component == component]
+        seats = [seat for seat in self.seats if seat.site.component == component and seat.uninstall.in_force]
         idle = [seat.site.full_name for seat in seats if not seat.attention.record.calls]
         if not idle:
             return
@@ -89,7 +93,10 @@ class Patch:
 
     def _add_hook(self, component: str, clock: Clock) -> None:
         model = self.models[component]
-        hook = sequence_hook(self) if is_language_model(model) else RootHook(clock, owner=self)
+        if is_language_model(model):
+            hook = sequence_hook(self)
+        else:
+            hook = RootHook(clock, owner=self, permutation=permutation_of(self.plan.order))
         self.hooks[component] = hook
         hook.attach(model)
 
@@ -97,11 +104,21 @@ class Patch:
         assert step.rule is not None
         site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
         if site.causal:
-            self.seats.append(seat_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
+            self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
         attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
-        self.seats.append(Seated(site, attention, install(self.models[site.component], site, attention)))
+        self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
+
+    def _put_in(self, seat: Seated) -> None:
+        # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.
+        self.seats.append(seat)
+        seat.uninstall.put_in()
+
+
+def permutation_of(order: Order | None) -> TokenPermutation | None:
+    """The hooks that put a model's tokens in `order` once for each forward; none without one."""
+    return None if order is None else TokenPermutation(partial(order_indices, order))
 
 
 def sequence_hook(owner: Patch) -> RootHook:
@@ -111,11 +128,11 @@ def sequence_hook(owner: Patch) -> RootHook:
     return SequenceHook(owner)
 
 
-def seat_in_sequence(site: Site, attention: SequenceAttention) -> Seated:
-    """A layer of a language model in force."""
-    from accel.patches.transformers_install import install_sequence
+def prepared_in_sequence(site: Site, attention: SequenceAttention) -> Seated:
+    """A layer of a language model that is not in force yet."""
+    from accel.patches.transformers_install import prepare_sequence
 
-    return Seated(site, attention, install_sequence(site, attention))
+    return Seated(site, attention, prepare_sequence(site, attention))
 
 
 def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from torch import Tensor
+
 from accel.patches.grid import TokenGrid
+from accel.patches.head_share import HeadShare
 
 TextPadding = Literal["last", "dropped"]
 
@@ -26,6 +29,10 @@ class Context:
         text_padding: "last" where the model hides padded text by a key mask that ends in one run of hidden
             keys, "dropped" where it leaves padded text out of each sample's call; none where it is not known
             to do either.
+        kv_lengths: int32 [B], how many of each sample's keys are not padding; none where all are.
+        permuted: whether the model's tokens are already in the order that the recipe asks for.
+        heads: which of the layer's heads the call holds where other processes hold the rest; none where it
+            holds all.
     """
 
     grid: TokenGrid | None = None
@@ -37,6 +44,9 @@ class Context:
     layer: int = 0
     n_layers: int = 1
     text_padding: TextPadding | None = None
+    kv_lengths: Tensor | None = field(default=None, compare=False, repr=False)
+    permuted: bool = False
+    heads: HeadShare | None = None
 
     def __post_init__(self) -> None:
         if (self.step is None) != (self.n_steps is None):

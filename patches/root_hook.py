@@ -6,15 +6,18 @@ not (it rebinds `forward` to the module that was hooked first), and removing the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from accel.patches.clock import Clock
-from accel.patches.context import Context
+from accel.patches.context_parallel import ContextParallel, context_parallel_of
+from accel.patches.context import Context, HeadShare
 from accel.patches.family import Family, family_of
 from accel.patches.reading import named_arguments
+from accel.patches.token_permutation import TokenPermutation
 
 
 class RootHook:
@@ -23,20 +26,24 @@ class RootHook:
     Args:
         clock: tells the denoising step; models of one pipeline share it.
         owner: whoever attached the hook, for those who find the hook on a model.
+        permutation: puts the model's tokens in another order; none leaves them.
 
     Attributes:
         current: the context of the forward under way; none outside one.
         grid_error: why the current forward's grid could not be read; none if it could.
         adapters: names of the LoRA adapters that are active in the current forward.
+        parallel: how the model's tokens are spread over processes; none where this one has them all.
         forwards: forwards that finished since the hook was attached.
     """
 
-    def __init__(self, clock: Clock, owner: Any = None) -> None:
+    def __init__(self, clock: Clock, owner: Any = None, permutation: TokenPermutation | None = None) -> None:
         self.clock = clock
         self.owner = owner
+        self.permutation = permutation
         self.current: Context | None = None
         self.grid_error: str | None = None
         self.adapters: tuple[str, ...] = ()
+        self.parallel: ContextParallel | None = None
         self.forwards = 0
 
     @property
@@ -44,15 +51,30 @@ class RootHook:
         """What the denoising steps are told by, in words; empty where there are none."""
         return self.clock.source
 
+    def heads(self, total: int) -> HeadShare | None:
+        """This process's share of a layer's heads in the forward under way; none if it has them all."""
+        return None if self.parallel is None else self.parallel.heads(total)
+
+    def arrival(self, device: torch.device) -> Tensor | None:
+        """Where each token of the grid stands in an attention call; none where it stands in its place."""
+        if self.parallel is None or self.current is None or self.current.grid is None:
+            return None
+        return self.parallel.arrival(self.current.grid, device)
+
     def attach(self, model: nn.Module) -> None:
         model.register_forward_pre_hook(self.before, with_kwargs=True)
         model.register_forward_hook(self.after, always_call=True)
+        if self.permutation is not None:
+            self.permutation.attach(model)
 
     def detach(self, model: nn.Module) -> None:
-        """Remove this hook's two entries; does nothing when they are gone."""
+        """Remove this hook's entries; does nothing when they are gone."""
+        if self.permutation is not None:
+            self.permutation.detach(model)
         for hooks, extra in (
-            (model._forward_pre_hooks, (model._forward_pre_hooks_with_kwargs,)),
             (model._forward_hooks, (model._forward_hooks_with_kwargs, model._forward_hooks_always_called)),
+            # Last, because it is by this one that `root_hook_of` finds what an interrupt has left.
+            (model._forward_pre_hooks, (model._forward_pre_hooks_with_kwargs,)),
         ):
             for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
                 del hooks[key]
@@ -64,7 +86,19 @@ class RootHook:
         family = family_of(model)
         assert family is not None
         self.adapters = active_adapters(model)
+        self.parallel = self._read_parallel(model)
         self.current = self._read(family, model, args, kwargs)
+        if self.permutation is not None:
+            if self.permutation.applies(model, self.current.grid):
+                self.current = replace(self.current, permuted=True)
+            self.permutation.context = self.current
+
+    def _read_parallel(self, model: Any) -> ContextParallel | None:
+        """What is known already, unless `enable_parallelism` was called since."""
+        config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
+        if self.parallel is not None and self.parallel.config is config:
+            return self.parallel
+        return context_parallel_of(model)
 
     def _read(self, family: Family, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Context:
         self.grid_error = None
@@ -89,6 +123,8 @@ class RootHook:
     @torch.compiler.disable
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
         self.current = None
+        if self.permutation is not None:
+            self.permutation.context = None
         self.forwards += 1
         finished = output is not None
         if finished and self.forwards == 1 and self.owner is not None and not torch.is_grad_enabled():

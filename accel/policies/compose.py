@@ -14,10 +14,10 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.always import Always
 from accel.policies.grid_blocks import require_grid
-from accel.policies.orders import Order, RowMajor, token_order
+from accel.policies.orders import Order, RowMajor, call_order
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.scores import Score
-from accel.policies.selectors import Selector
+from accel.policies.selectors import Selector, keep_of_share
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,6 +54,10 @@ class Composed(Policy):
     def static(self) -> bool:  # type: ignore[override]
         return self.score is None
 
+    @property
+    def spans_heads(self) -> bool:  # type: ignore[override]
+        return self.select is not None and self.select.budget == "layer"
+
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The blocks of this call, each sample's and head's its own unless the method is static.
 
@@ -63,13 +67,13 @@ class Composed(Policy):
         if grid is None:
             return self._sequence_layout(q, k)
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        order = token_order(self.order, grid, q.device)
+        order = call_order(self.order, grid, q.device, context.permuted)
         must = self.always.blocks(grid, self.order, self.block_size, q.device)[None, None]
         keep = must
         if self.score is not None and self.select is not None:
             if order is not None:
                 q, k = order.permute(q), order.permute(k)
-            keep = self._select(q, k, must, None)
+            keep = self._select(q, k, must, None, context)
         return BlockLayout.from_mask(
             keep, self.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order, tail=self.tail
         )
@@ -80,11 +84,12 @@ class Composed(Policy):
         q_len, kv_len = q.shape[2], k.shape[2]
         may = causal_blocks(self.block_size, q_len, kv_len, q.device)[None, None]
         must = self.always.sequence_blocks(q_len, kv_len, self.block_size, q.device)[None, None]
-        keep = must & may if self.score is None else self._select(q, k, must, may)
+        keep = must & may if self.score is None else self._select(q, k, must, may, Context())
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
 
-    def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None) -> Tensor:
+    def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context) -> Tensor:
         assert self.score is not None and self.select is not None
-        mass = self.score.mass(q, k, self.block_size, causal=may is not None)
+        mass = self.score.mass(q, k, self.block_size, causal=may is not None, lengths=context.kv_lengths)
         untrusted = self.score.must_keep(q, k, self.block_size)
-        return self.select.keep(mass, must if untrusted is None else must | untrusted, may)
+        must = must if untrusted is None else must | untrusted
+        return keep_of_share(self.select, mass, must, may, context.heads)

@@ -15,7 +15,7 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.candidates import Candidates, grid_candidates, sequence_candidates
 from accel.policies.grid_blocks import require_grid
-from accel.policies.orders import Hilbert, Order, token_order
+from accel.policies.orders import Hilbert, Order, call_order
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.ramp import Ramp, fixed
 from accel.policies.selectors import Share
@@ -64,7 +64,7 @@ class Hip(Policy):
             keep = self._find(q, k, candidates)
             return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True)
         grid = require_grid(self.method, q_len, kv_len, grid)
-        order = token_order(self.order, grid, q.device)
+        order = call_order(self.order, grid, q.device, context.permuted)
         if order is not None:
             q, k = order.permute(q), order.permute(k)
         keep = self._find(q, k, grid_candidates(grid, self.order, self.block_size, q.device))

@@ -94,11 +94,25 @@ def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrd
     """The order of all tokens of `grid`, text included; none where it is that of the sequence."""
     if isinstance(order, RowMajor):
         return None
-    text_start = 0 if grid.text_first else grid.video_tokens
-    text = torch.arange(text_start, text_start + grid.text_tokens)
-    return TokenOrder(torch.cat([order.positions(grid) + grid.video_start, text]).to(device))
+    before = torch.arange(grid.video_start)
+    after = torch.arange(grid.video_start + grid.video_tokens, grid.tokens)
+    return TokenOrder(torch.cat([order.positions(grid) + grid.video_start, before, after]).to(device))
+
+
+def order_indices(order: Order, grid: TokenGrid, device: torch.device) -> Tensor | None:
+    """Int64 [N], where each token of `token_order` comes from; none where it is that of the sequence."""
+    tokens = token_order(order, grid, device)
+    return None if tokens is None else tokens.indices
+
+
+def call_order(order: Order, grid: TokenGrid, device: torch.device, permuted: bool) -> TokenOrder | None:
+    """The order to put a call's tokens in; none where they are in it already."""
+    return None if permuted else token_order(order, grid, device)
 
 
 def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
     """The grid with its text where `order` puts it."""
-    return grid if isinstance(order, RowMajor) else replace(grid, text_first=False)
+    if isinstance(order, RowMajor):
+        return grid
+    text = grid.text_tokens + grid.lead_tokens
+    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0)

@@ -13,14 +13,14 @@ from torch import Tensor
 from accel.kernels.blocks import per_head
 from accel.kernels.layout import BlockLayout
 from accel.kernels.order import TokenOrder
-from accel.patches.context import Context
+from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.grid_blocks import block_counts, require_grid, text_blocks
 from accel.policies.key_importance import key_order
-from accel.policies.orders import Order, RowMajor, ordered_grid, token_order
+from accel.policies.orders import Order, RowMajor, call_order, ordered_grid
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.scores import Pooled, Score
-from accel.policies.selectors import Selector, TopP
+from accel.policies.selectors import Selector, TopP, keep_of_share
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,6 +58,10 @@ class Permuted(Policy):
                 f"segment must be a multiple of the {self.block_size[1]} keys of a block, got {self.segment}"
             )
 
+    @property
+    def spans_heads(self) -> bool:  # type: ignore[override]
+        return self.select.budget == "layer"
+
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The blocks of each sample and head, and the order of keys of each sample and key head.
 
@@ -67,7 +71,7 @@ class Permuted(Policy):
         if grid is None:
             return self._sequence_layout(q, k)
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        base = token_order(self.order, grid, q.device)
+        base = call_order(self.order, grid, q.device, context.permuted)
         if base is not None:
             q, k = base.permute(q), base.permute(k)
         keep, order = plan_grid(
@@ -79,6 +83,8 @@ class Permuted(Policy):
             self.probes,
             self.score,
             self.select,
+            lengths=context.kv_lengths,
+            heads=context.heads,
         )
         kv_order = TokenOrder(order if base is None else base.indices[order])
         return BlockLayout.from_mask(
@@ -158,10 +164,13 @@ def plan_grid(
     score: Score,
     select: Selector,
     gated: bool = True,
+    lengths: Tensor | None = None,
+    heads: HeadShare | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The blocks, bool [B, H, Mb, Nb], and the order of keys, int64 [B, Hkv, N], of a token grid.
 
-    Text is not sorted, and its rows and columns are kept.
+    Text is not sorted, and its rows and columns are kept; `lengths`, int32 [B], are the keys of each sample
+    that are not padding.
     """
     start = grid.video_start
     size = min(segment or grid.video_tokens, grid.video_tokens)
@@ -170,7 +179,8 @@ def plan_grid(
     spread = torch.linspace(start, start + grid.video_tokens - 1, count, dtype=torch.float64, device=q.device)
     order = key_order(q[:, :, spread.round().long()], k, segments, block_size[1] if gated else None)
     must = torch.zeros(1, 1, *block_counts(grid, block_size), dtype=torch.bool, device=q.device)
-    must[:, :, text_blocks(grid, block_size[0])] = True
-    must[..., text_blocks(grid, block_size[1])] = True
-    mass = score.mass(q, TokenOrder(order).permute(k), block_size)
-    return select.keep(mass, must), order
+    for rows, columns in zip(*(text_blocks(grid, side) for side in block_size), strict=True):
+        must[:, :, rows] = True
+        must[..., columns] = True
+    mass = score.mass(q, TokenOrder(order).permute(k), block_size, lengths=lengths)
+    return keep_of_share(select, mass, must, None, heads), order

@@ -8,6 +8,7 @@ from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
 from accel.kernels.layout import BlockLayout
 from accel.recipe import Recipe
+from traces import traces
 
 RADIAL = {"method": "radial", "decay": 1.0, "block_size": [16, 16]}
 
@@ -19,18 +20,6 @@ def recipe(**policy) -> Recipe:
 @fixture(params=tiny.WAN_FAMILY)
 def model(request):
     return tiny.WAN_FAMILY[request.param]()
-
-
-def traces(model) -> dict:
-    """Everything an attribute, a hook or a processor could hide in."""
-    state = {}
-    for name, module in model.named_modules():
-        state[name] = {
-            key: dict(value) if isinstance(value, dict) else value
-            for key, value in vars(module).items()
-            if not isinstance(value, torch.Tensor)
-        }
-    return state
 
 
 @mark.parametrize("batch", [1, 2])
