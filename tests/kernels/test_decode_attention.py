@@ -1,0 +1,106 @@
+"""Decoding: a few queries over listed key blocks, on every tier, against attention token by token."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from accel.kernels.decode_attention import decode_attention
+from accel.kernels.layout import BlockLayout
+
+CASES = Path(__file__).with_name("decode_cases.py")
+
+
+def run_cases(tier, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(CASES)],
+        env={**os.environ, "DECODE_TIER": tier, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cases_in_pytorch():
+    run_cases("torch")
+
+
+def test_cases_in_the_interpreter():
+    pytest.importorskip("triton")
+    run_cases("triton", TRITON_INTERPRET="1")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cases_on_the_gpu():
+    run_cases("triton", TRITON_INTERPRET="0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_decoding_can_be_captured():
+    q, k, v = (
+        torch.randn(1, h, n, 128, device="cuda", dtype=torch.half) for h, n in ((8, 1), (2, 999), (2, 999))
+    )
+    layout = BlockLayout.full(1, 999, (16, 16), "cuda")
+    expected = decode_attention(q, k, v, layout)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = decode_attention(q, k, v, layout)
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize(("dim", "columns"), [(128, 16), (128, 128), (64, 16)], ids=str)
+def test_kernels_compile_without_spills(offline, capability, dim, columns):
+    from accel.kernels.triton_decode import attend
+
+    q, k = torch.empty(1, 8, 4, dim, dtype=torch.bfloat16), torch.empty(1, 8, 4096, dim, dtype=torch.bfloat16)
+    layout = BlockLayout.full(1, 4096, (16, columns))
+    visible = torch.ones(1, 1, 4096, dtype=torch.bool)
+    kernels = offline(capability, attend, q, k, k, layout, visible, 1.0)
+    assert [kernel.name for kernel in kernels] == ["decode_kernel", "join_kernel"]
+    for kernel in kernels:
+        assert kernel.spills == 0 and kernel.shared_memory <= {80: 166_912, 90: 232_448}[capability]
+    assert any(opcode.startswith("HMMA") for opcode in kernels[0].sass)
+
+
+def test_enough_programs_fill_the_device():
+    from accel.kernels.triton_decode import split_lists
+
+    for capacity, tile, heads in ((220, 4, 8), (3, 4, 8), (220, 4, 1000), (1, 1, 1)):
+        splits, slots = split_lists(capacity, tile, heads, torch.device("cpu"))
+        assert slots % tile == 0 and (splits - 1) * slots < capacity <= splits * slots
+    assert split_lists(220, 4, 8, torch.device("cpu"))[0] >= 16
+
+
+FULL = BlockLayout.full(1, 64, (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("queries", "layout", "visible", "message"),
+    [
+        (2, FULL, None, "layout is of 1 queries and 64 keys"),
+        (20, BlockLayout.full(20, 64, (16, 16)), None, "one block"),
+        (1, BlockLayout.full(1, 64, (16, 16), tail=True), None, "no orders, tails"),
+        (1, FULL, torch.ones(1, 2, 64, dtype=torch.bool), r"bool \[2 \| 1, 1, 64\]"),
+        (1, FULL, torch.ones(1, 1, 64), "torch.float32"),
+    ],
+    ids=["lengths", "blocks", "tail", "mask-shape", "mask-type"],
+)
+def test_nonsense_is_refused(queries, layout, visible, message):
+    q, k = torch.zeros(2, 4, queries, 16), torch.zeros(2, 2, 64, 16)
+    with pytest.raises(ValueError, match=message):
+        decode_attention(q, k, k, layout, visible)
+
+
+def test_planning_and_attending_need_no_values():
+    q, k = torch.empty(2, 4, 1, 16, device="meta"), torch.empty(2, 2, 64, 16, device="meta")
+    layout = BlockLayout.full(1, 64, (16, 16), "meta")
+    visible = torch.empty(2, 1, 64, dtype=torch.bool, device="meta")
+    assert decode_attention(q, k, k, layout, visible).shape == (2, 4, 1, 16)
