@@ -1,9 +1,9 @@
-"""decode_attention: a few queries against a long cache, over the key blocks a layout lists; never waits for the
-device.
+"""decode_attention: a few queries against a long cache, over the key blocks that a layout lists.
 
-What block-sparse attention over blocks of queries does badly: a block of one query wastes its tile, and a list
-walked by one program leaves the machine idle. Here the queries of all heads that share a key head are the rows
-of one tile (no key is read twice, or expanded), and on a GPU a list is split over many programs.
+What block-sparse attention over blocks of queries does badly: a block of one query wastes its tile, and a
+list walked by one program leaves the machine idle. Here the queries of all heads that share a key head are
+the rows of one tile (no key is read twice, or expanded), and on a GPU a list is split over many programs. No
+tier waits for the device.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def decode_attention(
     Args:
         q: [B, H, M, D], M small; k, v: [B, Hkv, N, D], H a multiple of Hkv.
         layout: one block of queries, so a single list; lists are for key heads, [B | 1, Hkv | 1, 1, S].
-        visible: bool [B | 1, M, N], the keys each query may see; none leaves that to the layout. A row of keys
-            a query is what the model has made anyway, and says what no rule does: padding on either side and a
-            static cache's unwritten end, all without a length on the host.
+        visible: bool [B | 1, M, N], the keys each query may see; none leaves that to the layout. Such rows
+            are what the model has made anyway, and they say what no rule does without a length on the host:
+            padding on either side, and the unwritten end of a static cache.
         scale: 1 / sqrt(D) if none.
         return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `DECODE_TIERS`; none takes Triton where it can run.
 
     Returns:
-        out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing gets
-        0 and -inf.
+        out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing
+        gets 0 and -inf.
 
     Raises:
         ValueError: if shapes contradict each other, the layout has an order, a tail or lengths, or the tier
@@ -102,7 +102,7 @@ def grouped(q: Tensor, kv_heads: int) -> Tensor:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, visible: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The torch tier: gathers the listed keys, as many as the lists have room for, and masks what is not there.
+    """The torch tier: gathers as many keys as the lists have room for, and masks what is not there.
 
     Args:
         q: [B, Hkv, R, D], as `grouped`.
@@ -147,8 +147,8 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
     kv_heads, kv_len = k.shape[1:3]
     if (q_len, kv_len) != (layout.q_len, layout.kv_len) or layout.num_q_blocks != 1:
         raise ValueError(
-            f"the layout is of {layout.q_len} queries and {layout.kv_len} keys in {layout.num_q_blocks} blocks "
-            f"of queries, got {q_len} and {kv_len}; decoding takes one block"
+            f"the layout is of {layout.q_len} queries and {layout.kv_len} keys in {layout.num_q_blocks} "
+            f"blocks of queries, got {q_len} and {kv_len}; decoding takes one block"
         )
     if heads % kv_heads or heads // kv_heads * q_len > MOST_ROWS:
         raise ValueError(
@@ -156,7 +156,8 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
         )
     if layout.kv_indices.shape[0] not in (1, batch) or layout.kv_indices.shape[1] not in (1, kv_heads):
         raise ValueError(
-            f"lists for {tuple(layout.kv_indices.shape[:2])} samples and key heads do not fit k {tuple(k.shape)}"
+            f"lists for {tuple(layout.kv_indices.shape[:2])} samples and key heads do not fit k "
+            f"{tuple(k.shape)}"
         )
     if layout.q_order or layout.kv_order or layout.tail or layout.kv_lengths is not None:
         raise ValueError("decoding knows no orders, tails or lengths; give what may be seen as `visible`")
@@ -166,5 +167,6 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
         or visible.shape[1:] != (q_len, kv_len)
     ):
         raise ValueError(
-            f"visible must be bool [{batch} | 1, {q_len}, {kv_len}], got {visible.dtype} {tuple(visible.shape)}"
+            f"visible must be bool [{batch} | 1, {q_len}, {kv_len}], "
+            f"got {visible.dtype} {tuple(visible.shape)}"
         )

@@ -1,9 +1,9 @@
 # mypy: disallow-untyped-defs=False
-"""Decoding in Triton: each list of key blocks is split over many programs, whose shares are joined afterwards.
+"""Decoding in Triton: a list of key blocks is split over many programs, whose shares are joined afterwards.
 
-One program computes the rows of one key head over a part of its list, in tiles of several blocks gathered side
-by side; a second kernel joins the parts by their log-sum-exp (flash-decoding). Nothing depends on a length on
-the host, so a captured graph stays right from token to token.
+One program computes the rows of one key head over a part of its list, in tiles of several blocks gathered
+side by side; a second kernel joins the parts by their log-sum-exp (flash-decoding). Nothing depends on a
+length on the host, so a captured graph stays right from token to token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tests of decoding on every tier; test_decode_attention.py runs them, on Triton in the interpreter too."""
+"""The tests of decoding on every tier; test_decode_attention.py runs them."""
 
 import os
 from dataclasses import replace
