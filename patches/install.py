@@ -22,6 +22,10 @@ class Uninstall:
     module: Any
     seated: Any
 
+    def put_in(self) -> None:
+        """Do what is to be undone."""
+        set_processor(self.module, self.seated)
+
     def __call__(self) -> None:
         if self.module.processor is self.seated:
             set_processor(self.module, self.seated.unseat())
@@ -34,12 +38,17 @@ class Uninstall:
 
 def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     """Seat `fn` at the site; returns the undo."""
+    uninstall = prepare(model, site, fn)
+    uninstall.put_in()
+    return uninstall
+
+
+def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
+    """The undo of seating `fn` at the site, before anything is touched: an interrupt finds it in place."""
     family = family_of(model)
     assert family is not None
     module: Any = site.module
-    seated = family.seated[type(module.processor)](module.processor, fn)
-    set_processor(module, seated)
-    return Uninstall(module, seated)
+    return Uninstall(module, family.seated[type(module.processor)](module.processor, fn))
 
 
 def set_processor(module: Any, processor: Any) -> None:

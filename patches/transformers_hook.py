@@ -37,9 +37,9 @@ class SequenceHook(RootHook):
         model.register_forward_pre_hook(self.before, with_kwargs=True)
 
     def detach(self, model: nn.Module) -> None:
-        super().detach(model)
         if self.switch is not None:
             self.switch.off(model)
+        super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if kwargs.get("cache") is not None:

@@ -18,6 +18,10 @@ class UninstallSequence:
     module: Any
     seat: SequenceSeat
 
+    def put_in(self) -> None:
+        """Do what is to be undone."""
+        self.module.accel_seat = self.seat
+
     def __call__(self) -> None:
         if vars(self.module).get("accel_seat") is self.seat:
             del self.module.accel_seat
@@ -29,9 +33,7 @@ class UninstallSequence:
         return mine and self.module.config._attn_implementation in DENSE
 
 
-def install_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
-    """Seat `fn` at the site of a model that has been switched; returns the undo."""
+def prepare_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
+    """The undo of seating `fn` at the site of a switched model, before anything is touched."""
     module: Any = site.module
-    seat = SequenceSeat(fn, DENSE[module.config._attn_implementation], module)
-    module.accel_seat = seat
-    return UninstallSequence(module, seat)
+    return UninstallSequence(module, SequenceSeat(fn, DENSE[module.config._attn_implementation], module))

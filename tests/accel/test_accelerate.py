@@ -81,15 +81,15 @@ def test_accelerated_restores_even_when_the_block_raises(model):
 def test_a_failure_half_way_leaves_every_model_as_it_was(monkeypatch, fails_at):
     pipe = Pipeline()
     before = [block.attn1.processor for block in (*pipe.transformer.blocks, *pipe.transformer_2.blocks)]
-    calls, install = [], accel.patch.install
+    calls, prepare = [], accel.patch.prepare
 
     def flaky(*args):
         calls.append(args)
         if len(calls) > fails_at:
             raise KeyboardInterrupt
-        return install(*args)
+        return prepare(*args)
 
-    monkeypatch.setattr(accel.patch, "install", flaky)
+    monkeypatch.setattr(accel.patch, "prepare", flaky)
     with raises(KeyboardInterrupt):
         accelerate_model(pipe, RECIPE)
     after = [block.attn1.processor for block in (*pipe.transformer.blocks, *pipe.transformer_2.blocks)]
