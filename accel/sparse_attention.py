@@ -18,6 +18,7 @@ from accel.patches.context import Context
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
 from accel.plan_reuse import LayoutCache, Reuse
+from accel.policies.padding import without_padding
 from accel.policies.policy import Policy
 from accel.policies.ramp import at_progress
 from accel.schedule import Schedule
@@ -80,12 +81,17 @@ class SparseAttention:
         )
 
     def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> BlockLayout:
+        if mask is not None:
+            context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
         key = (q.shape, k.shape, q.device, context.grid, self.hook.adapters)
         layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context))
-        return layout if mask is None else replace(layout, kv_lengths=valid_keys(mask, q.shape[0]))
+        return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
-        return at_progress(self.policy, context.progress).layout(q, k, context.grid, context)
+        policy = at_progress(self.policy, context.progress)
+        if context.kv_lengths is not None and not policy.static:
+            q, k = (without_padding(tokens, context.kv_lengths) for tokens in (q, k))
+        return policy.layout(q, k, context.grid, context)
 
     def _dense_reason(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context

@@ -15,6 +15,7 @@ class TokenGrid:
         frames, height, width: tokens along each axis, after patchifying.
         text_tokens: text tokens in the same sequence.
         text_first: text before the video tokens; else after them.
+        lead_tokens: tokens before all of these, such as history; policies keep them whole, as they do text.
     """
 
     frames: int
@@ -22,11 +23,13 @@ class TokenGrid:
     width: int
     text_tokens: int = 0
     text_first: bool = False
+    lead_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width) < 1 or self.text_tokens < 0:
+        if min(self.frames, self.height, self.width) < 1 or min(self.text_tokens, self.lead_tokens) < 0:
             raise ValueError(
-                f"frames, height and width must be at least 1 and text_tokens at least 0, got {self}"
+                "frames, height and width must be at least 1, text_tokens and lead_tokens at least 0, "
+                f"got {self.frames}x{self.height}x{self.width}, {self.text_tokens} and {self.lead_tokens}"
             )
 
     @property
@@ -39,12 +42,13 @@ class TokenGrid:
 
     @property
     def tokens(self) -> int:
-        return self.video_tokens + self.text_tokens
+        return self.lead_tokens + self.video_tokens + self.text_tokens
 
     @property
     def video_start(self) -> int:
-        return self.text_tokens if self.text_first else 0
+        return self.lead_tokens + (self.text_tokens if self.text_first else 0)
 
     def __str__(self) -> str:
+        lead = f"{self.lead_tokens} + " if self.lead_tokens else ""
         text = f" + {self.text_tokens} text" if self.text_tokens else ""
-        return f"{self.frames}x{self.height}x{self.width}{text}"
+        return f"{lead}{self.frames}x{self.height}x{self.width}{text}"

@@ -60,12 +60,11 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _key_bias(keys: Representatives, heads: int) -> Tensor:
-    """[C] or [B, H, 1, C]: the log of how many tokens each stands for; -inf where absent."""
-    device = keys.vectors.device
-    bias = (keys.groups.last(device) - keys.groups.first(device) + 1).log()
+    """Broadcasting to [B, H, 1, C]: the log of how many tokens each stands for; -inf where absent."""
+    bias = keys.counts.log()
     if keys.absent is None:
         return bias
-    return bias.masked_fill(per_head(keys.absent, heads), -torch.inf)[:, :, None]
+    return bias.masked_fill(per_head(keys.absent, heads)[:, :, None], -torch.inf)
 
 
 def _future(queries: Representatives, keys: Representatives, rows: slice) -> Tensor:

@@ -61,12 +61,11 @@ def _any_in_block(flags: Tensor, blocks: Tensor, count: int) -> Tensor:
     return totals[..., borders[1:]] > totals[..., borders[:-1]]
 
 
-def text_blocks(grid: TokenGrid, rows: int) -> slice:
-    """The blocks of `rows` tokens that hold at least one text token; empty where there is no text."""
-    if grid.text_tokens == 0:
-        return slice(0, 0)
-    first = 0 if grid.text_first else grid.video_tokens
-    return slice(first // rows, math.ceil((first + grid.text_tokens) / rows))
+def text_blocks(grid: TokenGrid, rows: int) -> tuple[slice, slice]:
+    """The blocks of `rows` tokens that hold at least one token before the video, and one after it."""
+    end = grid.video_start + grid.video_tokens
+    after = slice(end // rows, math.ceil(grid.tokens / rows)) if end < grid.tokens else slice(0, 0)
+    return slice(0, math.ceil(grid.video_start / rows)), after
 
 
 def block_counts(grid: TokenGrid, block_size: tuple[int, int]) -> tuple[int, int]:

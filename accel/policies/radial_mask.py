@@ -81,9 +81,10 @@ def keep_strict(grid: TokenGrid, widths: list[float], sink: bool, block: int) ->
     Raises:
         ValueError: where that code fails: video tokens no multiple of the block, or text first.
     """
-    if grid.text_first and grid.text_tokens:
+    if grid.video_start:
         raise ValueError(
-            f"reduction 'strict' is defined for text after the video only, got text first in {grid}"
+            "reduction 'strict' is defined for text after the video only, not for text first, "
+            f"got {grid.video_start} tokens before the video in {grid}"
         )
     if grid.video_tokens % block:
         raise ValueError(
@@ -118,6 +119,7 @@ def _strict_tiles(s: int, row_offset: int, column_offset: int, width: int, block
 
 
 def _with_text(keep: Tensor, grid: TokenGrid, block_size: tuple[int, int]) -> Tensor:
-    keep[text_blocks(grid, block_size[0])] = True
-    keep[:, text_blocks(grid, block_size[1])] = True
+    for rows, columns in zip(*(text_blocks(grid, size) for size in block_size), strict=True):
+        keep[rows] = True
+        keep[:, columns] = True
     return keep

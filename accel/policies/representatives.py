@@ -37,15 +37,29 @@ class Representatives:
         groups: which tokens each stands for.
         folds: how many tokens' vectors lie side by side in one.
         absent: bool [B, H, groups], representatives that take no part; none where all do.
+        lengths: int32 [B], the tokens of each sample that are not padding; none where all are.
     """
 
     vectors: Tensor
     groups: Groups
     folds: int = 1
     absent: Tensor | None = None
+    lengths: Tensor | None = None
 
     def without(self, absent: Tensor) -> Representatives:
         return replace(self, absent=absent)
+
+    def within(self, lengths: Tensor | None) -> Representatives:
+        return replace(self, lengths=lengths)
+
+    @property
+    def counts(self) -> Tensor:
+        """How many tokens each stands for that are not padding, [groups] or [B, 1, 1, groups]."""
+        device = self.vectors.device
+        first, end = self.groups.first(device), self.groups.last(device) + 1
+        if self.lengths is None:
+            return end - first
+        return (end.minimum(self.lengths[:, None, None, None]) - first).clamp(min=0)
 
 
 def ragged_mean(tensor: Tensor, dim: int, rows: int) -> Tensor:
@@ -72,7 +86,7 @@ def every(tokens: Tensor, step: int) -> Representatives:
 
 def sampled(tokens: Tensor, rows: int, count: int) -> Representatives:
     """`count` tokens of every block of `rows`."""
-    index = _random_offsets(tokens.shape[2], rows, count, tokens.device)
+    index = sample_positions(tokens.shape[2], rows, count, tokens.device)
     return Representatives(tokens.index_select(2, index), Groups(len(index), 1))
 
 
@@ -100,7 +114,8 @@ def _middles(length: int, step: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _random_offsets(length: int, rows: int, count: int, device: torch.device) -> Tensor:
+def sample_positions(length: int, rows: int, count: int, device: torch.device) -> Tensor:
+    """Int64 [blocks * count]: the tokens that stand for each block of `rows`, at the same offsets in each."""
     offsets = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count]
     firsts = torch.arange(0, length, rows)
     index = firsts[:, None] + offsets % (length - firsts).clamp(max=rows)[:, None]

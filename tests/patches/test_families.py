@@ -39,6 +39,7 @@ class KeepEverything:
     """Lists every block, so that the sparse path runs and nothing is dropped; keeps the grids it saw."""
 
     method = "everything"
+    static = True
 
     def __init__(self):
         self.grids = []
@@ -89,6 +90,7 @@ class EveryOtherBlock:
     """Lists a chequerboard: sparse on a single frame too, where methods for video keep everything."""
 
     method = "chequerboard"
+    static = True
 
     def layout(self, q, k, grid, context):
         blocks = -(-q.shape[2] // 16)

@@ -39,6 +39,15 @@ def test_text_before_the_video_comes_last_too():
     assert not ordered_grid(Tile((1, 2, 2)), grid).text_first
 
 
+def test_history_before_the_video_comes_after_it_and_before_text():
+    grid = TokenGrid(3, 4, 5, 7, lead_tokens=6)
+    indices = token_order(Tile((1, 2, 2)), grid, CPU).indices
+    assert indices[0] == 6 and indices[60:66].tolist() == list(range(6))
+    assert indices[66:].tolist() == list(range(66, 73))
+    ordered = ordered_grid(Tile((1, 2, 2)), grid)
+    assert (ordered.tokens, ordered.video_start, ordered.text_tokens) == (73, 0, 13)
+
+
 def test_row_major_is_no_order_at_all():
     grid = TokenGrid(3, 4, 5, 7, text_first=True)
     assert token_order(RowMajor(), grid, CPU) is None
