@@ -111,13 +111,22 @@ class Guard:
         dense: Callable[[], Tensor],
         record: CallRecord,
         step: int | None,
+        alone: bool = True,
     ) -> Tensor:
         """The sparse output if it can be had, else the dense one.
+
+        Args:
+            alone: other processes do not wait for this one's planning. Where they do, errors pass: one that
+                went on dense would leave them waiting.
 
         Raises:
             Exception: what `dense` raises. If dense attention cannot run the call either, the call is to
                 blame: nothing is counted against the site.
         """
+        if not alone:
+            planned = plan()
+            record.count_sparse(planned.density, step)
+            return attend(planned)
         layout = self.attempt("planning", plan)
         out = layout if isinstance(layout, Fault) else self.attempt("the kernel", lambda: attend(layout))
         if isinstance(layout, Fault) or isinstance(out, Fault):

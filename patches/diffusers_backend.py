@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.seat import attend
+from accel.patches.ulysses import ParallelRoute, attend_in_parallel
 
 NAME = "sparse_accel"
 
@@ -43,7 +44,7 @@ BACKEND = _member()
 def register() -> None:
     """Make diffusers' dispatcher know the backend; done at the first installation, not at import."""
     if BACKEND not in _AttentionBackendRegistry._backends:
-        _AttentionBackendRegistry.register(BACKEND)(_routed_attention)
+        _AttentionBackendRegistry.register(BACKEND, supports_context_parallel=True)(_routed_attention)
 
 
 def _routed_attention(
@@ -55,9 +56,15 @@ def _routed_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-    _parallel_config: Any = None,
+    _parallel_config: ParallelRoute | None = None,
 ) -> Tensor:
-    """[B, M, H, D] attention through a seat: that of `attn_mask`, or of the mode it is called under."""
+    """[B, M, H, D] attention through a seat: that of `attn_mask`, of the mode it is called under, or, where a
+    model's tokens are spread over processes, of what stands in its configuration's place."""
+    if _parallel_config is not None:
+        mask = attn_mask.mask if isinstance(attn_mask, Routed) else attn_mask
+        # A mode this is called under would catch the attention of dense calls a second time.
+        with torch._C.DisableTorchFunction():
+            return attend_in_parallel(query, key, value, mask, enable_gqa, _parallel_config)
     if not isinstance(attn_mask, Routed):
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         grouped = {"enable_gqa": True} if enable_gqa else {}
@@ -72,11 +79,33 @@ class DenseDispatch:
 
     Args:
         name: the processor's `_attention_backend` before it was replaced, or what the user set since.
+        ring: the parallel configuration of a ring, which every call goes around; none where a call sees all
+            tokens.
     """
 
-    def __init__(self, name: AttentionBackendName | str | None) -> None:
+    def __init__(self, name: AttentionBackendName | str | None, ring: Any = None) -> None:
         self.name = name
+        self.ring = ring
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return self.over(self.ring, q, k, v, mask)
+
+    def over(self, parallel: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention over the processes of a parallel configuration; over this one's tokens without one.
+
+        Raises:
+            ValueError: if the backend would ignore the configuration.
+        """
         name = None if self.name is None else AttentionBackendName(self.name)
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=name)
+        if parallel is not None:
+            require_parallel(name or _AttentionBackendRegistry.get_active_backend()[0])
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=name, parallel_config=parallel)
+
+
+def require_parallel(backend: AttentionBackendName) -> None:
+    """Refuse a backend that knows nothing of other processes, as `enable_parallelism` does."""
+    if not _AttentionBackendRegistry._is_context_parallel_available(backend):
+        able = ", ".join(sorted(_AttentionBackendRegistry._supports_context_parallel - {NAME}))
+        raise ValueError(
+            f"attention backend {backend.value!r} does not support context parallelism; choose one of {able}"
+        )

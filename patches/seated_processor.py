@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from accel.patches.diffusers_backend import BACKEND, DenseDispatch, register
 from accel.patches.seat import DenseFn, Seat, attend
 from accel.patches.site import AttentionFn
+from accel.patches.ulysses import ParallelRoute, is_ring
 
 
 class SeatedProcessor:
@@ -71,13 +72,26 @@ class DispatchingProcessor(SeatedProcessor):
     @_attention_backend.setter
     def _attention_backend(self, chosen: AttentionBackendName | str | None) -> None:
         # `set_attention_backend` on an accelerated model chooses what its dense calls run on.
-        self.seat.dense = DenseDispatch(chosen)
+        self.seat.dense = DenseDispatch(chosen, self.seat.dense.ring)  # type: ignore[attr-defined]
+
+    @property
+    def _parallel_config(self) -> ParallelRoute | None:
+        return None if self._parallel is None else ParallelRoute(self._parallel, self.seat.handle)
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        # `enable_parallelism` on an accelerated model.
+        self._parallel = config
+        ring = config if is_ring(config) else None
+        self.seat.dense = DenseDispatch(self.seat.dense.name, ring)  # type: ignore[attr-defined]
 
     def unseat(self) -> Any:
-        """The stock processor, with the dense backend that was chosen while this one was in its place."""
+        """The stock processor, with the dense backend and the parallel configuration that were chosen while
+        this one was in its place."""
         chosen = self.seat.dense.name  # type: ignore[attr-defined]
-        if self.original._attention_backend != chosen:
-            self.original._attention_backend = chosen
+        for name, value in (("_attention_backend", chosen), ("_parallel_config", self._parallel)):
+            if getattr(self.original, name) != value:
+                setattr(self.original, name, value)
         return self.original
 
 

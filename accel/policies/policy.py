@@ -24,10 +24,13 @@ class Policy(ABC):
 
     Attributes:
         static: whether the blocks follow from the grid and the context alone, never from q and k.
+        spans_heads: whether what is kept for one head depends on the others; where other processes hold
+            these (`Context.heads`), every one of them plans at the same time.
     """
 
     method: str
     static: ClassVar[bool] = False
+    spans_heads: ClassVar[bool] = False
 
     @abstractmethod
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:

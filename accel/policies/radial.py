@@ -73,11 +73,13 @@ class Radial(Policy):
         of_layer = self.decay[context.layer]
         if isinstance(of_layer, float):
             return (of_layer,)
-        if len(of_layer) != heads:
+        share = context.heads
+        total = heads if share is None else share.total
+        if len(of_layer) != total:
             raise ValueError(
-                f"decay lists {len(of_layer)} heads for layer {context.layer}, the call has {heads}"
+                f"decay lists {len(of_layer)} heads for layer {context.layer}, the model has {total}"
             )
-        return of_layer
+        return of_layer if share is None else of_layer[share.own]
 
 
 @lru_cache(maxsize=128)

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.patches.context import HeadShare
 from accel.policies.policy import STRICT
 from accel.policies.ramp import Ramp, fixed
 
@@ -86,6 +87,21 @@ class TopP:
 
 
 Selector = Annotated[TopK | TopP, Field(discriminator="kind")]
+
+
+def keep_of_share(
+    select: TopK | TopP, mass: Tensor, must: Tensor, may: Tensor | None, heads: HeadShare | None
+) -> Tensor:
+    """`select.keep` for a share of a layer's heads, as if all of them were here; `heads` is none if they are.
+
+    A budget of the layer is spent over all heads: their mass is gathered, and every process of the group must
+    come here.
+    """
+    if heads is None or select.budget != "layer":
+        return select.keep(mass, must, may)
+    # Not every backend sends booleans.
+    must_of_all = must if must.shape[1] == 1 else heads.gather(must.to(torch.uint8)).bool()
+    return select.keep(heads.gather(mass), must_of_all, may)[:, heads.own]
 
 
 class Ranked:
