@@ -1,0 +1,83 @@
+"""The way a seat is reached when a model's sequence is spread over processes.
+
+diffusers exchanges tokens for heads, calls a forward operator on the whole sequence of the process's heads,
+and exchanges back. That operator is the seat; all communication stays diffusers'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import _templated_context_parallel_attention, dispatch_attention_fn
+from torch import Tensor
+
+from accel.patches.seat import attend, seat_at
+
+
+@dataclass(frozen=True)
+class ParallelRoute:
+    """What travels in the place of a processor's parallel configuration: it, and the number of its seat."""
+
+    config: Any
+    handle: Tensor
+
+    @property
+    def context_parallel_config(self) -> Any:
+        return self.config.context_parallel_config
+
+
+def is_ring(config: Any) -> bool:
+    """Whether a process never sees all tokens, with or without an exchange of heads besides."""
+    return config is not None and config.context_parallel_config.ring_degree > 1
+
+
+def attend_in_parallel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    enable_gqa: bool,
+    route: ParallelRoute,
+) -> Tensor:
+    """This process's tokens of all heads, [B, m, H, D], through a seat, which sees all tokens of its heads.
+
+    Around a ring, and where gradients are recorded, the seat is called with this process's tokens, and its
+    dense attention is diffusers' parallel one.
+
+    Raises:
+        ValueError: if the heads do not divide and the configuration does not allow for that.
+    """
+    if is_ring(route.config):
+        return attend(query, key, value, mask, route.handle)
+    if torch.is_grad_enabled() and query.requires_grad:
+        if torch.compiler.is_compiling():
+            return dispatch_attention_fn(query, key, value, attn_mask=mask, parallel_config=route.config)
+        seat: Any = seat_at(route.handle)
+        return seat.fn(
+            query, key, value, mask, lambda: seat.dense.over(route.config, query, key, value, mask)
+        )
+    parallel, heads = route.context_parallel_config, query.shape[2]
+    if heads % parallel.ulysses_degree and not parallel.ulysses_anything:
+        raise ValueError(
+            f"{heads} heads cannot be shared equally by {parallel.ulysses_degree} processes; "
+            "ContextParallelConfig(..., ulysses_anything=True) shares them unequally"
+        )
+    return _templated_context_parallel_attention(
+        query,
+        key,
+        value,
+        mask,
+        enable_gqa=enable_gqa,
+        forward_op=_attend_to_all,
+        backward_op=None,
+        _parallel_config=route,  # type: ignore[arg-type]
+    )
+
+
+def _attend_to_all(
+    ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *plain: Any, **options: Any
+) -> Tensor:
+    """diffusers' forward operator: all tokens of this process's heads, [B, M, h, D]."""
+    return attend(query, key, value, mask, options["_parallel_config"].handle)
