@@ -29,7 +29,7 @@ class SparseAttention:
     """The attention function that is seated at one site (an `AttentionFn`).
 
     Args:
-        site: where; only its place among the layers is kept.
+        site: where; only its place among the layers and its heads are kept.
         policy: chooses the blocks.
         schedule: what stays dense.
         hook: knows the context of the forward under way.
@@ -48,6 +48,7 @@ class SparseAttention:
     ) -> None:
         self.layer = site.layer
         self.n_layers = site.n_layers
+        self.heads = site.heads
         self.policy = policy
         self.schedule = schedule
         self.hook = hook
@@ -66,18 +67,21 @@ class SparseAttention:
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
     ) -> Tensor:
         context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
+        context = replace(context, heads=self.hook.heads(self.heads))
         context = context.of_call(q.shape[1])
         reason = self._dense_reason(q, k, v, mask, context) or self.guard.stays_dense
         if reason is not None:
             self.record.count_dense(reason, context.step)
             return dense()
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
+        arrival = self.hook.arrival(q.device)
+        q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
         return self.guard.run(
             lambda: self._plan(q, k, mask, context),
-            lambda layout: block_sparse_attention(q, k, v, layout).transpose(1, 2),
+            lambda layout: put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival),
             dense,
             self.record,
             context.step,
+            alone=context.heads is None or not self.policy.spans_heads,
         )
 
     def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> BlockLayout:
@@ -105,6 +109,8 @@ class SparseAttention:
             return "outside the model's forward"
         if context.grid is None:
             return f"grid not readable ({self.hook.grid_error})"
+        if self.hook.parallel and (reason := self.hook.parallel.unsupported(context.grid)):
+            return reason
         if q.shape[1] != k.shape[1]:
             return "cross-attention"
         if mask is not None and not hides_padding_only(mask, context):
@@ -114,6 +120,16 @@ class SparseAttention:
         if reason := choose_tier(q.device, q.dtype, q.shape[-1]).unsupported:
             return reason
         return self.schedule.dense_reason(context, q.shape[1])
+
+
+def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """[B, N, H, D] with token `order[i]` at i; none leaves them."""
+    return tokens if order is None else tokens.index_select(1, order)
+
+
+def put_back(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """The inverse of `picked`."""
+    return tokens if order is None else torch.empty_like(tokens).index_copy_(1, order, tokens)
 
 
 def hides_padding_only(mask: Tensor, context: Context) -> bool:
