@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from accel.notices import Notices
 from accel.patches.clock import Clock
+from accel.patches.context import Context
 from accel.patches.family import is_language_model
 from accel.patches.install import Uninstall, prepare
 from accel.patches.root_hook import RootHook
@@ -43,7 +44,8 @@ class Patch:
         plan: what was applied.
         models: the patched models by component name.
         seats: the sites in force.
-        told: the faults that have been warned about.
+        told: what has been warned about.
+        notices: what tells of sites that are passed by or replaced.
     """
 
     def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
@@ -52,6 +54,7 @@ class Patch:
         self.hooks: dict[str, RootHook] = {}
         self.seats: list[Seated] = []
         self.told: set[str] = set()
+        self.notices = Notices(self.told)
 
     def remove(self) -> None:
         """Take everything out again. Doing it twice does nothing."""
@@ -68,23 +71,15 @@ class Patch:
             seat.attention.stopwatch = stopwatch
         return stopwatch
 
-    def after_first_forward(self, model: nn.Module) -> None:
-        """Notice seats that a model has passed by.
+    def after_forward(self, model: nn.Module, context: Context) -> None:
+        """Notice what a finished forward shows, see `Notices`.
 
         Raises:
-            RuntimeError: if it has called none of them: the seam does not hold with the installed library.
+            RuntimeError: if it has called none of its sites: the seam does not hold with this library.
         """
         component = next(name for name, part in self.models.items() if part is model)
-        seats = [seat for seat in self.seats if seat.site.component == component and seat.uninstall.in_force]
-        idle = [seat.site.full_name for seat in seats if not seat.attention.record.calls]
-        if not idle:
-            return
-        if len(idle) == len(seats):
-            raise RuntimeError(
-                f"{type(model).__name__} called none of its {len(seats)} accelerated attention sites: the "
-                "installed library may have changed. restore_model() takes the acceleration out."
-            )
-        warnings.warn(f"never called in the first forward: {', '.join(idle)}", stacklevel=2)
+        seats = [seat for seat in self.seats if seat.site.component == component]
+        self.notices.after_forward(model, seats, context)
 
     @property
     def step_source(self) -> str:

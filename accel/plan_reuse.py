@@ -46,6 +46,11 @@ class LayoutCache:
         self.reuse = reuse
         self._kept: dict[int, _Kept] = {}
 
+    @property
+    def reuses(self) -> bool:
+        """Whether layouts are kept at all."""
+        return self.reuse != Reuse()
+
     def layout(self, context: Context, key: Hashable, make: Callable[[], BlockLayout]) -> BlockLayout:
         """The kept layout if it still serves this call, else a new one.
 
@@ -59,9 +64,13 @@ class LayoutCache:
         if kept is not None and kept.key == key and self._serves(kept.context, context):
             return kept.layout
         layout = make()
-        if self.reuse != Reuse():
+        if self.reuses:
+            self._forget_before(context.generation)
             self._kept[branch] = _Kept(layout, context, key)
         return layout
+
+    def _forget_before(self, generation: int) -> None:
+        self._kept = {n: kept for n, kept in self._kept.items() if kept.context.generation == generation}
 
     def _serves(self, made: Context, now: Context) -> bool:
         if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from accel.patches.branches import Branches
+
 TRAIN_TIMESTEPS = 1000
 
 
@@ -40,17 +42,18 @@ class Clock:
         self._scheduler = scheduler
         self._last: tuple[Any, float] | None = None
         self._last_timesteps: Any = None
-        self._branch = 0
+        self._branches = Branches()
         self._generation = 0
 
-    def read(self, timestep: Tensor) -> Tick:
-        """The tick of a forward that was called with `timestep`."""
+    def read(self, timestep: Tensor, text: Tensor | None = None) -> Tick:
+        """The tick of a forward that was called with `timestep` and, to tell its branch by, its text."""
         step, n_steps, progress = self._position(timestep)
         self._begin_if_new(progress)
         position = (step, progress)
-        self._branch = self._branch + 1 if position == self._last else 0
+        if position != self._last:
+            self._branches.begin_step()
         self._last = position
-        return Tick(step, n_steps, progress, self._generation, self._branch)
+        return Tick(step, n_steps, progress, self._generation, self._branches.number(text))
 
     def _begin_if_new(self, progress: float) -> None:
         """A new generation begins where a schedule is set anew, or where progress falls back."""
@@ -59,6 +62,7 @@ class Clock:
         if fell_back or timesteps is not self._last_timesteps:
             self._generation += 1
             self._last = None
+            self._branches = Branches()
         self._last_timesteps = timesteps
 
     @property
@@ -91,4 +95,5 @@ class Clock:
         return step
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pipeline": None, "_last": None, "_last_timesteps": None}
+        forgotten = {"_pipeline": None, "_last": None, "_last_timesteps": None, "_branches": Branches()}
+        return {**self.__dict__, **forgotten}

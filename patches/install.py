@@ -35,6 +35,13 @@ class Uninstall:
         """False once somebody else has replaced the processor."""
         return self.module.processor is self.seated
 
+    @property
+    def chosen_backend(self) -> str | None:
+        """The dense backend that was chosen while ours was in place; none if it is what it was."""
+        chosen = getattr(self.seated.seat.dense, "name", None)
+        before = getattr(self.seated.original, "_attention_backend", None)
+        return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
+
 
 def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     """Seat `fn` at the site; returns the undo."""

@@ -6,15 +6,18 @@ not (it rebinds `forward` to the module that was hooked first), and removing the
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from accel.patches.adapters import adapter_state
+from accel.patches.branches import text_of
 from accel.patches.clock import Clock
-from accel.patches.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.context import Context, HeadShare
+from accel.patches.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.family import Family, family_of
 from accel.patches.reading import named_arguments
 from accel.patches.token_permutation import TokenPermutation
@@ -31,7 +34,6 @@ class RootHook:
     Attributes:
         current: the context of the forward under way; none outside one.
         grid_error: why the current forward's grid could not be read; none if it could.
-        adapters: names of the LoRA adapters that are active in the current forward.
         parallel: how the model's tokens are spread over processes; none where this one has them all.
         forwards: forwards that finished since the hook was attached.
     """
@@ -42,7 +44,8 @@ class RootHook:
         self.permutation = permutation
         self.current: Context | None = None
         self.grid_error: str | None = None
-        self.adapters: tuple[str, ...] = ()
+        self._model: nn.Module | None = None
+        self._adapters: Hashable = None
         self.parallel: ContextParallel | None = None
         self.forwards = 0
 
@@ -50,6 +53,13 @@ class RootHook:
     def step_source(self) -> str:
         """What the denoising steps are told by, in words; empty where there are none."""
         return self.clock.source
+
+    @property
+    def adapters(self) -> Hashable:
+        """What the LoRA adapters do in the forward under way; read when it is first asked for."""
+        if self._adapters is None and self._model is not None:
+            self._adapters = adapter_state(self._model)
+        return self._adapters
 
     def heads(self, total: int) -> HeadShare | None:
         """This process's share of a layer's heads in the forward under way; none if it has them all."""
@@ -85,7 +95,7 @@ class RootHook:
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         family = family_of(model)
         assert family is not None
-        self.adapters = active_adapters(model)
+        self._model, self._adapters = model, None
         self.parallel = self._read_parallel(model)
         self.current = self._read(family, model, args, kwargs)
         if self.permutation is not None:
@@ -109,7 +119,7 @@ class RootHook:
             # Whatever is odd about the input, the model itself is the one to judge it.
             self.grid_error = f"{type(error).__name__}: {error}"
             return Context()
-        tick = self.clock.read(family.read_timestep(args, kwargs))
+        tick = self.clock.read(family.read_timestep(args, kwargs), text_of(kwargs))
         return Context(
             grid,
             tick.step,
@@ -122,18 +132,13 @@ class RootHook:
 
     @torch.compiler.disable
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
-        self.current = None
+        context, self.current = self.current, None
+        self._model = None
         if self.permutation is not None:
             self.permutation.context = None
         self.forwards += 1
-        finished = output is not None
-        if finished and self.forwards == 1 and self.owner is not None and not torch.is_grad_enabled():
-            self.owner.after_first_forward(model)
-
-
-def active_adapters(model: Any) -> tuple[str, ...]:
-    """Names of the LoRA adapters at work in a model; empty without any."""
-    return tuple(model.active_adapters()) if getattr(model, "_hf_peft_config_loaded", False) else ()
+        if output is not None and context is not None and self.owner is not None:
+            self.owner.after_forward(model, context)
 
 
 def root_hook_of(model: nn.Module) -> RootHook | None:

@@ -1,0 +1,21 @@
+"""Skipping: whether something around one of a model's modules may leave it out of a forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def may_be_skipped(model: nn.Module, name: str) -> bool:
+    """Whether a cache or a skipped layer stands between a model and its module of that dotted name."""
+    parts = name.split(".")
+    path = [model, *(model.get_submodule(".".join(parts[: n + 1])) for n in range(len(parts)))]
+    return any(may_skip(module) for module in path)
+
+
+def may_skip(module: Any) -> bool:
+    """Whether a hook of diffusers, or cache-dit, may put something in a forward's place."""
+    registry = getattr(module, "_diffusers_hook", None)
+    hooks = registry.hooks.values() if registry is not None else ()
+    return getattr(module, "_is_cached", False) or any(hasattr(hook, "new_forward") for hook in hooks)
