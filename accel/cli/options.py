@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.generate import GenerateSettings
 from accel.recipe_errors import RecipeError
+from accel.recipe_yaml import parse_yaml
 
 Prompt = Annotated[str | None, typer.Argument(help="What to generate; the demo has one of its own.")]
 ModelName = Annotated[str, typer.Option("--model", help="'demo', a pipeline folder, or a hub id.")]
@@ -59,10 +59,7 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         if not equals or not key:
             raise RecipeError(f"--set {change!r}: expected key.path=value, for example dense_steps=0.2")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {change!r}: the value is not valid YAML") from error
+        parsed[key.strip()] = parse_yaml(value, f"--set {key}")
     return parsed
 
 
