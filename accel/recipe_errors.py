@@ -30,7 +30,17 @@ def explain(error: ValidationError, source: str, schema: dict[str, Any]) -> Reci
         source: the file's name, or what stands in for it.
         schema: JSON schema of the whole, to name the valid keys of a place.
     """
-    return RecipeError("\n".join(f"{source}: {_line(finding, schema)}" for finding in error.errors()))
+    findings = error.errors()
+    lines = [f"{source}: {_line(found, schema)}" for found in findings if not _follows(found, findings)]
+    return RecipeError("\n".join(dict.fromkeys(lines)))
+
+
+def _follows(finding: Any, findings: Iterable[Any]) -> bool:
+    """Whether a list is called too short only because something in it is wrong."""
+    place = finding["loc"]
+    return finding["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in findings
+    )
 
 
 def _line(finding: Any, schema: dict[str, Any]) -> str:

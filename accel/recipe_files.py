@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from accel.recipe import Recipe
 from accel.recipe_errors import RecipeError, explain, nearest
+from accel.recipe_yaml import parse_yaml, require_small
 
 MAX_BYTES = 64 * 1024
 
@@ -36,10 +37,19 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     """The YAML of a recipe, and the name that errors show."""
+    if not isinstance(name_or_path, str | PathLike):
+        raise RecipeError(
+            "a recipe is a Recipe, the name of a shipped one or the path of a YAML file, got "
+            f"{type(name_or_path).__name__}; Recipe.model_validate makes one of a mapping"
+        )
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        return _read(path), str(name_or_path)
     shipped = shipped_recipes()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if path.stem in shipped and not path.exists():
+            raise RecipeError(
+                f"{path}: no such file; the shipped recipe is called {path.stem!r}, without .yaml"
+            )
+        return _read(path), str(name_or_path)
     if str(name_or_path) not in shipped:
         hint = nearest(name_or_path, shipped)
         raise RecipeError(
@@ -50,9 +60,13 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"{path}: is a folder or a device, not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; a recipe is a short text")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -61,19 +75,14 @@ def _read(path: Path) -> str:
 
 def parse_recipe(text: str, source: str) -> Recipe:
     """A recipe from YAML text; `source` is what errors call it."""
-    try:
-        data = yaml.load(text, Loader=_PlainLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: {_yaml_problem(error)}") from error
-    except RecursionError as error:
-        raise RecipeError(f"{source}: nested too deeply") from error
-    return build_recipe(data, source)
+    return build_recipe(parse_yaml(text, source), source)
 
 
 def build_recipe(data: Any, source: str) -> Recipe:
     """A recipe from plain data, for example the mapping a YAML file holds."""
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping with the key `rules`, got {type(data).__name__}")
+    require_small(data, source)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -87,31 +96,3 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
         {key: value for key, value in rule.items() if value is not None} for rule in data["rules"]
     ]
     return data
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases, which can blow a few lines up to gigabytes, and without repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not allowed in a recipe", problem_mark=mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}{getattr(error, 'problem', None) or error}"

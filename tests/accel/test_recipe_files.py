@@ -74,7 +74,7 @@ BAD = {
     "a list": ("- 1\n- 2", "mapping", "rules"),
     "empty file": ("", "mapping", "rules"),
     "broken yaml": (GOOD + "  x: [", "line", "column"),
-    "a tag that runs code": ("rules: !!python/object/apply:os.system ['true']", "line 1", "constructor"),
+    "a tag that runs code": ("rules: !!python/object/apply:os.system ['true']", "line 1", "tags are not"),
     "an alias": ("a: &a [1]\nrules: *a", "aliases", "not allowed"),
     "a key twice": (GOOD + "schedule: {}", "'schedule'", "twice"),
 }
@@ -91,11 +91,6 @@ def test_mistakes_are_told_with_their_place(case):
         assert part in message, message
 
 
-def test_deep_nesting_is_refused():
-    with raises(RecipeError):
-        parse_recipe("rules: " + "[" * 5000 + "]" * 5000, "deep.yaml")
-
-
 @mark.parametrize(
     "name, expected",
     [
@@ -107,15 +102,6 @@ def test_deep_nesting_is_refused():
 def test_unknown_recipes_name_the_nearest(name, expected):
     with raises(RecipeError, match=expected):
         load_recipe(name)
-
-
-def test_large_files_and_binary_files_are_refused(tmp_path):
-    large, binary = tmp_path / "large.yaml", tmp_path / "binary.yaml"
-    large.write_text("#" * 100_000)
-    binary.write_bytes(b"\xff\xfe\x00")
-    for path, expected in ((large, "larger than"), (binary, "not UTF-8")):
-        with raises(RecipeError, match=expected):
-            load_recipe(path)
 
 
 def recipe(*rules) -> Recipe:
