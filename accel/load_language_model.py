@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from accel.load_pipeline import LoadError, best_device
+from accel.load_errors import FAILURES, LoadError, require_device, require_folder, why
+from accel.load_pipeline import best_device
 
 DEMO_LLM: Path = Path(__file__).parent / "demo" / "needle-llama"
 
@@ -36,13 +38,21 @@ def load_language_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device or best_device()
+    require_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     source = str(DEMO_LLM) if model == "demo-llm" else model
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise LoadError(f"{source}: is no transformers model; there is no config.json in it")
+    require_folder(source, "transformers model", "config.json")
+    # Without an explicit False, transformers would ask at the terminal whether to run a model's own code.
+    safe: dict[str, Any] = {"trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"cannot load {model!r}: {str(error).splitlines()[0]}") from error
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **safe)
+    except FAILURES as error:
+        raise LoadError(f"cannot load {model!r}: {why(error)} {_advice(source)}") from error
     return LanguageModel(loaded.to(device).eval(), tokenizer)
+
+
+def _advice(source: str) -> str:
+    if os.path.isdir(source):
+        return "The folder must hold a causal language model with safetensors weights and its tokenizer."
+    return "It is neither 'demo-llm' nor a folder here; as a hub id it needs a network and a real repository."

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
 
 from accel.demo.paths import DEMO_VIDEO
-
-
-class LoadError(ValueError):
-    """A model that cannot be loaded, told with the likely cause."""
+from accel.load_errors import FAILURES, LoadError, require_device, require_folder, why
 
 
 def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
@@ -24,19 +21,22 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype | No
         dtype: none is bfloat16 on an accelerator and float32 on the CPU.
 
     Raises:
-        LoadError: if it cannot be had. Only safetensors weights are read, never pickles.
+        LoadError: if it cannot be had. Only safetensors weights are read, never pickles, and no code that
+            comes with a model is run.
     """
     from diffusers import DiffusionPipeline
 
     device = device or best_device()
+    require_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     source = str(DEMO_VIDEO) if model == "demo" else model
-    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
-        raise LoadError(f"{source}: is no diffusers pipeline; there is no model_index.json in it")
+    require_folder(source, "diffusers pipeline", "model_index.json")
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"cannot load {model!r}: {str(error).splitlines()[0]} {_advice(model)}") from error
+        pipe = DiffusionPipeline.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except FAILURES as error:
+        raise LoadError(f"cannot load {model!r}: {why(error)} {_advice(model)}") from error
     return pipe.to(device)
 
 
@@ -47,7 +47,7 @@ def best_device() -> str:
 
 
 def _advice(model: str) -> str:
-    if Path(model).exists():
+    if os.path.isdir(model):
         return "The folder must hold a whole pipeline with safetensors weights."
     return (
         "It is neither 'demo' nor a folder here; as a hub id it needs a network and an existing repository."
