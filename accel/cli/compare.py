@@ -17,6 +17,7 @@ from accel.cli.run_table import print_runs
 from accel.comparison import Compared, compare_runs, density_map
 from accel.default_recipe import default_recipe_name
 from accel.generate import Generated, GenerateSettings
+from accel.load_lora import Lora, load_loras
 from accel.load_pipeline import load_pipeline
 from accel.patches.family import supported_models
 from accel.plan import Plan
@@ -32,6 +33,7 @@ def compare(
     model: options.ModelName = "demo",
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
+    lora: options.Loras = None,
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
@@ -56,6 +58,7 @@ def compare(
     )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
     pipe = load_pipeline(model, device)
+    load_loras(pipe, [Lora.parse(text) for text in lora or ()])
     plan = plan_for(pipe, recipe, **options.parse_changes(changes))
     name = recipe or default_recipe_name(supported_models(pipe))
     compared = compare_runs(pipe, settings, plan.recipe, placing=placing)

@@ -13,6 +13,7 @@ from accel.cli import options
 from accel.cli.run_table import print_runs, runs_as_dict
 from accel.generate import DENSE, Generated, GenerateSettings
 from accel.generate import generate as run
+from accel.load_lora import Lora, load_loras
 from accel.load_pipeline import load_pipeline
 from accel.recipe import Recipe
 from accel.video import write_video
@@ -23,6 +24,7 @@ def generate(
     model: options.ModelName = "demo",
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
+    lora: options.Loras = None,
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
@@ -48,6 +50,7 @@ def generate(
     )  # fmt: skip
     require_writable(output)
     pipe = load_pipeline(model, device)
+    load_loras(pipe, [Lora.parse(text) for text in lora or ()])
     plan = plan_for(pipe, recipe, **options.parse_changes(changes))
     runs = _run(pipe, settings, plan.recipe, dense=dense or only_dense, sparse=not only_dense)
     written = _write(runs, output, options.frames_per_second(model))

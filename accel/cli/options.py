@@ -21,6 +21,12 @@ RecipeName = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: key.path=value. Repeatable.")
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", help="LoRA weights: a folder, a .safetensors file or a hub id, =SCALE. Repeatable."
+    ),
+]
 Height = Annotated[int | None, typer.Option(help="Pixels.", min=1)]
 Width = Annotated[int | None, typer.Option(help="Pixels.", min=1)]
 Frames = Annotated[int | None, typer.Option(help="Video frames.", min=1)]
