@@ -1,25 +1,41 @@
 """Cosmos 1, 2 and 2.5 (Predict and Transfer): video tokens only.
 
-Its processor calls diffusers' dispatcher without a backend of its own, so the seat is reached as long as the
-process-wide backend is PyTorch's, the default; under another one the sites are reported as never called.
+The stock processor calls diffusers' dispatcher without a backend of its own, so it runs whatever is active in
+the whole process. In its seated twin that one name means the way to the seat, under any active backend; dense
+calls still go to the active one.
 """
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 from diffusers.models.transformers.transformer_cosmos import CosmosAttnProcessor2_0
 from torch import nn
 
+from accel.patches.diffusers_backend import DenseDispatch, plain_attention
 from accel.patches.grid import TokenGrid
 from accel.patches.reading import latent_grid, modules_like
+from accel.patches.seat import DenseFn
 from accel.patches.seated_processor import SeatedProcessor, rerouted
+
+
+def calling_plain_attention(stock_call: Any) -> FunctionType:
+    """The stock function itself, in which `dispatch_attention_fn` is PyTorch's attention."""
+    names = {**stock_call.__globals__, "dispatch_attention_fn": plain_attention}
+    twin = FunctionType(stock_call.__code__, names, stock_call.__name__, stock_call.__defaults__)
+    twin.__annotations__ = stock_call.__annotations__
+    return twin
 
 
 class SeatedCosmosProcessor(SeatedProcessor, CosmosAttnProcessor2_0):
     """Cosmos self-attention with a seat."""
 
-    __call__ = rerouted(CosmosAttnProcessor2_0.__call__)
+    __call__ = rerouted(calling_plain_attention(CosmosAttnProcessor2_0.__call__))
+
+    @staticmethod
+    def dense_of(original: Any) -> DenseFn:
+        return DenseDispatch(None)
 
 
 SEATED: dict[type, type] = {CosmosAttnProcessor2_0: SeatedCosmosProcessor}

@@ -24,10 +24,6 @@ DECLINED: dict[str, str] = {
     "ChromaTransformer2DModel": _IMAGE,
     "CogView3PlusTransformer2DModel": _IMAGE,
     "CogView4Transformer2DModel": _IMAGE,
-    "Cosmos3OmniTransformer": (
-        "its video queries attend to more keys than there are queries (the understanding tokens come first), "
-        "and policies on a grid choose for sequences that attend to themselves"
-    ),
     "DiTTransformer2DModel": _IMAGE,
     "DreamLiteTransformer2DModel": _IMAGE,
     "ErnieImageTransformer2DModel": _IMAGE,
@@ -36,9 +32,6 @@ DECLINED: dict[str, str] = {
     "HiDreamImageTransformer2DModel": _IMAGE,
     "HunyuanDiT2DModel": _IMAGE,
     "HunyuanImageTransformer2DModel": _IMAGE,
-    "HunyuanVideoFramepackTransformer3DModel": (
-        "history at three resolutions stands before the video and text after it; a grid has room for one"
-    ),
     "Ideogram4Transformer2DModel": _IMAGE,
     "JoyImageEditPlusTransformer3DModel": _UNREAD,
     "JoyImageEditTransformer3DModel": _UNREAD,

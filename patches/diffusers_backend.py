@@ -66,12 +66,27 @@ def _routed_attention(
         with torch._C.DisableTorchFunction():
             return attend_in_parallel(query, key, value, mask, enable_gqa, _parallel_config)
     if not isinstance(attn_mask, Routed):
-        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        grouped = {"enable_gqa": True} if enable_gqa else {}
-        return scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **grouped).transpose(1, 2)
+        return plain_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if torch.is_grad_enabled() and query.requires_grad and torch.compiler.is_compiling():
         return dispatch_attention_fn(query, key, value, attn_mask=attn_mask.mask)
     return attend(query, key, value, attn_mask.mask, attn_mask.handle)
+
+
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """PyTorch's attention of [B, M, H, D], which the mode it is called under may catch."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    rest: dict[str, Any] = {"enable_gqa": True} if enable_gqa else {}
+    rest |= {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+    return scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **rest).transpose(1, 2)
 
 
 class DenseDispatch:
@@ -99,7 +114,10 @@ class DenseDispatch:
         name = None if self.name is None else AttentionBackendName(self.name)
         if parallel is not None:
             require_parallel(name or _AttentionBackendRegistry.get_active_backend()[0])
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=name, parallel_config=parallel)
+        grouped = q.shape[2] != k.shape[2]
+        return dispatch_attention_fn(
+            q, k, v, attn_mask=mask, enable_gqa=grouped, backend=name, parallel_config=parallel
+        )
 
 
 def require_parallel(backend: AttentionBackendName) -> None:

@@ -24,12 +24,14 @@ FAMILIES: dict[str, str] = {
     "SkyReelsV2Transformer3DModel": "accel.patches.wan",
     "HunyuanVideoTransformer3DModel": "accel.patches.hunyuan_video",
     "HunyuanVideo15Transformer3DModel": "accel.patches.hunyuan_video15",
+    "HunyuanVideoFramepackTransformer3DModel": "accel.patches.hunyuan_video_framepack",
     "LTXVideoTransformer3DModel": "accel.patches.ltx",
     "LTX2VideoTransformer3DModel": "accel.patches.ltx",
     "CogVideoXTransformer3DModel": "accel.patches.cogvideox",
     "ConsisIDTransformer3DModel": "accel.patches.cogvideox",
     "MochiTransformer3DModel": "accel.patches.mochi",
     "CosmosTransformer3DModel": "accel.patches.cosmos",
+    "Cosmos3OmniTransformer": "accel.patches.cosmos3",
     "Kandinsky5Transformer3DModel": "accel.patches.kandinsky5",
     "AllegroTransformer3DModel": "accel.patches.allegro",
     "EasyAnimateTransformer3DModel": "accel.patches.easyanimate",
@@ -126,4 +128,5 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
 
 def heads_of(module: Any) -> int:
     """The query heads of an attention module."""
-    return module.heads if hasattr(module, "heads") else module.num_heads
+    names = ("heads", "num_heads", "num_attention_heads")
+    return next(getattr(module, name) for name in names if hasattr(module, name))

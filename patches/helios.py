@@ -5,15 +5,13 @@ History is read by every frame, so it takes the place of text: a prefix that pol
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from diffusers.models.transformers.transformer_helios import HeliosAttnProcessor
-from torch import Tensor, nn
+from torch import nn
 
 from accel.patches.grid import TokenGrid
-from accel.patches.reading import latent_grid, modules_like
+from accel.patches.reading import latent_grid, modules_like, patches_of_history
 from accel.patches.seated_processor import DispatchingProcessor, rerouted
 
 
@@ -35,15 +33,8 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent chunk [B, C, F, H, W] and its history, likewise."""
     patch = model.config.patch_size
     history = sum(
-        history_tokens(kwargs.get(f"latents_history_{term}"), [size * shrink for size in patch])
+        patches_of_history(kwargs.get(f"latents_history_{term}"), [size * shrink for size in patch])
         for term, shrink in (("short", 1), ("mid", 2), ("long", 4))
         if kwargs.get(f"indices_latents_history_{term}") is not None
     )
     return latent_grid(kwargs["hidden_states"], patch, text_tokens=history, text_first=True)
-
-
-def history_tokens(latent: Tensor | None, patch: Sequence[int]) -> int:
-    """Tokens of one term of history, padded to whole patches of (frames, rows, columns)."""
-    if latent is None:
-        return 0
-    return math.prod(math.ceil(size / p) for size, p in zip(latent.shape[2:], patch, strict=True))

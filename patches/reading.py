@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -41,10 +42,17 @@ def latent_grid(
         latent: the video, of five dimensions.
         patch: the size of one patch along frames, rows and columns.
         axes: the dimensions of the latent that are frames, rows and columns.
-        text: `text_tokens` and `text_first` of the grid.
+        text: `text_tokens`, `text_first` and `lead_tokens` of the grid.
     """
     frames, height, width = (latent.shape[axis] // size for axis, size in zip(axes, patch, strict=True))
     return TokenGrid(frames, height, width, **text)
+
+
+def patches_of_history(latent: Tensor | None, patch: Sequence[int]) -> int:
+    """Tokens of latent history [B, C, F, H, W], filled up to whole patches of (frames, rows, columns)."""
+    if latent is None:
+        return 0
+    return math.prod(math.ceil(size / side) for size, side in zip(latent.shape[2:], patch, strict=True))
 
 
 def lengths(*embeddings: Tensor | None) -> int:

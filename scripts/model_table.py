@@ -19,6 +19,11 @@ from accel.patches.family import FAMILIES
 from tiny_families import CASES, Case
 
 HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks")
+BESIDES = {
+    "HeliosTransformer3DModel": ("history", "text"),
+    "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
+    "Cosmos3OmniTransformer": ("text", "sound"),
+}
 PADDING = {
     "last": "exact, by a length for each sample",
     "dropped": "exact, the model drops it",
@@ -45,12 +50,16 @@ def row(name: str) -> tuple[str, ...]:
 
 def order(cases: list[Case]) -> str:
     """What stands where, in words."""
-    case = max(cases, key=lambda case: case.grid((2, 8, 8)).text_tokens)
-    tokens = "image" if case.image else "video"
-    if not case.grid((2, 8, 8)).text_tokens:
-        return tokens
-    extra = "history" if case.class_name.startswith("Helios") else "text"
-    return f"{extra}, {tokens}" if case.text_first else f"{tokens}, {extra}"
+    grids = [case.grid((2, 8, 8)) for case in cases]
+    lead = any(grid.lead_tokens for grid in grids)
+    text = any(grid.text_tokens for grid in grids)
+    before, after = BESIDES.get(cases[0].class_name, ("text", "text"))
+    parts = [
+        before if lead or (text and cases[0].text_first) else "",
+        "image" if cases[0].image else "video",
+        after if text and not cases[0].text_first else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def graphs(case: Case) -> str:

@@ -27,6 +27,7 @@ class Case:
         inputs: (batch, frames, height, width) in tokens -> the arguments of a forward.
         text: tokens of text, image embeddings or history in the sequence; or that, of the video's tokens.
         text_first: text before the video.
+        lead: tokens before all others; or that, of the video's frames, rows and columns.
         sites: how many attention modules must be found.
         graphs: compiled graphs over all blocks, as many as the stock model takes: one for each class of block
             and layout of its inputs; none where the stock model cannot be compiled in full graphs.
@@ -40,6 +41,7 @@ class Case:
     inputs: Callable[[int, int, int, int], dict[str, Any]]
     text: int | Callable[[int], int] = 0
     text_first: bool = False
+    lead: int | Callable[[int, int, int], int] = 0
     sites: int = 3
     graphs: int | None = 1
     pads: str | None = None
@@ -66,7 +68,8 @@ class Case:
 
     def grid(self, size: tuple[int, int, int]) -> TokenGrid:
         text = self.text(math.prod(size)) if callable(self.text) else self.text
-        return TokenGrid(*size, text_tokens=text, text_first=self.text_first)
+        lead = self.lead(*size) if callable(self.lead) else self.lead
+        return TokenGrid(*size, text_tokens=text, text_first=self.text_first, lead_tokens=lead)
 
 
 def output(model: Any, arguments: dict[str, Any]) -> Tensor:

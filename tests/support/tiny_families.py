@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import tiny_images
 import tiny_inputs as inputs
 from tiny_case import ROPE, SMALL, Case, output
@@ -14,6 +17,20 @@ COGVIDEOX |= {"num_layers": 3, "max_text_seq_length": TEXT, "use_rotary_position
 HUNYUAN = {**SMALL, "in_channels": 4, "out_channels": 4, "num_refiner_layers": 1, "rope_axes_dim": ROPE}
 LTX = {**SMALL, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 3}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
+
+COSMOS3 = {"hidden_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
+COSMOS3 |= {"num_hidden_layers": 3, "intermediate_size": 32, "latent_channel": 4, "patch_latent_dim": 16}
+COSMOS3 |= {"vocab_size": 32, "rope_axes_dim": [4, 2, 2]}
+
+
+def framepack_history(frames: int, height: int, width: int) -> int:
+    """Tokens of two clean frames, two at half and three at a quarter of the resolution."""
+    return (
+        2 * height * width
+        + math.ceil(height / 2) * math.ceil(width / 2)
+        + math.ceil(height / 4) * math.ceil(width / 4)
+    )
+
 
 CASES: dict[str, Case] = {
     "hunyuan-video": Case(
@@ -52,6 +69,25 @@ CASES: dict[str, Case] = {
         {**HUNYUAN, "num_layers": 3, "text_embed_dim": 16, "text_embed_2_dim": 8, "image_embed_dim": 8},
         inputs.hunyuan_video15,
         text=TEXT + 5 + 3,
+        pads="encoder_hidden_states",
+    ),
+    "framepack": Case(
+        "HunyuanVideoFramepackTransformer3DModel",
+        {
+            **HUNYUAN,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "text_embed_dim": 16,
+            "pooled_projection_dim": 8,
+            "has_image_proj": True,
+            "image_proj_dim": 8,
+            "has_clean_x_embedder": True,
+        },
+        inputs.framepack,
+        text=TEXT + 3,
+        lead=framepack_history,
+        sites=4,
+        graphs=3,
         pads="encoder_hidden_states",
     ),
     "ltx": Case("LTXVideoTransformer3DModel", {**LTX, "caption_channels": 16}, inputs.ltx),
@@ -163,6 +199,14 @@ CASES: dict[str, Case] = {
             "concat_padding_mask": False,
         },
         inputs.cosmos,
+    ),
+    "cosmos3": Case("Cosmos3OmniTransformer", COSMOS3, inputs.cosmos3, lead=TEXT),
+    "cosmos3-sound": Case(
+        "Cosmos3OmniTransformer",
+        {**COSMOS3, "sound_gen": True, "sound_dim": 4},
+        functools.partial(inputs.cosmos3, sound=13),
+        text=13,
+        lead=TEXT,
     ),
     "allegro": Case(
         "AllegroTransformer3DModel",

@@ -51,6 +51,21 @@ def hunyuan_video15(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     }
 
 
+def framepack(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """History of two clean frames, two at half resolution and three at a quarter; sides need not divide."""
+    return {
+        **hunyuan_video(b, f, h, w),
+        "image_embeds": noise(b, 3, 8),
+        "indices_latents": torch.arange(7, 7 + f),
+        "latents_clean": noise(b, 4, 2, 2 * h, 2 * w),
+        "indices_latents_clean": torch.arange(5, 7),
+        "latents_history_2x": noise(b, 4, 2, 2 * h, 2 * w),
+        "indices_latents_history_2x": torch.arange(3, 5),
+        "latents_history_4x": noise(b, 4, 3, 2 * h, 2 * w),
+        "indices_latents_history_4x": torch.arange(0, 3),
+    }
+
+
 def ltx(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, f * h * w, 4),
@@ -124,6 +139,35 @@ def cosmos(b: int, f: int, h: int, w: int) -> dict[str, Any]:
         "timestep": timestep(b),
         "encoder_hidden_states": noise(b, TEXT, 16),
         "fps": 16,
+    }
+
+
+def cosmos3(b: int, f: int, h: int, w: int, sound: int = 0) -> dict[str, Any]:
+    """One sample, whatever the batch: the model knows no other."""
+    video, first = f * h * w, TEXT + f * h * w
+    total = first + sound
+    arguments = {
+        "input_ids": torch.arange(TEXT),
+        "text_indexes": torch.arange(TEXT),
+        "position_ids": torch.arange(total).expand(3, -1),
+        "und_len": TEXT,
+        "sequence_length": total,
+        "vision_tokens": [noise(1, 4, f, 2 * h, 2 * w)],
+        "vision_token_shapes": [(f, h, w)],
+        "vision_sequence_indexes": torch.arange(TEXT, first),
+        "vision_mse_loss_indexes": torch.arange(TEXT, first),
+        "vision_timesteps": timestep(video),
+        "vision_noisy_frame_indexes": [torch.arange(f)],
+    }
+    if not sound:
+        return arguments
+    return arguments | {
+        "sound_tokens": [noise(4, sound)],
+        "sound_token_shapes": [(sound, 1, 1)],
+        "sound_sequence_indexes": torch.arange(first, total),
+        "sound_mse_loss_indexes": torch.arange(first, total),
+        "sound_timesteps": timestep(sound),
+        "sound_noisy_frame_indexes": [torch.arange(sound)],
     }
 
 
