@@ -38,7 +38,9 @@ class ContextParallel:
         """Why attention over these tokens stays dense, or none."""
         if self.config.ring_degree > 1:
             return "ring attention shows a process a part of the tokens only"
-        if grid is not None and grid.text_tokens and not self.own_plan:
+        if grid is None or grid.tokens == grid.video_tokens:
+            return None
+        if not self.own_plan or (self.text_apart and grid.lead_tokens):
             return "text and video are split by a plan that is not diffusers' own"
         return None
 
