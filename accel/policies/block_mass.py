@@ -31,7 +31,7 @@ def block_mass(
     """
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
-    scale = (dim // queries.folds) ** -0.5 / queries.folds
+    scale = (dim // queries.folds // queries.parts) ** -0.5 / queries.folds
     # A vector common to all keys shifts a row's logits alike; without it they round less.
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
     centred = keys.vectors - common.to(keys.vectors.dtype)

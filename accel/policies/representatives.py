@@ -33,9 +33,10 @@ class Representatives:
     """One vector for each group of tokens.
 
     Args:
-        vectors: [B, H, groups, D · folds].
+        vectors: [B, H, groups, D · folds · parts].
         groups: which tokens each stands for.
         folds: how many tokens' vectors lie side by side in one.
+        parts: how many vectors stand for one token, side by side.
         absent: bool [B, H, groups], representatives that take no part; none where all do.
         lengths: int32 [B], the tokens of each sample that are not padding; none where all are.
     """
@@ -43,6 +44,7 @@ class Representatives:
     vectors: Tensor
     groups: Groups
     folds: int = 1
+    parts: int = 1
     absent: Tensor | None = None
     lengths: Tensor | None = None
 
@@ -92,19 +94,41 @@ def sampled(tokens: Tensor, rows: int, count: int) -> Representatives:
 
 def folded(tokens: Tensor, stride: int, backwards: bool) -> Representatives:
     """Every `stride` tokens as one vector [stride · D], in order or backwards; the last repeats to fill."""
-    length, groups = tokens.shape[2], math.ceil(tokens.shape[2] / stride)
-    missing = groups * stride - length
-    if missing:
-        tokens = torch.cat([tokens, tokens[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
-    cells = tokens.unflatten(2, (groups, stride))
+    cells = _cells(tokens, stride)
     cells = cells.flip(3) if backwards else cells
-    return Representatives(cells.flatten(3), Groups(length, stride), folds=stride)
+    return Representatives(cells.flatten(3), Groups(tokens.shape[2], stride), folds=stride)
+
+
+def boxes(tokens: Tensor, rows: int) -> Representatives:
+    """The lowest and the highest value of every channel among every `rows` tokens, float32."""
+    cells = _cells(tokens, rows)
+    corners = torch.cat([cells.amin(dim=3), cells.amax(dim=3)], dim=3).float()
+    return Representatives(corners, Groups(tokens.shape[2], rows), parts=2)
+
+
+def signed_means(tokens: Tensor, rows: int) -> Representatives:
+    """The mean of every `rows` tokens, its negative and its positive channels apart.
+
+    Its product with a box is the largest that the mean has with any point of the box.
+    """
+    mean = means(tokens, rows)
+    vectors = torch.cat([mean.vectors.clamp(max=0), mean.vectors.clamp(min=0)], dim=3)
+    return replace(mean, vectors=vectors, parts=2)
 
 
 def self_similarity(tokens: Tensor, rows: int) -> Tensor:
     """Float32 [B, H, blocks]: the mean cosine over all pairs of a block's tokens."""
     directions = torch.nn.functional.normalize(tokens, dim=-1)
     return means(directions, rows).vectors.square().sum(dim=-1)
+
+
+def _cells(tokens: Tensor, rows: int) -> Tensor:
+    """[B, H, N, D] -> [B, H, groups, rows, D]; the last token repeats to fill."""
+    groups = math.ceil(tokens.shape[2] / rows)
+    missing = groups * rows - tokens.shape[2]
+    if missing:
+        tokens = torch.cat([tokens, tokens[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
+    return tokens.unflatten(2, (groups, rows))
 
 
 @lru_cache(maxsize=64)

@@ -19,12 +19,14 @@ from accel.policies.block_mass import block_mass
 from accel.policies.policy import STRICT
 from accel.policies.representatives import (
     Representatives,
+    boxes,
     every,
     folded,
     means,
     sample_positions,
     sampled,
     self_similarity,
+    signed_means,
 )
 
 Step = Annotated[int, Field(ge=1, le=128)]
@@ -162,6 +164,29 @@ class Antidiagonal(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
+class Bounds(BlockScore):
+    """The most that a mean of a few queries can get from any of a few keys, by the range of every channel: a
+    single strong key shows however many weak ones surround it (arXiv 2406.10774).
+
+    Args:
+        query, key: rows of a mean and of a range; at most the block's.
+    """
+
+    query: Step = 16
+    key: Step = 16
+    kind: Literal["bounds"] = "bounds"
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return self.query, self.key
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return signed_means(q, self.query), boxes(k, self.key)
+
+
+@dataclass(frozen=True, config=STRICT)
 class Sampled(BlockScore):
     """The strongest of a few random pairs of a block, at the same offsets in each (arXiv 2508.10774)."""
 
@@ -203,4 +228,6 @@ class Exact(BlockScore):
         return every(q, 1), every(k, 1)
 
 
-Score = Annotated[Pooled | SubBlock | Strided | Antidiagonal | Sampled | Exact, Field(discriminator="kind")]
+Score = Annotated[
+    Pooled | SubBlock | Strided | Antidiagonal | Bounds | Sampled | Exact, Field(discriminator="kind")
+]

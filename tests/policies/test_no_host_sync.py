@@ -12,7 +12,7 @@ from accel.policies.hip import Hip
 from accel.policies.orders import Hilbert, Tile
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Pooled, Sampled, Strided, SubBlock
+from accel.policies.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.selectors import TopK, TopP
 from accel.policies.stage_search import Stages
 
@@ -29,10 +29,11 @@ ON_A_GRID = {
     "strided": Composed(score=Strided(), select=TopK(0.3, "layer", row_density=0.1)),
     "sub-block": Composed(score=SubBlock(), select=TopK(0.3, "head")),
     "antidiagonal": Composed(score=Antidiagonal(), select=TopP(0.9, 0.1, 0.5)),
+    "bounds": Composed(score=Bounds(), select=TopK(0.3)),
     "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),
 }
 IN_A_SEQUENCE = {
-    name: ON_A_GRID[name] for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal")
+    name: ON_A_GRID[name] for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal", "bounds")
 } | {"permuted": Permuted()}
 
 

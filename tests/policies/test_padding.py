@@ -17,7 +17,7 @@ from accel.policies.orders import Hilbert, RowMajor
 from accel.policies.padding import without_padding
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Pooled, Sampled, Strided, SubBlock
+from accel.policies.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.selectors import TopK, TopP
 from accel.policies.stage_search import Stages
 from accel.schedule import Schedule
@@ -32,6 +32,7 @@ SCORES = {
     "strided": Strided(8, 4),
     "sub-block": SubBlock(16, 8),
     "antidiagonal": Antidiagonal(8),
+    "bounds": Bounds(8, 8),
     "sampled": Sampled(8),
 }
 METHODS = {

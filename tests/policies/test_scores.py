@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from accel.policies import block_mass as block_mass_module
-from accel.policies.scores import Antidiagonal, Exact, Pooled, Sampled, Strided, SubBlock
+from accel.policies.scores import Antidiagonal, Bounds, Exact, Pooled, Sampled, Strided, SubBlock
 
 ALL = [
     Pooled(),
@@ -14,6 +14,7 @@ ALL = [
     Exact(),
     Antidiagonal(8),
     Antidiagonal(1),
+    Bounds(8, 4),
     Sampled(8),
 ]
 CAUSAL = [score for score in ALL if score.kind != "sampled"]
@@ -53,7 +54,7 @@ def test_rows_are_shares_of_one(score, lengths):
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("score", [Exact(), SubBlock(1, 1), Antidiagonal(1)], ids=name)
+@pytest.mark.parametrize("score", [Exact(), SubBlock(1, 1), Antidiagonal(1), Bounds(1, 1)], ids=name)
 def test_a_score_of_every_token_is_exact(score, causal):
     q, k = qk(70, 101)
     torch.testing.assert_close(
@@ -78,6 +79,27 @@ def test_antidiagonal_adds_up_the_antidiagonals():
             cells[i, j] = sum(full[4 * i + 3 - r, 4 * j + r] for r in range(4))
     expected = (cells / (8**0.5 * 4)).softmax(-1).reshape(4, 4, 4, 4).sum(3).mean(1)
     torch.testing.assert_close(Antidiagonal(4).mass(q, k, (16, 16))[0, 0], expected)
+
+
+def test_bounds_are_the_best_corners_of_the_boxes():
+    q, k = qk(48, 44, heads=1, kv_heads=1, batch=1, dim=8)
+    logits = torch.empty(6, 11)
+    for i in range(6):
+        mean = q[0, 0, 8 * i : 8 * i + 8].mean(0)
+        for j in range(11):
+            keys = k[0, 0, 4 * j : 4 * j + 4]
+            logits[i, j] = torch.maximum(mean * keys.amin(0), mean * keys.amax(0)).sum() / 8**0.5
+    expected = logits.softmax(-1).reshape(3, 2, 11).mean(1)
+    expected = torch.stack([cell.sum(-1) for cell in expected.split(4, -1)], -1)
+    torch.testing.assert_close(Bounds(8, 4).mass(q, k, (16, 16))[0, 0], expected)
+
+
+def test_one_strong_key_among_weak_ones_shows_in_bounds_and_not_in_means():
+    q, k = torch.ones(1, 1, 16, 8), torch.zeros(1, 1, 64, 8)
+    k[:, :, 20] = 8
+    k[:, :, 16:32] -= 1
+    assert Bounds(16, 16).mass(q, k, (16, 16)).argmax(-1).item() == 1
+    assert SubBlock(16, 16).mass(q, k, (16, 16)).argmin(-1).item() == 1
 
 
 def test_sampled_is_the_strongest_pair_of_a_block():
