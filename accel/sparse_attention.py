@@ -15,6 +15,7 @@ from accel.kernels.block_sparse_attention import block_sparse_attention
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
+from accel.patches.function_modes import interceptor
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
 from accel.plan_reuse import LayoutCache, Reuse
@@ -107,6 +108,8 @@ class SparseAttention:
             return "gradients are recorded"
         if self.hook.current is None:
             return "outside the model's forward"
+        if name := interceptor():
+            return f"intercepted by {name}"
         if context.grid is None:
             return f"grid not readable ({self.hook.grid_error})"
         if self.hook.parallel and (reason := self.hook.parallel.unsupported(context.grid)):

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from accel.patches.diffusers_backend import BACKEND, DenseDispatch, register
+from accel.patches.layer_skip import introduce
 from accel.patches.seat import DenseFn, Seat, attend
 from accel.patches.site import AttentionFn
 from accel.patches.ulysses import ParallelRoute, is_ring
@@ -36,6 +37,7 @@ class SeatedProcessor:
     """
 
     def __init__(self, original: Any, fn: AttentionFn) -> None:
+        introduce(type(self), type(original))
         self.original = original
         self.seat = Seat(fn, self.dense_of(original))
 
@@ -59,6 +61,7 @@ class DispatchingProcessor(SeatedProcessor):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         register()
+        introduce(type(self), type(state["original"]))
         self.__dict__.update(state)
 
     @staticmethod
