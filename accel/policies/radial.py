@@ -77,7 +77,7 @@ class Radial(Policy):
         total = heads if share is None else share.total
         if len(of_layer) != total:
             raise ValueError(
-                f"decay lists {len(of_layer)} heads for layer {context.layer}, the model has {total}"
+                f"decay lists {len(of_layer)} heads for layer {context.layer}, the call has {total}"
             )
         return of_layer if share is None else of_layer[share.own]
 
