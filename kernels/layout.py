@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.blocks import blocks_of_tokens, causal_blocks, per_head
+from accel.kernels.compact_lists import compact_lists
 from accel.kernels.order import TokenOrder
 
 QUERY_ROWS = (16, 32, 64, 128)
@@ -104,10 +105,7 @@ class BlockLayout:
             raise ValueError(f"keep must be [B, H, Mb, Nb] with Nb = {blocks}, got {tuple(keep.shape)}")
         if rest.get("causal") and not (rest.get("q_order") or rest.get("kv_order")):
             keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device)
-        columns = torch.arange(keep.shape[3], device=keep.device, dtype=torch.int32)
-        listed_first = torch.where(keep, columns, columns + keep.shape[3])
-        indices = listed_first.sort(dim=-1).values % keep.shape[3]
-        return cls(indices.int(), keep.sum(dim=-1, dtype=torch.int32), block_size, q_len, kv_len, **rest)
+        return cls(*compact_lists(keep), block_size, q_len, kv_len, **rest)
 
     @classmethod
     def full(

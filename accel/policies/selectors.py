@@ -2,7 +2,8 @@
 
 `mass` is float32 [B, H, Mb, Nb], not negative; `must` and `may` are bool and broadcast to it. Blocks outside
 `may` are never kept, blocks in `must` always are and count towards the budget, and so does the heaviest
-block of every row, so that no row is left without. Ties go to the lower head, row and column.
+block of every row, so that no row is left without. Ties go to the lower head, row and column; NaN weighs
+less than any number.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.kernels.heaviest_blocks import Budget, keep_heaviest
 from accel.patches.context import HeadShare
 from accel.policies.policy import STRICT
 from accel.policies.ramp import Ramp, fixed
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Budget = Literal["row", "head", "layer"]
-
-FIRST_POOLED_AXIS = {"row": 3, "head": 2, "layer": 1}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,10 +48,8 @@ class TopK:
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
         if self.row_density:
-            rows = Ranked.of(mass, must, may, "row")
-            must = rows.keep_first(self.row_density * rows.available)
-        ranked = Ranked.of(mass, must, may, self.budget)
-        return ranked.keep_first(fixed(self.density) * ranked.available)
+            must = keep_heaviest(mass, must, may, "row", self.row_density)
+        return keep_heaviest(mass, must, may, self.budget, fixed(self.density))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -78,12 +75,9 @@ class TopP:
             )
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
-        ranked = Ranked.of(mass, must, may, self.budget)
         mass_share = fixed(self.mass)
-        reaching = ranked.available if mass_share == 1 else ranked.needed_for(mass_share)
-        lowest = (self.min_density * ranked.available).round()
-        highest = (self.max_density * ranked.available).round()
-        return ranked.keep_first(reaching.clamp(lowest, highest))
+        share = None if mass_share == 1 else mass_share
+        return keep_heaviest(mass, must, may, self.budget, self.max_density, self.min_density, share)
 
 
 Selector = Annotated[TopK | TopP, Field(discriminator="kind")]
@@ -102,48 +96,3 @@ def keep_of_share(
     # Not every backend sends booleans.
     must_of_all = must if must.shape[1] == 1 else heads.gather(must.to(torch.uint8)).bool()
     return select.keep(heads.gather(mass), must_of_all, may)[:, heads.own]
-
-
-class Ranked:
-    """The blocks of each budget, what must be kept first, then by falling mass."""
-
-    def __init__(
-        self, values: Tensor, order: Tensor, required: Tensor, available: Tensor, shape: torch.Size
-    ) -> None:
-        self.values, self.order, self.required, self.available, self.shape = (
-            values,
-            order,
-            required,
-            available,
-            shape,
-        )
-
-    @classmethod
-    def of(cls, mass: Tensor, must: Tensor, may: Tensor | None, budget: Budget) -> Ranked:
-        may = torch.ones_like(mass, dtype=torch.bool) if may is None else may.expand_as(mass)
-        must = (must | _heaviest(mass, may)) & may
-        mass = mass.masked_fill(~may, 0)
-        rank_by = mass.masked_fill(must, torch.inf).masked_fill(~may, -1)
-        pooled = FIRST_POOLED_AXIS[budget]
-        order = rank_by.flatten(pooled).argsort(dim=-1, descending=True, stable=True)
-        required, available = (flags.flatten(pooled).sum(dim=-1, keepdim=True) for flags in (must, may))
-        return cls(mass.flatten(pooled).gather(-1, order), order, required, available, mass.shape)
-
-    def needed_for(self, share: float) -> Tensor:
-        """How many of the first reach `share` of the mass."""
-        reached = self.values.cumsum(dim=-1, dtype=torch.float64)
-        return (reached < share * reached[..., -1:]).sum(dim=-1, keepdim=True) + 1
-
-    def keep_first(self, count: Tensor) -> Tensor:
-        """Bool [B, H, Mb, Nb]: the first `count` of each budget, at least those required."""
-        count = count.round().clamp(min=self.required).clamp(max=self.available)
-        first = torch.arange(self.order.shape[-1], device=count.device) < count
-        keep = torch.zeros_like(first.expand_as(self.order)).scatter(
-            -1, self.order, first.expand_as(self.order)
-        )
-        return keep.reshape(self.shape)
-
-
-def _heaviest(mass: Tensor, may: Tensor) -> Tensor:
-    best = mass.masked_fill(~may, -1).argmax(dim=-1, keepdim=True)
-    return torch.zeros_like(mass, dtype=torch.bool).scatter(-1, best, True)

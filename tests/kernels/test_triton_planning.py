@@ -1,0 +1,50 @@
+"""The Triton kernels that plan: in the interpreter or on a GPU, and compiled offline."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CASES = Path(__file__).with_name("triton_planning_cases.py")
+
+
+def run_cases(**environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(CASES)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not {"skipped", "deselected"} & set(done.stdout.split()), done.stdout
+
+
+def test_cases_in_the_interpreter():
+    pytest.importorskip("triton")
+    run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cases_on_the_gpu():
+    run_cases(TRITON_INTERPRET="0")
+
+
+SELECTIONS = [(80, 591, None, "row"), (90, 16384, 0.9, "row"), (90, 591, 0.9, "layer")]
+
+
+@pytest.mark.parametrize(("capability", "columns", "share", "budget"), SELECTIONS, ids=str)
+def test_selection_compiles_without_spills(offline, capability, columns, share, budget):
+    from accel.kernels.triton_heaviest_blocks import keep_heaviest
+
+    mass, must = torch.rand(1, 2, 3, columns), torch.zeros(1, 1, 3, columns, dtype=torch.bool)
+    kernels = offline(capability, keep_heaviest, mass, must, must, budget, 0.3, 0.0, share)
+    assert {kernel.name for kernel in kernels} == (
+        {"keep_rows_kernel"}
+        if budget == "row"
+        else {"row_keys_kernel", "span_kernel", "narrow_kernel", "mark_kernel"}
+    )
+    assert all(kernel.spills == 0 for kernel in kernels)

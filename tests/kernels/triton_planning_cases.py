@@ -1,0 +1,68 @@
+"""Tests of the Triton kernels that plan; test_triton_planning.py runs them in the interpreter or on a GPU."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from accel.kernels import (
+    compact_lists,
+    heaviest_blocks,
+    triton_compact_lists,
+    triton_heaviest_blocks,
+    triton_heaviest_pool,
+)
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+def scores(kind, shape):
+    mass = torch.randn(shape).mul(3).softmax(-1)
+    if kind == "ties":
+        return (mass * 8).round() / 8
+    if kind == "wild":
+        wild = torch.randn(shape)
+        wild[wild > 1.5], wild[wild < -1], wild[(wild > 0) & (wild < 0.2)] = math.inf, -math.inf, math.nan
+        wild[(wild > 0.2) & (wild < 0.3)] = -0.0
+        return wild
+    return mass
+
+
+@pytest.fixture
+def small_spans(monkeypatch):
+    monkeypatch.setattr(triton_heaviest_pool, "SPAN", 128)
+    monkeypatch.setattr(triton_heaviest_pool, "STEP", 32)
+
+
+@pytest.mark.parametrize("bounds", [(0.3, 0.0, None), (0.8, 0.2, 0.6)], ids=str)
+@pytest.mark.parametrize("kind", ["ties", "wild"])
+@pytest.mark.parametrize("budget", ["row", "head", "layer"])
+def test_the_same_blocks_are_kept_as_in_pytorch(small_spans, budget, kind, bounds):
+    if kind == "wild" and bounds[2] is not None:
+        kind = "random"
+    mass = scores(kind, (1, 2, 3, 21))
+    must = torch.rand(1, 1, 3, 21) < 0.15
+    may = torch.rand(1, 2, 3, 21) < 0.7 if budget == "row" else None
+    expected = heaviest_blocks.keep_heaviest(mass, must, may, budget, *bounds)
+    on_device = None if may is None else may.to(DEVICE)
+    kept = triton_heaviest_blocks.keep_heaviest(mass.to(DEVICE), must.to(DEVICE), on_device, budget, *bounds)
+    assert torch.equal(kept.cpu(), expected)
+
+
+def test_rows_too_long_for_a_program_are_searched_in_spans(monkeypatch, small_spans):
+    monkeypatch.setattr(triton_heaviest_blocks, "LONGEST_ROW", 64)
+    mass, must = scores("ties", (1, 1, 3, 300)), torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    expected = heaviest_blocks.keep_heaviest(mass, must, None, "row", 0.3)
+    kept = triton_heaviest_blocks.keep_heaviest(mass.to(DEVICE), must.to(DEVICE), None, "row", 0.3)
+    assert torch.equal(kept.cpu(), expected)
+
+
+@pytest.mark.parametrize("columns", [1, 16, 70], ids="N{}".format)
+def test_lists_are_those_of_pytorch(columns):
+    keep = torch.rand(2, 1, 3, columns) < 0.4
+    for ours, theirs in zip(
+        triton_compact_lists.compact_lists(keep.to(DEVICE)), compact_lists.compact_lists(keep), strict=True
+    ):
+        assert torch.equal(ours.cpu(), theirs)
