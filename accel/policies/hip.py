@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -9,11 +10,13 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch.nn.functional import pad
 
 from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.candidates import Candidates, grid_candidates, sequence_candidates
+from accel.policies.decode import Decode
 from accel.policies.grid_blocks import require_grid
 from accel.policies.orders import Hilbert, Order, call_order
 from accel.policies.policy import STRICT, BlockSize, Policy
@@ -37,20 +40,24 @@ class Hip(Policy):
     Args:
         density: blocks to find / all key blocks, in (0, 1], besides those that are always kept: text and the
             diagonal on a grid, sink and recent tokens in a sequence.
+        budget: keys to find instead, whatever the length: then the work is O(T log T) with the tree search.
         search: how they are found.
         sink: first tokens of a sequence that are always kept.
         window: tokens before the query that are always kept in a sequence.
         order: on a grid, what blocks are cut from.
         block_size: (query rows, key rows).
+        decode: how single queries after a cache find their keys; none searches as for any others.
     """
 
     method: Literal["hip"] = "hip"
     density: Share | Ramp = 0.2
+    budget: Annotated[int, Field(ge=1)] | None = None
     search: Annotated[Tree | Stages, Field(discriminator="kind")] = field(default_factory=Tree)
     sink: Tokens = 256
     window: Tokens = 1024
     order: Order = field(default_factory=Hilbert)
     block_size: BlockSize = (64, 64)
+    decode: Decode | None = None
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The blocks of each sample and head; see `Policy.layout`.
@@ -61,27 +68,42 @@ class Hip(Policy):
         q_len, kv_len = q.shape[2], k.shape[2]
         if grid is None:
             candidates = sequence_candidates(q_len, kv_len, self.sink, self.window, self.block_size, q.device)
-            keep = self._find(q, k, candidates)
-            return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True)
+            found = self._find(q, k, candidates)
+            lists = torch.cat([candidates.must.expand(*found.shape[:-1], -1), found], dim=-1)
+            lists = lists.sort(dim=-1).values.int()
+            counts = (lists < math.ceil(kv_len / self.block_size[1])).sum(dim=-1, dtype=torch.int32)
+            return BlockLayout(lists, counts, self.block_size, q_len, kv_len, causal=True)
         grid = require_grid(self.method, q_len, kv_len, grid)
         order = call_order(self.order, grid, q.device, context.permuted)
         if order is not None:
             q, k = order.permute(q), order.permute(k)
-        keep = self._find(q, k, grid_candidates(grid, self.order, self.block_size, q.device))
+        choices = grid_candidates(grid, self.order, self.block_size, q.device)
+        keep = choices.must.new_zeros(*q.shape[:2], *choices.must.shape)
+        # What was not found writes to one extra column that is cut off again.
+        keep = pad(keep, (0, 1)).scatter_(3, self._find(q, k, choices), True)[..., :-1] | choices.must
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, q_order=order, kv_order=order)
 
     def _find(self, q: Tensor, k: Tensor, candidates: Candidates) -> Tensor:
-        """Bool [B, H, Mb, Nb], a few rows at a time so that the gathered keys fit in memory."""
-        rows, blocks = candidates.must.shape
-        budget = max(1, round(fixed(self.density) * blocks))
+        """Int64 [B, H, Mb, C], the blocks found, and the number of all blocks where there are fewer than C.
+
+        A few rows at a time, so that the gathered keys fit in memory.
+        """
+        rows, blocks = len(candidates.counts), math.ceil(k.shape[2] / self.block_size[1])
+        if not candidates.most:
+            return q.new_empty(*q.shape[:2], rows, 0, dtype=torch.int64)
+        budget = self._budget(blocks)
         keys_per_row = self.search.gathered_keys(candidates.most, budget, self.block_size[1])
         at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3] * keys_per_row))
-        keep = torch.zeros(*q.shape[:2], rows, blocks + 1, dtype=torch.bool, device=q.device)
-        for first in range(0, rows if candidates.most else 0, at_once):
+        found = []
+        for first in range(0, rows, at_once):
             chunk = slice(first, min(first + at_once, rows))
             place, valid = self.search.find(q, k, chunk, candidates, self.block_size, budget)
-            table = candidates.table[chunk].expand(*place.shape[:-1], -1)
-            # What was not found writes to one extra column that is cut off again.
-            block = torch.where(valid, table.gather(-1, place.clamp(max=blocks - 1)), blocks)
-            keep[:, :, chunk].scatter_(3, block.expand(*q.shape[:2], -1, -1), True)
-        return keep[..., :blocks] | candidates.must
+            block = torch.where(valid, candidates.blocks(chunk, place), blocks)
+            found.append(block.expand(*q.shape[:2], -1, -1))
+        return torch.cat(found, dim=2)
+
+    def _budget(self, blocks: int) -> int:
+        """How many blocks to find for a block of queries."""
+        if self.budget is not None:
+            return math.ceil(self.budget / self.block_size[1])
+        return max(1, round(fixed(self.density) * blocks))

@@ -68,11 +68,10 @@ class Stages:
         """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`."""
         size, most = block_size[1], candidates.most * block_size[1]
         queries = mean_queries(q, rows, block_size[0], self.query_stride)
-        table = candidates.table[rows]
 
         def score(stride: int, places: Tensor) -> Tensor:
             places = places.clamp(max=most - 1)
-            blocks = table.expand(*places.shape[:-1], -1).gather(-1, places // size)
+            blocks = candidates.blocks(rows, places // size)
             return best_logits(queries, k, blocks * size + places % size)
 
         ends = candidates.counts[rows] * size

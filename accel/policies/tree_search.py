@@ -50,11 +50,9 @@ class Tree:
         queries = strided_queries(q, rows, block_size[0], self.query_stride)
         step = min(self.key_stride, block_size[1])
         inside = torch.arange(step - 1, block_size[1], step, device=q.device)
-        table = candidates.table[rows]
 
         def score(places: Tensor) -> Tensor:
-            blocks = table.expand(*places.shape[:-1], -1).gather(-1, places)
-            keys = (blocks[..., None] * block_size[1] + inside).flatten(-2)
+            keys = (candidates.blocks(rows, places)[..., None] * block_size[1] + inside).flatten(-2)
             return best_logits(queries, k, keys).unflatten(-1, (-1, len(inside))).amax(dim=-1)
 
         counts = candidates.counts[rows].expand(1, 1, -1)

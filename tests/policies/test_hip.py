@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from accel.kernels.blocks import causal_blocks
 from accel.kernels.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies import hip as hip_module
+from accel.policies.always import Always
 from accel.policies.candidates import sequence_candidates
 from accel.policies.hip import Hip
 from accel.policies.orders import RowMajor, Tile
@@ -186,7 +188,32 @@ def test_sink_window_and_budget_of_a_sequence(search):
     assert mask[..., always].all()
     candidates = sequence_candidates(500, 500, 16, 40, (32, 16), torch.device("cpu"))
     budget = round(0.2 * 32)
-    assert (layout.kv_num_blocks == candidates.must.sum(1) + candidates.counts.clamp(max=budget)).all()
+    must = (candidates.must < 32).sum(1)
+    assert (layout.kv_num_blocks == must + candidates.counts.clamp(max=budget)).all()
+
+
+@pytest.mark.parametrize("lengths", [(500, 500), (70, 500), (1, 200), (33, 33), (40, 47)], ids=str)
+@pytest.mark.parametrize(("sink", "window"), [(16, 40), (0, 0), (20, 7), (200, 10), (3, 900)])
+def test_what_a_sequence_keeps_anyway_and_may_find_are_all_it_sees(lengths, sink, window):
+    block_size = (32, 16)
+    candidates = sequence_candidates(*lengths, sink, window, block_size, torch.device("cpu"))
+    may = causal_blocks(block_size, *lengths)
+    must = may & Always(sink=sink, recent=window).sequence_blocks(*lengths, block_size, torch.device("cpu"))
+    blocks = may.shape[1]
+    got = torch.zeros(len(may), blocks + 1, dtype=torch.bool).scatter_(1, candidates.must, True)[:, :-1]
+    assert torch.equal(got, must)
+    places = torch.arange(blocks)
+    free = (places >= candidates.first) & (places < candidates.first + candidates.counts[:, None])
+    assert torch.equal(free, may & ~must)
+
+
+@pytest.mark.parametrize("length", [500, 1500])
+def test_a_budget_of_keys_does_not_grow_with_the_length(search, length):
+    q, k, _ = qkv(length, length, batch=1)
+    layout = Hip(budget=64, search=search, **SMALL).layout(q, k, None, Context())
+    found, always = 64 // 16, 1 + (40 + 32) // 16 + 2
+    assert found < layout.kv_num_blocks.max() <= found + always
+    assert layout.kv_indices.shape[3] <= found + always + 2 * 16 // 16
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
