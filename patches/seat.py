@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from accel.patches.autocast import autocast_dtype, cast, under_autocast
 from accel.patches.site import AttentionFn
 
 DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -67,7 +68,16 @@ def seat_at(handle: Tensor) -> Seat:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
     seat = seat_at(handle)
-    return seat.fn(q, k, v, mask, lambda: seat.dense(q, k, v, mask))
+
+    def dense() -> Tensor:
+        return seat.dense(q, k, v, mask)
+
+    dtype = autocast_dtype(q.device)
+    if dtype is None:
+        return seat.fn(q, k, v, mask, dense)
+    with torch.autocast(q.device.type, enabled=False):
+        low = cast(q, dtype), cast(k, dtype), cast(v, dtype)
+        return seat.fn(*low, mask, under_autocast(dense, q.device, dtype))
 
 
 @torch.library.custom_op("sparse_accel::attend", mutates_args=())

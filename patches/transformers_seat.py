@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from accel.patches.autocast import autocast_dtype, cast, under_autocast
 from accel.patches.seat import Seat, seat_at
 from accel.patches.transformers_call import SequenceCall, SequenceFn
 from accel.patches.transformers_dense import DenseForward, eager, has_eager
@@ -46,7 +48,13 @@ class SequenceSeat(Seat):
             out, weights[0] = forward(module, q, k, v, mask, **kwargs)
             return out
 
-        return self.fn(call, run_dense), weights[0]  # type: ignore[call-arg, arg-type]
+        dtype = autocast_dtype(q.device)
+        if dtype is None:
+            return self.fn(call, run_dense), weights[0]  # type: ignore[call-arg, arg-type]
+        call = replace(call, q=cast(q, dtype), k=cast(k, dtype), v=cast(v, dtype))
+        with torch.autocast(q.device.type, enabled=False):
+            out = self.fn(call, under_autocast(run_dense, q.device, dtype))  # type: ignore[call-arg, arg-type]
+        return out, weights[0]
 
 
 def sequence_call(

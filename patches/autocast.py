@@ -1,0 +1,39 @@
+"""Autocast around a seat: attention in the type autocast gives it, and the choice of blocks untouched by it.
+
+PyTorch's own attention is one operator that autocast casts the arguments of. Ours is many, and autocast would
+round each of those that choose blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that attention runs in under autocast on a device; none where autocast is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast makes of an argument of attention."""
+    return tensor.to(dtype) if tensor.dtype in ROUNDED else tensor
+
+
+def under_autocast(
+    dense: Callable[[], Tensor], device: torch.device, dtype: torch.dtype
+) -> Callable[[], Tensor]:
+    """The model's own attention as it was called, for code that runs outside autocast."""
+
+    def run() -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return dense()
+
+    return run
