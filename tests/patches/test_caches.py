@@ -1,4 +1,4 @@
-"""Caches that leave calls out: the same result as with dense attention, honest counts, layouts in their steps."""
+"""Caches that leave calls out: results as with dense attention, honest counts, layouts in their steps."""
 
 import warnings
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pytest import approx, fixture, mark
 
+from accel.patches.branches import Branches, text_of
 from accel.patches.clock import Clock
 
 
@@ -39,6 +40,59 @@ def test_scheduler_counts_steps(scheduler):
 def test_separate_guidance_passes_are_branches_of_one_step(scheduler):
     ticks = run(Clock(scheduler=scheduler), scheduler, branches=2)
     assert [(tick.step, tick.branch) for tick in ticks] == [(i // 2, i % 2) for i in range(12)]
+
+
+COND, UNCOND = torch.zeros(2), torch.zeros(2)
+
+
+def passes(*steps):
+    """The numbers of the passes of each step, told by their texts."""
+    branches, told = Branches(), []
+    for texts in steps:
+        branches.begin_step()
+        told.append([branches.number(text) for text in texts])
+    return told
+
+
+def test_a_pass_keeps_its_number_whatever_passes_come_before_it():
+    skip_layers = [COND, COND]
+    assert passes(skip_layers, [COND, UNCOND, COND], [UNCOND], skip_layers) == [
+        [0, 1],
+        [0, 2, 1],
+        [2],
+        [0, 1],
+    ]
+
+
+def test_texts_made_anew_for_every_forward_are_numbered_as_they_come():
+    branches, told = Branches(), []
+    for _ in range(3):
+        branches.begin_step()
+        told += [branches.number(torch.zeros(2)) for _ in range(2)]
+    assert told == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_text_changed_midway_is_another_pass():
+    assert passes([COND], [COND], [UNCOND], [UNCOND]) == [[0], [0], [1], [1]]
+
+
+def test_forwards_without_a_text_are_numbered_as_they_come():
+    assert passes([None, None], [None, None, None]) == [[0, 1], [0, 1, 2]]
+
+
+@mark.parametrize(
+    "arguments, text",
+    [
+        ({"encoder_hidden_states": COND}, COND),
+        ({"encoder_hidden_states": [UNCOND, COND]}, UNCOND),
+        ({"cap_feats": [COND]}, COND),
+        ({"cap_feats": []}, None),
+        ({}, None),
+    ],
+    ids=["tensor", "several", "captions", "no captions", "none"],
+)
+def test_the_text_of_a_forward(arguments, text):
+    assert text_of(arguments) is text
 
 
 def test_a_scheduler_swapped_later_is_seen(scheduler):

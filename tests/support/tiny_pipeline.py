@@ -1,4 +1,4 @@
-"""A real Wan pipeline around tiny random transformers: its loop, scheduler, guidance and callbacks are stock."""
+"""A real Wan pipeline around tiny random transformers: loop, scheduler, guidance and callbacks are stock."""
 
 from __future__ import annotations
 
