@@ -38,8 +38,9 @@ class Measured:
     """One way to run one length.
 
     Args:
-        seconds: median of the runs: of a prefill, prompt in and first logits out; of decode, one token.
-        attention_seconds: the part spent in attention, choosing blocks included; of the last run.
+        seconds: of a prefill, prompt in and first logits out, the median of the runs; of decode, one token,
+            the mean, as a search for keys serves several.
+        attention_seconds: the part spent in attention, choosing blocks included; of other runs, by the mean.
         peak_bytes: most memory allocated on the device, weights included; none on the CPU.
         density: executed blocks / blocks of dense attention, a dense call counting 1.
         dense_reasons: calls that ran dense, by reason.
@@ -69,8 +70,11 @@ class BenchRow:
         return self.dense.attention_seconds / self.accelerated.attention_seconds
 
 
-def random_model(shape: str, longest: int, device: str, dtype: torch.dtype) -> Any:
+def random_model(shape: str, longest: int, device: str, dtype: torch.dtype, layers: int | None = None) -> Any:
     """A model of a named shape with random weights and room for `longest` positions.
+
+    Args:
+        layers: how many of the shape's layers; none is all.
 
     Raises:
         ValueError: if no shape has the name.
@@ -80,6 +84,8 @@ def random_model(shape: str, longest: int, device: str, dtype: torch.dtype) -> A
     if shape not in SHAPES:
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     values = dict(SHAPES[shape])
+    if layers is not None:
+        values["num_hidden_layers"] = min(layers, values["num_hidden_layers"])
     config = AutoConfig.for_model(values.pop("model_type"), **values, max_position_embeddings=longest)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -93,11 +99,12 @@ def bench_prefill(model: Any, tokens: int, recipe: Recipe, repeats: int = 3) -> 
     def prefill() -> None:
         model(ids, logits_to_keep=1, use_cache=True)
 
-    return BenchRow(tokens, *(measure(model, prefill, each, repeats) for each in (DENSE, recipe)))
+    sides = (measure(model, prefill, each, repeats, 1, statistics.median) for each in (DENSE, recipe))
+    return BenchRow(tokens, *sides)
 
 
-def bench_decode(model: Any, tokens: int, recipe: Recipe, repeats: int = 8) -> BenchRow:
-    """One more token after a cache of random keys and values."""
+def bench_decode(model: Any, tokens: int, recipe: Recipe, repeats: int = 16) -> BenchRow:
+    """Tokens one by one after a cache of random keys and values, which they grow."""
     from transformers import DynamicCache
 
     config = model.config
@@ -110,13 +117,25 @@ def bench_decode(model: Any, tokens: int, recipe: Recipe, repeats: int = 8) -> B
 
     def decode() -> None:
         model(ids, past_key_values=cache, use_cache=True)
-        cache.crop(-1)
 
-    return BenchRow(tokens, *(measure(model, decode, each, repeats) for each in (DENSE, recipe)))
+    def side(each: Recipe) -> Measured:
+        try:
+            return measure(model, decode, each, repeats, repeats, statistics.mean)
+        finally:
+            cache.crop(tokens - cache.get_seq_length())
+
+    return BenchRow(tokens, side(DENSE), side(recipe))
 
 
 @torch.no_grad()
-def measure(model: Any, call: Callable[[], None], recipe: Recipe, repeats: int) -> Measured:
+def measure(
+    model: Any,
+    call: Callable[[], None],
+    recipe: Recipe,
+    repeats: int,
+    attention_repeats: int,
+    average: Callable[[list[float]], float],
+) -> Measured:
     """Time a call under a recipe, after one that is not counted and makes kernels and measurements ready."""
     on_cuda = model.device.type == "cuda"
     with accelerated(model, recipe):
@@ -127,11 +146,13 @@ def measure(model: Any, call: Callable[[], None], recipe: Recipe, repeats: int) 
         peak = torch.cuda.max_memory_allocated(model.device) if on_cuda else None
         (patch,) = patches_of(model)
         attention = patch.time_calls()
-        call()
+        for _ in range(attention_repeats):
+            call()
         account = summarize([patch])
     density = account.density
     assert density is not None
-    return Measured(statistics.median(times), attention.seconds, peak, density, account.dense_reasons)
+    attention_seconds = attention.seconds / attention_repeats
+    return Measured(average(times), attention_seconds, peak, density, account.dense_reasons)
 
 
 def timed(call: Callable[[], None], on_cuda: bool) -> float:

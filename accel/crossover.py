@@ -1,34 +1,40 @@
-"""Crossover: whether sparse attention can beat dense at some length on this machine, measured once and kept.
+"""Crossover: the density below which sparse attention beats dense on this machine, measured once and kept.
 
-A recipe that says nothing of `min_tokens` asks here for every length a language model meets, rounded down to
-a power of two: one call of each kind is timed on random tensors, the answer is remembered in this process and
-in a file of the user's cache.
+A recipe that says nothing of `min_tokens` asks here for every length a language model meets, rounded down
+to a power of two. Dense attention, the choice of blocks and sparse attention at two densities are timed on
+random tensors; the time of sparse attention is taken to be linear between and beyond them.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.decode_attention import decode_attention
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
+from accel.measurements import measured_once
 from accel.patches.context import Context
+from accel.policies.decode_memory import DecodeMemory
+from accel.policies.hip import Hip
 from accel.policies.policy import Policy
 from accel.versions import device_name
 
-SHORTEST, LONGEST = 1024, 65536
-ASSUMED_DENSITY = 0.2
+SHORTEST = 1024
+LONGEST, LONGEST_ON_CPU = 65536, 8192
+TIMED_DENSITIES = (0.1, 0.4)
+MARGIN = 0.95
 REPEATS = 3
 LONG = 1.0
+
+Timer = Callable[[Callable[[], Any], torch.device], float]
 
 
 @dataclass(frozen=True)
@@ -47,70 +53,122 @@ class Shape:
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor) -> Shape:
-        """The shape to measure for q [B, H, M, D] and k [B, Hkv, N, D]: lengths rounded down.
+        """The shape to measure for q [B, H, M, D] and k [B, Hkv, N, D]: lengths rounded down, and bounded.
 
         On the CPU the heads of one key head stand for all: time is proportional to heads there.
         """
-        q_len, kv_len = (min(floor_power_of_two(x.shape[2]), LONGEST) for x in (q, k))
         heads, kv_heads = q.shape[1], k.shape[1]
+        longest = LONGEST
         if q.device.type == "cpu":
-            heads, kv_heads = heads // kv_heads, 1
+            heads, kv_heads, longest = heads // kv_heads, 1, LONGEST_ON_CPU
+        q_len, kv_len = (min(floor_power_of_two(x.shape[2]), longest) for x in (q, k))
         return cls(q_len, kv_len, heads, kv_heads, q.shape[3])
 
+    def noise(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Random q, k and v of one sample, from a generator of their own."""
+        generator = torch.Generator(device).manual_seed(0)
+        q, k, v = (
+            torch.randn(1, heads, length, self.head_dim, generator=generator, device=device, dtype=dtype)
+            for heads, length in (
+                (self.heads, self.q_len),
+                (self.kv_heads, self.kv_len),
+                (self.kv_heads, self.kv_len),
+            )
+        )
+        return q, k, v
 
-def dense_is_faster(q: Tensor, k: Tensor, policy: Policy) -> bool:
-    """Whether a call like this one would be slower sparse, even at a density of `ASSUMED_DENSITY`.
 
-    Calls of less than `SHORTEST` keys are dense without a measurement.
+def break_even(q: Tensor, k: Tensor, policy: Policy) -> float:
+    """The density at which a call like this one takes as long sparse, choice of blocks included, as dense.
+
+    In [0, 1]; 0 means that dense is always faster. Calls of fewer than `SHORTEST` keys are never measured.
     """
     if k.shape[2] < SHORTEST:
-        return True
+        return 0.0
     shape = Shape.of(q, k)
-    key = " ".join(map(str, (*_machine(q), shape, policy)))
-    if key not in _ANSWERS:
-        _ANSWERS.update(_read_file())
-    if key not in _ANSWERS:
-        _ANSWERS[key] = not sparse_wins(shape, policy, q.device, q.dtype)
-        _write_file()
-    return _ANSWERS[key]
+    key = _key(q, shape, policy)
+    return measured_once(key, lambda: measure_break_even(shape, policy, q.device, q.dtype))
+
+
+def decode_pays(q: Tensor, k: Tensor, policy: Hip) -> bool:
+    """Whether a token's attention is faster sparse than dense, the search for keys spread over the tokens it
+    serves."""
+    if k.shape[2] < SHORTEST:
+        return False
+    shape = Shape.of(q, k)
+    key = _key(q, "decode", shape, policy)
+    return measured_once(key, lambda: measure_decode(shape, policy, q.device, q.dtype)) < MARGIN
 
 
 @torch.no_grad()
-def sparse_wins(shape: Shape, policy: Policy, device: torch.device, dtype: torch.dtype) -> bool:
-    """Time one dense and one sparse call. Random numbers come from a generator of their own."""
-    generator = torch.Generator(device).manual_seed(0)
+def measure_break_even(
+    shape: Shape, policy: Policy, device: torch.device, dtype: torch.dtype, timer: Timer | None = None
+) -> float:
+    """Time dense attention, the choice of blocks, and sparse attention at two densities."""
+    seconds = timer or best_seconds
+    q, k, v = shape.noise(device, dtype)
+    dense = seconds(partial(dense_attention, q, k, v), device)
+    plan = seconds(lambda: policy.layout(q, k, None, Context()), device)
+    layout = policy.layout(q, k, None, Context())
+    low, high = (
+        seconds(partial(block_sparse_attention, q, k, v, at_density(layout, density)), device)
+        for density in TIMED_DENSITIES
+    )
+    spare = MARGIN * dense - plan
+    slope = (high - low) / (TIMED_DENSITIES[1] - TIMED_DENSITIES[0])
+    if slope <= 0:
+        return 1.0 if high < spare else 0.0
+    return min(max(TIMED_DENSITIES[0] + (spare - low) / slope, 0.0), 1.0)
 
-    def noise(heads: int, length: int) -> Tensor:
-        return torch.randn(1, heads, length, shape.head_dim, generator=generator, device=device, dtype=dtype)
 
-    q = noise(shape.heads, shape.q_len)
-    k, v = noise(shape.kv_heads, shape.kv_len), noise(shape.kv_heads, shape.kv_len)
-    offset = shape.kv_len - shape.q_len
-    mask = None
-    if offset:
-        mask = torch.ones(shape.q_len, shape.kv_len, dtype=torch.bool, device=device).tril(offset)
-
-    def dense() -> None:
-        torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shape.heads != shape.kv_heads
-        )
+@torch.no_grad()
+def measure_decode(
+    shape: Shape, policy: Hip, device: torch.device, dtype: torch.dtype, timer: Timer | None = None
+) -> float:
+    """Seconds of a token's sparse attention / those of its dense one, over as many as a search serves."""
+    seconds = timer or best_seconds
+    decode = policy.decode
+    assert decode is not None
+    q, k, v = replace(shape, q_len=1).noise(device, dtype)
+    tokens = max(decode.refresh)
 
     def sparse() -> None:
-        block_sparse_attention(q, k, v, thinned(policy.layout(q, k, None, Context())))
+        memory = DecodeMemory()
+        for _ in range(tokens):
+            decode_attention(q, k, v, decode.layout(q, k, None, policy.sink, policy.window, memory))
 
-    return seconds(sparse, device) < seconds(dense, device)
+    def dense() -> None:
+        for _ in range(tokens):
+            dense_attention(q, k, v)
+
+    return seconds(sparse, device) / seconds(dense, device)
 
 
-def thinned(layout: BlockLayout) -> BlockLayout:
-    """A layout whose lists are cut to `ASSUMED_DENSITY`: noise has no heavy blocks to be sparse about."""
+def dense_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's attention, queries the last tokens of the sequence."""
+    q_len, kv_len = q.shape[2], k.shape[2]
+    mask = None
+    if 1 < q_len < kv_len:
+        mask = torch.ones(q_len, kv_len, dtype=torch.bool, device=q.device).tril(kv_len - q_len)
+    causal = q_len == kv_len > 1
+    grouped = q.shape[1] != k.shape[1]
+    return torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def at_density(layout: BlockLayout, density: float) -> BlockLayout:
+    """A causal layout like this one, with evenly spread lists of a density: noise has no heavy blocks."""
     rows, columns = layout.block_size
     last_query = torch.arange(1, layout.num_q_blocks + 1, device=layout.device) * rows
-    seen = (last_query.clamp(max=layout.q_len) + layout.kv_len - layout.q_len) / columns
-    most = (seen * ASSUMED_DENSITY).ceil().int()
-    return replace(layout, kv_num_blocks=torch.minimum(layout.kv_num_blocks, most))
+    seen = (last_query.clamp(max=layout.q_len) + layout.kv_len - layout.q_len).div(columns).ceil()
+    counts = (seen * density).ceil()
+    slots = torch.arange(max(1, round(layout.num_kv_blocks * density + 1)), device=layout.device)
+    indices = (slots * seen[:, None] / counts[:, None]).floor().clamp(max=layout.num_kv_blocks - 1)
+    return replace(layout, kv_indices=indices.int()[None, None], kv_num_blocks=counts.int()[None, None])
 
 
-def seconds(call: Callable[[], None], device: torch.device) -> float:
+def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
     """The best of a few runs after the first; of a call that takes long, the first run."""
     taken: list[float] = []
     while len(taken) <= REPEATS and (not taken or taken[-1] < LONG):
@@ -126,38 +184,9 @@ def floor_power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def cache_file() -> Path:
-    """Where answers are kept; deleting the file measures anew."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sparse-accel" / "crossover.json"
-
-
-_ANSWERS: dict[str, bool] = {}
-
-
-def _machine(q: Tensor) -> tuple[str, ...]:
+def _key(q: Tensor, *parts: object) -> str:
+    """All that a measurement depends on: the machine, the shape and the policy."""
     tier = choose_tier(q.device, q.dtype, q.shape[3]).name
-    threads = str(torch.get_num_threads()) if q.device.type == "cpu" else ""
-    return device_name(q.device), threads, str(q.dtype), tier, torch.__version__
-
-
-def _read_file() -> dict[str, bool]:
-    try:
-        data = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return (
-        {key: answer for key, answer in data.items() if isinstance(answer, bool)}
-        if isinstance(data, dict)
-        else {}
-    )
-
-
-def _write_file() -> None:
-    """Whole or not at all; a cache that cannot be written is measured again by the next process."""
-    path = cache_file()
-    draft = path.with_suffix(f".{os.getpid()}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps({**_read_file(), **_ANSWERS}, indent=1), encoding="utf-8")
-        draft.replace(path)
+    threads = torch.get_num_threads() if q.device.type == "cpu" else ""
+    machine = (device_name(q.device), threads, q.dtype, tier, torch.__version__)
+    return " ".join(map(str, (*machine, *parts)))

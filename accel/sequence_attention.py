@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from accel.attention_sink import with_sinks
 from accel.call_record import CallRecord
-from accel.crossover import dense_is_faster
 from accel.dense_queries import with_dense_queries
 from accel.faults import Fault, Guard
 from accel.kernels.block_sparse_attention import block_sparse_attention
@@ -23,7 +23,9 @@ from accel.patches.transformers_call import SequenceCall
 from accel.patches.transformers_mask import Visible
 from accel.policies.policy import Policy
 from accel.schedule import Schedule
+from accel.sequence_decode import SequenceDecode
 from accel.stopwatch import Stopwatch
+from accel.worth import SLOWER, Worth
 
 
 class SequenceAttention:
@@ -45,21 +47,39 @@ class SequenceAttention:
         self.schedule = schedule
         self.record = CallRecord()
         self.guard = Guard(site.full_name, set() if told is None else told)
+        self.decode = SequenceDecode(policy, schedule)
+        self.worth = Worth()
         self.stopwatch: Stopwatch | None = None
 
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         with self.stopwatch.running(call.q.device) if self.stopwatch else nullcontext():
+            if self.decode.takes(call):
+                return self._decode(call, dense)
+            self.decode.memory.forget()
             visible = self._visible(call)
-            if isinstance(visible, str):
-                self.record.count_dense(visible, None)
+            planned = visible if isinstance(visible, str) else self._worthwhile(call, visible)
+            if isinstance(planned, str) or isinstance(visible, str):
+                self.record.count_dense(str(planned), None)
                 return dense()
             return self.guard.run(
-                lambda: self._plan(call, visible),
-                lambda layout: self._attend(call, visible, layout),
-                dense,
-                self.record,
-                None,
+                planned, lambda layout: self._attend(call, visible, layout), dense, self.record, None
             )
+
+    def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
+        reason = self._dense_reason(call) or self.guard.stays_dense
+        if reason is None:
+            found = self.guard.attempt("planning", lambda: self.decode.dense_reason(call))
+            reason = self.guard.remember(found) if isinstance(found, Fault) else found
+        if reason is not None:
+            self.decode.memory.forget()
+            self.record.count_dense(reason, None)
+            return dense()
+
+        def attend(layout: BlockLayout) -> Tensor:
+            out, lse = self.decode.attend(call, layout)
+            return (out if call.sinks is None else with_sinks(out, lse, call.sinks)).transpose(1, 2)
+
+        return self.guard.run(lambda: self.decode.plan(call), attend, dense, self.record, None)
 
     def _visible(self, call: SequenceCall) -> Visible | str:
         """What the queries see, or why this call runs dense. The mask is read last: it may cost a sync."""
@@ -68,19 +88,27 @@ class SequenceAttention:
         visible = call.visible()
         if isinstance(visible, str):
             return visible
-        if reason := self.schedule.dense_reason(self.context, visible.kv_len):
-            return reason
-        if self.schedule.min_tokens is None and (reason := self._slower_reason(call, visible)):
-            return reason
-        return visible
+        return self.schedule.dense_reason(self.context, visible.kv_len) or visible
 
-    def _slower_reason(self, call: SequenceCall, visible: Visible) -> str | None:
-        """Why sparse attention is not worth it at this length; the first call of a length measures it."""
+    def _worthwhile(self, call: SequenceCall, visible: Visible) -> Callable[[], BlockLayout] | str:
+        """What gives the layout, or why sparse attention does not pay; the first call of a length measures.
+
+        Blocks are chosen here only where the machine is to say whether they are few enough.
+        """
+        if self.schedule.min_tokens is not None:
+            return lambda: self._plan(call, visible)
         keys = call.k[:, :, : visible.kv_len]
-        faster = self.guard.attempt("planning", lambda: dense_is_faster(call.q, keys, self.policy))
-        if isinstance(faster, Fault):
-            return self.guard.remember(faster)
-        return "dense is faster at this length on this machine" if faster else None
+        most = self.guard.attempt("planning", lambda: self.worth.most(call.q, keys, self.policy))
+        if most == 0:
+            return SLOWER
+        layout = most if isinstance(most, Fault) else self._attempted_plan(call, visible)
+        if isinstance(most, Fault) or isinstance(layout, Fault):
+            assert isinstance(layout, Fault)
+            return self.guard.remember(layout)
+        return (lambda: layout) if self.worth.pays(call.q, keys, layout, most) else SLOWER
+
+    def _attempted_plan(self, call: SequenceCall, visible: Visible) -> BlockLayout | Fault:
+        return self.guard.attempt("planning", lambda: self._plan(call, visible))
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
@@ -111,15 +139,6 @@ class SequenceAttention:
             return block_sparse_attention(call.q, k, v, layout, scale=call.scale).transpose(1, 2)
         out, lse = block_sparse_attention(call.q, k, v, layout, scale=call.scale, return_lse=True)
         return with_sinks(out, lse, call.sinks).transpose(1, 2)
-
-
-def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
-    """Attention [B, H, M, Dv] whose softmax has one more logit for each head, which carries no value.
-
-    The softmax's sum grows from exp(lse) to exp(lse) + exp(sink), so the output shrinks by the quotient.
-    """
-    share = torch.sigmoid(lse - sinks.float()[:, None])  # [B, H, M]
-    return (out * share.unsqueeze(-1)).to(out.dtype)
 
 
 def as_scaled(q: Tensor, scale: float | None) -> Tensor:

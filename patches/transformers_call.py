@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from accel.patches.transformers_mask import Visible, read_visible
+from accel.patches.transformers_mask import Visible, read_visible, visible_keys
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class SequenceCall:
     def visible(self) -> Visible | str:
         """What the queries see, or why only dense attention can honour it. May read the mask."""
         return read_visible(self.mask, self.q.shape[2], self.k.shape[2])
+
+    def visible_keys(self) -> Tensor | str | None:
+        """Bool [B, M, N], the keys that each query sees, or why that cannot be told. Reads no device."""
+        return visible_keys(self.mask, self.q.shape[2], self.k.shape[2])
 
 
 class SequenceFn(Protocol):

@@ -50,6 +50,19 @@ def read_visible(mask: Tensor | None, q_len: int, kv_len: int) -> Visible | str:
     return answer
 
 
+def visible_keys(mask: Tensor | None, q_len: int, kv_len: int) -> Tensor | str | None:
+    """The keys that a few queries after a cache see, bool [B, M, N], or why they cannot be told.
+
+    None means every key, for a single query; several without a mask are a prompt and no decoding. No device
+    read.
+    """
+    if mask is None:
+        return None if q_len == 1 else NOT_CAUSAL
+    if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:] != (1, q_len, kv_len):
+        return NOT_CAUSAL
+    return mask[:, 0]
+
+
 _READ: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 

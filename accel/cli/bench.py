@@ -28,6 +28,8 @@ bench = typer.Typer(
     help="Time a language model's prefill or decode, dense and accelerated.", no_args_is_help=True
 )
 
+ROOM = 64
+
 ShapeName = Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}; the weights are random.")]
 Lengths = Annotated[str, typer.Option(help="Tokens, separated by commas.")]
 Density = Annotated[
@@ -35,6 +37,9 @@ Density = Annotated[
     typer.Option(
         help="Share of blocks to keep: random weights have no heavy ones to tell it by.", min=0, max=1
     ),
+]
+Layers = Annotated[
+    int | None, typer.Option(help="Only so many of the shape's layers, where all do not fit.", min=1)
 ]
 Out = Annotated[
     list[Path] | None, typer.Option("--out", "-o", help="A .csv, .json or .svg (plot) to write. Repeatable.")
@@ -48,13 +53,14 @@ def prefill(
     density: Density = 0.2,
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
+    layers: Layers = None,
     out: Out = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Time from a prompt to its first token."""
     chosen = bench_recipe(recipe, density, changes)
-    _sweep("prefill", bench_prefill, shape, lengths, chosen, out, device, as_json)
+    _sweep("prefill", bench_prefill, shape, layers, lengths, chosen, out, device, as_json)
 
 
 @bench.command()
@@ -63,13 +69,14 @@ def decode(
     lengths: Lengths = "16384,32768,65536,131072",
     recipe: options.RecipeName = "llm-hip",
     changes: options.Changes = None,
+    layers: Layers = None,
     out: Out = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Time one token after a cache of a length; the recipe's decode runs sparse."""
     chosen = override(bench_recipe(recipe, None, changes), {"sparse_decode": True})
-    _sweep("decode", bench_decode, shape, lengths, chosen, out, device, as_json)
+    _sweep("decode", bench_decode, shape, layers, lengths, chosen, out, device, as_json)
 
 
 def bench_recipe(name: str | None, density: float | None, changes: list[str] | None) -> Recipe:
@@ -85,6 +92,7 @@ def _sweep(
     kind: str,
     measure: Callable[[Any, int, Recipe], BenchRow],
     shape: str,
+    layers: int | None,
     lengths: str,
     recipe: Recipe,
     out: list[Path] | None,
@@ -96,13 +104,14 @@ def _sweep(
         require_known_format(path)
     device = device or best_device()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = random_model(shape, max(tokens) + 1, device, dtype)
+    model = random_model(shape, max(tokens) + ROOM, device, dtype, layers)
     rows = []
     for length in tokens:
         rows.append(measure(model, length, recipe))
         if not as_json:
             print(_line(rows[-1]), flush=True)
-    facts: dict[str, Any] = {"kind": kind, "shape": shape, "recipe": recipe.description, "dtype": str(dtype)}
+    facts: dict[str, Any] = {"kind": kind, "shape": shape, "layers": model.config.num_hidden_layers}
+    facts |= {"recipe": recipe.description, "dtype": str(dtype)}
     facts |= {"device": device_name(torch.device(device)), "versions": versions()}
     for path in out or []:
         write(path, facts, rows)

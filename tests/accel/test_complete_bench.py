@@ -41,9 +41,11 @@ def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
 
 
 def test_decode_reuses_one_cache_and_runs_sparse(model):
-    recipe = bench_recipe("llm-hip", None, ["sparse_decode=true", "sink=64", "window=64", "dense_layers=0"])
+    small = ["sink=64", "window=64", "dense_layers=0", "budget=64"]
+    recipe = bench_recipe("llm-hip", None, small)
     measured = bench_decode(model, 600, recipe, repeats=2)
-    assert measured.accelerated.density < 1 and not measured.accelerated.dense_reasons
+    assert measured.accelerated.density < 0.5 and not measured.accelerated.dense_reasons
+    assert measured.dense.dense_reasons == {"dense by recipe": 10}, "one token, two timed, two more"
 
 
 @mark.parametrize("name", SHAPES)
@@ -54,6 +56,11 @@ def test_named_shapes_have_the_parameters_they_are_named_for(name):
     assert round(billions) == {"llama-3.1-8b": 8, "qwen3-8b": 8, "tiny": 0}[name]
 
 
+def test_a_few_layers_of_a_shape():
+    assert random_model("tiny", 64, "cpu", torch.float32, layers=1).config.num_hidden_layers == 1
+    assert random_model("tiny", 64, "cpu", torch.float32, layers=9).config.num_hidden_layers == 2
+
+
 def test_unknown_shapes_are_refused():
     with raises(ValueError, match=r"llama-3\.1-8b"):
         random_model("llama-9", 10, "cpu", torch.float32)
@@ -61,7 +68,11 @@ def test_unknown_shapes_are_refused():
 
 def test_the_plot_is_svg_with_a_point_for_each_length():
     tree = ElementTree.fromstring(plot("title", [row(1024, 1, 2), row(2048, 3, 2), row(4096, 9, 3)]))
-    assert len(tree.findall(".//{*}circle")) == 6 and len(tree.findall(".//{*}polyline")) == 2
+    assert len(tree.findall(".//{*}circle")) == 12 and len(tree.findall(".//{*}polyline")) == 4
+    texts = {text.text for text in tree.findall(".//{*}text")}
+    assert {"dense", "accelerated", "whole model", "attention alone", "seconds", "1024"} <= texts
+    high = [float(circle.get("cy")) for circle in tree.findall(".//{*}circle")]
+    assert high[0] > high[1] > high[2], "dense takes longer with every length"
     with raises(ValueError, match="at least one"):
         plot("title", [])
 
@@ -69,10 +80,11 @@ def test_the_plot_is_svg_with_a_point_for_each_length():
 def test_files_and_json_tell_the_same(tmp_path):
     paths = [tmp_path / f"sweep.{kind}" for kind in ("csv", "json", "svg")]
     files = [argument for path in paths for argument in ("--out", str(path))]
-    result = invoke("prefill", "--lengths", "300,500", "--json", *files)
+    result = invoke("prefill", "--lengths", "300,500", "--layers", "1", "--json", *files)
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout.splitlines()[-1])
     assert data == json.loads(paths[1].read_text())
+    assert data["layers"] == 1 and data["shape"] == "tiny"
     lines = list(csv.DictReader(paths[0].read_text().splitlines()))
     assert [int(line["tokens"]) for line in lines] == [each["tokens"] for each in data["rows"]] == [300, 500]
     assert float(lines[0]["dense_seconds"]) == data["rows"][0]["dense"]["seconds"]

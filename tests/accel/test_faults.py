@@ -9,6 +9,7 @@ from pytest import fixture, mark, raises, warns
 
 import accel.sequence_attention
 import accel.sparse_attention
+import accel.worth
 import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
@@ -240,7 +241,7 @@ def test_a_measurement_that_fails_is_a_fault_of_its_layer(monkeypatch):
     model, recipe, inputs, module, _ = text()
     expected = output(model, inputs)
     accelerate_model(model, recipe, min_tokens=None)
-    monkeypatch.setattr(module, "dense_is_faster", Broken(MemoryError(), None))
+    monkeypatch.setattr(accel.worth, "break_even", Broken(MemoryError(), None))
     with warns(FaultWarning):
         assert torch.equal(output(model, inputs), expected)
     assert summary(model).dense_reasons == {"out of memory in planning": 2}

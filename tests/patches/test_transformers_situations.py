@@ -225,7 +225,9 @@ def test_decode_can_run_sparse(static):
 
 @mark.parametrize("recipe", ["llm-hip", "llm-permuted", "llm-xattention", "llm-a-shape"])
 def test_sparse_decode_of_shipped_recipes(recipe):
-    model = accelerate_model(tiny.llama(), recipe, min_tokens=0, sparse_decode=True, dense_layers=0)
+    changes = {"budget": 64, "sink": 64, "window": 64} if recipe == "llm-hip" else {}
+    changes |= {"min_tokens": 0, "sparse_decode": True, "dense_layers": 0}
+    model = accelerate_model(tiny.llama(), recipe, **changes)
     assert cached(700, 1, 1)(model).isfinite().all()
     assert summary(model).dense_reasons == {}
 

@@ -1,0 +1,82 @@
+"""DecodeMemory: what one layer remembers of its search for keys from one token to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Found:
+    """What a search found, all in key blocks, on the device.
+
+    Args:
+        start: int64 [B | 1], the block with the first visible key.
+        first, stop: int64 [B | 1], the candidates are the blocks from `first` up to `stop`.
+        entering: of each stage the chunks that enter it, int64 [B | 1, Hkv | 1, 1, C], in keys after `first`.
+        blocks: int64 [B, Hkv, S], the sink and the best candidates, ascending; the first `count` are real.
+        count: int64 [B, Hkv].
+    """
+
+    start: Tensor
+    first: Tensor
+    stop: Tensor
+    entering: list[Tensor] = field(default_factory=list)
+    blocks: Tensor = field(default_factory=lambda: torch.empty(0))
+    count: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def list_blocks(self, best: Tensor, valid: Tensor, sink_room: int) -> None:
+        """Take the blocks from the start up to `first`, and those of `best` [B, Hkv, K] that are `valid`."""
+        nowhere = torch.iinfo(torch.int32).max
+        sink = self.start[:, None] + torch.arange(sink_room, device=best.device)
+        sink = torch.where(sink < self.first[:, None], sink, nowhere)[:, None]
+        best = torch.where(valid, best, nowhere)
+        both = torch.cat([sink.expand(*best.shape[:2], -1), best], dim=-1)
+        self.blocks = both.sort(dim=-1).values
+        self.count = (both < nowhere).sum(dim=-1)
+
+
+@dataclass
+class DecodeMemory:
+    """Which stages of the search are due at a token, and what they found before.
+
+    A call goes on from the last one if it is one query of as many samples and heads after one key more, or
+    after as many keys in the very same memory (a static cache). Anything else starts anew: another batch, a
+    shorter cache, a jump, several queries at once. So does a prefill, which says `forget`. While a CUDA graph
+    is captured every stage runs, as replays know nothing of tokens in between.
+
+    Args:
+        age: tokens since the first stage ran.
+        found: none before the first search.
+    """
+
+    age: int = 0
+    found: Found | None = None
+    _last: tuple[Any, ...] | None = None
+
+    def forget(self) -> None:
+        """Start anew at the next call."""
+        self._last = None
+
+    def first_due(self, refresh: tuple[int, ...], q: Tensor, k: Tensor) -> int | None:
+        """The first stage to run for this token, to be followed by all after it; none if none is due."""
+        before, self._last = self._last, self._signature(q, k)
+        self.age = self.age + 1 if self._goes_on(before) else 0
+        if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            self._last, self.age = None, 0
+        return next((number for number, period in enumerate(refresh) if self.age % period == 0), None)
+
+    def _goes_on(self, before: tuple[Any, ...] | None) -> bool:
+        if before is None or self._last is None or before[0] != self._last[0]:
+            return False
+        (length, place), (last_length, last_place) = self._last[1:], before[1:]
+        return length == last_length + 1 or (length == last_length and place == last_place)
+
+    @staticmethod
+    def _signature(q: Tensor, k: Tensor) -> tuple[Any, ...] | None:
+        if q.shape[2] != 1:
+            return None
+        return (q.shape, k.shape[1], q.device, q.dtype), k.shape[2], k.data_ptr()

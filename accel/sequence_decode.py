@@ -1,0 +1,69 @@
+"""SequenceDecode: sparse attention of single tokens, or a few, after a long cache in one layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from accel.crossover import decode_pays
+from accel.kernels.decode_attention import decode_attention
+from accel.kernels.layout import BlockLayout
+from accel.patches.transformers_call import SequenceCall
+from accel.policies.decode_memory import DecodeMemory
+from accel.policies.hip import Hip
+from accel.policies.policy import Policy
+from accel.schedule import Schedule
+from accel.worth import SLOWER
+
+MOST_QUERIES = 8
+COVERED = "the decode budget covers the cache"
+
+
+class SequenceDecode:
+    """Chooses and reads keys for the tokens that a layer decodes, and remembers what it chose.
+
+    Masks are honoured as they are and never read on the host, so padding on either side, static caches and
+    captured graphs are all served.
+
+    Args:
+        policy: decodes if it is a `Hip` that says how.
+        schedule: whether decoding is to be sparse.
+    """
+
+    def __init__(self, policy: Policy, schedule: Schedule) -> None:
+        self.policy = policy
+        self.wanted = schedule.sparse_decode
+        self.measured = schedule.min_tokens is None
+        self.memory = DecodeMemory()
+
+    def takes(self, call: SequenceCall) -> bool:
+        """Whether a call is decoding, and this policy has its own way to."""
+        if not self.wanted or not isinstance(self.policy, Hip) or self.policy.decode is None:
+            return False
+        return call.q.shape[2] <= MOST_QUERIES and not isinstance(call.visible_keys(), str)
+
+    def dense_reason(self, call: SequenceCall) -> str | None:
+        """Why a decoding call is better dense; the first call of a length measures it."""
+        policy = self._policy
+        assert policy.decode is not None
+        if call.k.shape[2] <= policy.decode.budget + policy.sink + policy.window:
+            return COVERED
+        if self.measured and not decode_pays(call.q, call.k, policy):
+            return SLOWER
+        return None
+
+    def plan(self, call: SequenceCall) -> BlockLayout:
+        """The lists of key blocks. The logits' scale is positive: it does not change which are best."""
+        policy, visible = self._policy, call.visible_keys()
+        assert policy.decode is not None and not isinstance(visible, str)
+        return policy.decode.layout(call.q, call.k, visible, policy.sink, policy.window, self.memory)
+
+    def attend(self, call: SequenceCall, layout: BlockLayout) -> tuple[Tensor, Tensor]:
+        """Out [B, H, M, D] and the LSE [B, H, M]."""
+        visible = call.visible_keys()
+        assert not isinstance(visible, str)
+        return decode_attention(call.q, call.k, call.v, layout, visible, scale=call.scale, return_lse=True)
+
+    @property
+    def _policy(self) -> Hip:
+        assert isinstance(self.policy, Hip)
+        return self.policy

@@ -1,0 +1,232 @@
+"""Decoding with Hip: exact budgets, reuse between tokens, what is always kept, and the published search."""
+
+import torch
+from pytest import approx, fixture, mark, raises
+
+from accel.kernels.decode_attention import decode_attention, grouped
+from accel.policies import decode as decode_module
+from accel.policies.decode import Decode, extent
+from accel.policies.decode_memory import DecodeMemory
+from accel.policies.probing import best_logits
+from accel.policies.stage_search import Stage, search_stages
+
+SMALL = Decode(budget=64, chunks=(64, 32, 16), keep=(256, 128), refresh=(8, 4, 2))
+SINK, WINDOW = 20, 50
+
+
+@fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def qkv(length=700, queries=1, batch=2, heads=4, kv_heads=2, dim=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((heads, queries), (kv_heads, length), (kv_heads, length))
+    return [torch.randn(batch, h, n, dim, generator=generator) for h, n in shapes]
+
+
+def seen(layout, batch=2):
+    """Bool [B, Hkv, N]: the keys that are listed."""
+    return layout.to_mask(batch)[:, :, -1]
+
+
+def between(begins, ends, length=700, queries=1):
+    keys, query = torch.arange(length), torch.arange(queries)[:, None]
+    begins, ends = (torch.tensor(x)[:, None, None] for x in (begins, ends))
+    return (keys >= begins) & (keys <= ends - queries + query)
+
+
+@mark.parametrize("length", [400, 641, 700])
+def test_sink_and_window_are_kept_and_the_budget_is_a_number_of_keys(length):
+    q, k, _ = qkv(length)
+    layout = SMALL.layout(q, k, None, SINK, WINDOW, DecodeMemory())
+    keys = seen(layout)
+    assert keys[..., :SINK].all() and keys[..., length - 1 - WINDOW :].all()
+    always = -(-SINK // 16) * 16 + length - (length - 1 - WINDOW) // 16 * 16
+    assert (keys.sum(-1) == always + SMALL.budget).all()
+
+
+def test_the_cache_may_grow_without_more_keys_being_read():
+    counts = [
+        SMALL.layout(*qkv(n)[:2], None, SINK, WINDOW, DecodeMemory()).kv_num_blocks.max() for n in (400, 4000)
+    ]
+    assert abs(int(counts[0] - counts[1])) <= 1
+
+
+SEEN = [([0, 0], [600, 600]), ([0, 130], [600, 600]), ([5, 0], [640, 300])]
+
+
+@mark.parametrize(("visible", "queries"), [(None, 1), *((x, n) for x in SEEN for n in (1, 3))], ids=str)
+def test_a_budget_that_covers_the_cache_is_dense_attention(visible, queries):
+    q, k, v = qkv(queries=queries)
+    mask = None if visible is None else between(*visible, queries=queries)
+    policy = Decode(budget=640, chunks=(64, 32, 16), keep=(16, 16), refresh=(8, 4, 2))
+    memory = DecodeMemory()
+    layout = policy.layout(q, k, mask, SINK, WINDOW, memory)
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, None if mask is None else mask[:, None], enable_gqa=True
+    )
+    torch.testing.assert_close(decode_attention(q, k, v, layout, mask), dense, atol=1e-5, rtol=1e-5)
+
+
+def test_no_key_is_lost_between_searches():
+    """With a budget for everything every token is dense, those after a search too."""
+    policy = Decode(budget=512, chunks=(64, 16), keep=(512,), refresh=(8, 4))
+    memory = DecodeMemory()
+    ages = []
+    for length in range(500, 521):
+        q, k, v = qkv(length)
+        layout = policy.layout(q, k, None, SINK, WINDOW, memory)
+        dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        torch.testing.assert_close(decode_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-5)
+        ages.append(memory.age)
+    assert ages == list(range(21))
+
+
+def test_padding_on_the_left_moves_the_sink():
+    q, k, _ = qkv()
+    layout = SMALL.layout(q, k, between([0, 300], [700, 700]), SINK, WINDOW, DecodeMemory())
+    keys = seen(layout)
+    assert keys[1, :, 300 : 300 + SINK].all() and not keys[1, :, :288].any()
+    assert keys[0, :, :SINK].all()
+
+
+def test_nothing_unwritten_is_chosen():
+    q, k, _ = qkv()
+    k[:, :, 400:] = 100 * q.reshape(2, 2, 2, 1, 16).mean(2)
+    layout = SMALL.layout(q, k, between([0, 0], [400, 300]), SINK, WINDOW, DecodeMemory())
+    keys = seen(layout)
+    assert not keys[0, :, 400:].any() and not keys[1, :, 304:].any()
+    assert keys[1, :, 300 - 1 - WINDOW : 300].all()
+
+
+def test_samples_are_searched_alone():
+    q, k, _ = qkv()
+    both = SMALL.layout(q, k, between([0, 80], [650, 500]), SINK, WINDOW, DecodeMemory())
+    alone = SMALL.layout(q[1:], k[1:], between([80], [500]), SINK, WINDOW, DecodeMemory())
+    assert torch.equal(seen(both)[1:], seen(alone, 1))
+
+
+def test_the_search_is_that_of_a_prompts_queries():
+    """Without reuse the stages are those of `search_stages`, judged by the best head of a group."""
+    q, k, _ = qkv(700)
+    layout = SMALL.layout(q, k, None, SINK, WINDOW, DecodeMemory())
+    first, stop = -(-SINK // 16) * 16, (700 - 1 - WINDOW) // 16 * 16
+    queries = grouped(q, 2)[:, :, None].float()
+    stages = [Stage(1, 64, stop - first), Stage(1, 32, 256), Stage(1, 16, 128)]
+    found, valid = search_stages(
+        lambda _, places: best_logits(queries, k, places), stages, 64, first, torch.tensor([stop]), stop
+    )
+    assert valid.all()
+    middle = seen(layout)[..., first:stop].unflatten(-1, (-1, 16)).any(-1)
+    expected = torch.zeros_like(middle).scatter(-1, (found[:, :, 0] - first) // 16, True)
+    assert torch.equal(middle, expected)
+
+
+def test_a_stage_serves_its_tokens_and_then_runs_again():
+    q, k, _ = qkv(900, heads=2)
+    memory = DecodeMemory()
+    found_at = []
+    for token, length in enumerate(range(600, 620)):
+        if token == 1:
+            k[0, :, 304:320] = 6 * q[0, :, :1]
+        layout = SMALL.layout(q, k[:, :, :length].clone(), None, SINK, WINDOW, memory)
+        if seen(layout)[0, :, 304:320].all():
+            found_at.append(token)
+    assert found_at and found_at[0] in (2, 4, 8), "found when a stage that can see it runs, not before"
+    assert found_at == list(range(found_at[0], 20)), "and kept"
+
+
+@mark.parametrize(
+    ("refresh", "expected"),
+    [((8, 4, 2), [0, None, 2, None, 1, None, 2, None, 0, None]), ((1, 1, 1), [0] * 10)],
+    ids=["stages", "always"],
+)
+def test_the_first_stage_that_is_due_runs_with_all_after_it(refresh, expected):
+    memory = DecodeMemory()
+    q = torch.zeros(1, 2, 1, 4)
+    due = [memory.first_due(refresh, q, torch.zeros(1, 1, 100 + n, 4)) for n in range(10)]
+    assert due == expected
+
+
+def test_a_static_cache_goes_on_in_the_same_memory():
+    memory, cache = DecodeMemory(), torch.zeros(1, 1, 100, 4)
+    q = torch.zeros(1, 2, 1, 4)
+    assert [memory.first_due((4, 2), q, cache) for _ in range(4)] == [0, None, 1, None]
+    assert memory.first_due((4, 2), q, cache.clone()) == 0
+
+
+CHANGES = {
+    "shorter": (torch.zeros(1, 2, 1, 4), torch.zeros(1, 1, 99, 4)),
+    "jump": (torch.zeros(1, 2, 1, 4), torch.zeros(1, 1, 110, 4)),
+    "batch": (torch.zeros(2, 2, 1, 4), torch.zeros(2, 1, 101, 4)),
+    "queries": (torch.zeros(1, 2, 2, 4), torch.zeros(1, 1, 101, 4)),
+    "type": (torch.zeros(1, 2, 1, 4).half(), torch.zeros(1, 1, 101, 4).half()),
+}
+
+
+@mark.parametrize("changed", CHANGES.values(), ids=CHANGES.keys())
+def test_anything_else_starts_anew(changed):
+    memory = DecodeMemory()
+    assert memory.first_due((4, 2), torch.zeros(1, 2, 1, 4), torch.zeros(1, 1, 100, 4)) == 0
+    assert memory.first_due((4, 2), *changed) == 0
+
+
+def test_forgetting_starts_anew():
+    memory, q = DecodeMemory(), torch.zeros(1, 2, 1, 4)
+    memory.first_due((4, 2), q, torch.zeros(1, 1, 100, 4))
+    memory.forget()
+    assert memory.first_due((4, 2), q, torch.zeros(1, 1, 101, 4)) == 0
+
+
+def test_a_new_text_in_an_old_static_cache_loses_nothing_it_has_to_keep():
+    """A text of one token sends no prefill: what was found for the old one is out of date, never wrong."""
+    q, k, v = qkv(700)
+    memory = DecodeMemory()
+    SMALL.layout(q, k, between([0, 0], [690, 690]), SINK, WINDOW, memory)
+    for end in range(1, 40):
+        mask = between([0, 0], [end, end])
+        layout = SMALL.layout(q, k, mask, SINK, WINDOW, memory)
+        dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask[:, None], enable_gqa=True)
+        torch.testing.assert_close(decode_attention(q, k, v, layout, mask), dense, atol=1e-5, rtol=1e-5)
+
+
+def test_planning_needs_no_values():
+    q, k = (torch.empty(2, heads, n, 16, device="meta") for heads, n in ((4, 1), (2, 900)))
+    visible = torch.empty(2, 1, 900, dtype=torch.bool, device="meta")
+    for mask in (None, visible):
+        memory = DecodeMemory()
+        for _ in range(3):
+            assert SMALL.layout(q, k, mask, SINK, WINDOW, memory).device.type == "meta"
+
+
+def test_extent_is_that_of_the_last_query():
+    begin, end = extent(between([0, 30], [700, 90], queries=2), torch.empty(2, 1, 700, 4))
+    assert begin.tolist() == [0, 30] and end.tolist() == [700, 90]
+    assert [x.tolist() for x in extent(None, torch.empty(2, 1, 77, 4))] == [[0], [77]]
+
+
+def test_a_search_beats_chance_where_neighbours_are_alike():
+    generator = torch.Generator().manual_seed(0)
+    k = torch.randn(1, 2, 4096, 16, generator=generator).cumsum(2) / 8
+    q = k[:, :, 1000:1001] + torch.randn(1, 2, 1, 16, generator=generator)
+    layout = Decode(budget=512).layout(q, k, None, 16, 16, DecodeMemory())
+    recall = ((q @ k.transpose(-1, -2) / 4).softmax(-1)[:, :, 0] * seen(layout, 1)).sum(-1).mean()
+    assert float(layout.density) == approx(0.14, abs=0.02) and recall > 0.6
+
+
+@mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"budget": 8}, "greater than or equal to 16"),
+        ({"chunks": (256, 48, 16)}, r"multiple of the next, got \(256, 48, 16\)"),
+        ({"chunks": (512, 256, 256)}, "multiple of the next"),
+        ({"chunks": (1024, 512, 256)}, "one of .* keys, got 256"),
+        ({"refresh": (4, 2)}, "an entry for each stage"),
+        ({"refresh": (4, 2, 0)}, "greater than or equal to 1"),
+    ],
+    ids=["budget", "chunks", "equal-chunks", "block", "stages", "refresh"],
+)
+def test_nonsense_is_refused(fields, message):
+    with raises(ValueError, match=message):
+        decode_module.Decode(**fields)
