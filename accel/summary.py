@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from accel.notices import chosen_backends
 from accel.patch import Patch, Seated
 
 
@@ -25,11 +26,21 @@ class SiteSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The account of everything that was accelerated together. Readable as text and as a dict."""
+    """The account of everything that was accelerated together. Readable as text and as a dict.
+
+    Args:
+        untouched: sites that no rule matches.
+        step_source: what denoising steps are told by; empty where there are none.
+        forwards: forwards of the models since; 0 for language models, which are not counted. A cache that
+            leaves blocks out makes fewer calls of them than there are forwards times sites.
+        dense_backend: the attention backend that was chosen since for dense calls; empty if none was.
+    """
 
     sites: tuple[SiteSummary, ...]
     untouched: tuple[str, ...]
     step_source: str
+    forwards: int
+    dense_backend: str
 
     @property
     def calls(self) -> int:
@@ -74,13 +85,15 @@ class Summary:
             "untouched": list(self.untouched),
             "never_called": list(self.never_called),
             "steps_told_by": self.step_source,
+            "forwards": self.forwards,
+            "dense_backend": self.dense_backend,
         }
 
     def __str__(self) -> str:
         return "\n".join([*self._head(), "", *self._table()])
 
     def _head(self) -> list[str]:
-        lines = [f"{len(self.sites)} attention sites accelerated, {self.calls} calls"]
+        lines = [f"{len(self.sites)} attention sites accelerated, {self.calls} calls{self._during()}"]
         if self.calls:
             sparse = self.sparse_density
             alone = f" ({sparse:.3f} in the sparse calls alone)" if sparse is not None else ""
@@ -90,10 +103,15 @@ class Summary:
         lines += [f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items()]
         if self.step_source:
             lines.append(f"steps told by the {self.step_source}")
+        if self.dense_backend:
+            lines.append(f"dense calls run on {self.dense_backend}, chosen since")
         if self.calls and self.never_called:
             lines.append(f"never called: {', '.join(self.never_called)}")
         lines += [f"replaced by someone else since: {site.site}" for site in self.sites if not site.in_force]
         return lines
+
+    def _during(self) -> str:
+        return f" in {self.forwards} forwards" if self.forwards else ""
 
     def _table(self) -> list[str]:
         rows = [f"{'site':<32} {'method':<10} {'calls':>6} {'sparse':>6} {'density':>7}  dense reasons"]
@@ -111,7 +129,14 @@ def summarize(patches: Sequence[Patch]) -> Summary:
     untouched = tuple(
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
-    return Summary(sites, untouched, patches[0].step_source)
+    seats = [seat for patch in patches for seat in patch.seats]
+    return Summary(
+        sites,
+        untouched,
+        patches[0].step_source,
+        sum(hook.forwards for patch in patches for hook in patch.hooks.values()),
+        ", ".join(sorted(chosen_backends(seats))),
+    )
 
 
 def _site_summary(seat: Seated) -> SiteSummary:

@@ -8,7 +8,7 @@ from diffusers.utils import logging
 from pytest import fixture, importorskip, mark
 
 from accel import accelerate_model, restore_model, summary
-from tiny_pipeline import POOLED, attentions, keep_every_block, latents, recipe, wan_pipeline
+from tiny_wan_pipeline import POOLED, attentions, keep_every_block, latents, recipe, wan_pipeline
 
 STEPS = 8
 

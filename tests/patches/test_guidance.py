@@ -8,7 +8,7 @@ from pytest import mark, param
 from accel import accelerate_model, restore_model, summary
 from accel.patches.root_hook import root_hook_of
 from tiny_guided import GUIDED, denoise
-from tiny_pipeline import keep_every_block, recipe
+from tiny_wan_pipeline import keep_every_block, recipe
 
 
 def within(name, **rest):
