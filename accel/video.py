@@ -5,10 +5,7 @@ H.264 and GIF are for looking at. Measure quality from the tensors, or from what
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +13,8 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 from torch import Tensor
+
+from accel.whole_file import whole_file
 
 # BT.709 is converted to and also declared, so that no player has to guess the matrix from the frame size.
 H264 = {
@@ -63,7 +62,7 @@ def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
     pixels = _bytes(frames)
     if path.suffix == ".mp4":
         pixels = np.pad(pixels, [(0, 0), *((0, size % 2) for size in pixels.shape[1:3]), (0, 0)], mode="edge")
-    with _replacing(path) as partial:
+    with whole_file(path) as partial:
         _encode(pixels, partial, fps, ENCODERS[path.suffix])
     return path
 
@@ -80,7 +79,7 @@ def write_frames(frames: Tensor, path: str | Path) -> Path:
         raise ValueError(f"{path}: frames are kept in .npz files, got {path.suffix or 'no ending'!r}")
     if frames.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"only float32, bfloat16 and float16 fit float32 without loss, got {frames.dtype}")
-    with _replacing(path) as partial:
+    with whole_file(path) as partial:
         np.savez_compressed(partial, frames=frames.detach().float().cpu().numpy())
     return path
 
@@ -95,23 +94,6 @@ def _bytes(frames: Tensor) -> np.ndarray:
     if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.numel() or not frames.is_floating_point():
         raise ValueError(f"expected floating frames [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write: it takes the place of `path`, or vanishes if anything is raised."""
-    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        partial.touch()
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write to this folder ({error.strerror})", str(path.parent)
-        ) from error
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _encode(pixels: np.ndarray, path: Path, fps: float, encoder: dict[str, str]) -> None:

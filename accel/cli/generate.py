@@ -10,6 +10,7 @@ import typer
 
 from accel.accelerate import plan_for
 from accel.cli import options
+from accel.cli.generate_many import batch_of, generate_many
 from accel.cli.run_table import print_runs, runs_as_dict
 from accel.generate import DENSE, Generated, GenerateSettings
 from accel.generate import generate as run
@@ -40,14 +41,29 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 (or .gif) to write.")] = Path(
         "video.mp4"
     ),
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Many videos: a JSON Lines file of prompts, resumable; see docs/multi-gpu.md."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --prompts: the folder to write to.")] = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Generate a video, accelerated by a recipe, and say what it took."""
-    settings = options.settings_for(
-        model, prompt, height=height, width=width, num_frames=frames, num_inference_steps=steps,
-        guidance_scale=guidance, negative_prompt=negative_prompt, seed=seed,
-    )  # fmt: skip
+    """Generate a video, accelerated by a recipe, and say what it took; with --prompts, many.
+
+    `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
+    """
+    chosen = {
+        "height": height, "width": width, "num_frames": frames, "num_inference_steps": steps,
+        "guidance_scale": guidance, "negative_prompt": negative_prompt, "seed": seed,
+    }  # fmt: skip
+    if prompts is not None:
+        if prompt is not None or out is None or dense:
+            raise ValueError("--prompts needs --out, and goes with neither a prompt nor --dense")
+        defaults = options.choices_for(model, **chosen)
+        asked = batch_of(model, recipe, changes, lora, out, only_dense=only_dense)
+        raise typer.Exit(generate_many(prompts, defaults, asked, device, as_json))
+    settings = options.settings_for(model, prompt, **chosen)
     require_writable(output)
     pipe = load_pipeline(model, device)
     load_loras(pipe, [Lora.parse(text) for text in lora or ()])

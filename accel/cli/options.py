@@ -45,12 +45,18 @@ def settings_for(model: str, prompt: str | None, **chosen: Any) -> GenerateSetti
         ValueError: if a model other than the demo gets no prompt.
     """
     if model == "demo":
-        defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
-        chosen = {**defaults, **{name: value for name, value in chosen.items() if value is not None}}
         prompt = prompt or DEMO_PROMPTS[0]
     if prompt is None:
         raise ValueError(f'a prompt is needed: accel generate "a cat on a skateboard" --model {model}')
-    return GenerateSettings(prompt=prompt, **chosen)
+    return GenerateSettings(prompt=prompt, **choices_for(model, **chosen))
+
+
+def choices_for(model: str, **chosen: Any) -> dict[str, Any]:
+    """Settings but for the prompt; of the demo, with its own where none was chosen."""
+    if model != "demo":
+        return chosen
+    defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
+    return {**defaults, **{name: value for name, value in chosen.items() if value is not None}}
 
 
 def frames_per_second(model: str) -> int:

@@ -1,0 +1,95 @@
+"""accel generate --prompts: the videos of a prompts file, by as many processes as accelerate started."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from accel.batch import Batch, Outcome, make
+from accel.batch_share import share_of
+from accel.cli import options
+from accel.generate import DENSE
+from accel.load_lora import Lora, load_loras
+from accel.load_pipeline import load_pipeline
+from accel.override import override
+from accel.prompts import Job, read_prompts
+from accel.recipe_files import load_recipe
+
+
+def batch_of(
+    model: str,
+    recipe: str | None,
+    changes: list[str] | None,
+    loras: list[str] | None,
+    folder: Path,
+    *,
+    only_dense: bool,
+) -> Batch:
+    """What the command line asks for, checked as far as that goes without the model.
+
+    Raises:
+        ValueError: if a recipe, a change or a LoRA is wrong.
+    """
+    chosen = DENSE if only_dense else load_recipe(recipe) if recipe is not None else None
+    parsed = options.parse_changes(changes)
+    if chosen is not None:
+        override(chosen, parsed)
+    for text in loras or ():
+        Lora.parse(text)
+    return Batch(model, chosen, parsed, tuple(loras or ()), folder, options.frames_per_second(model))
+
+
+def generate_many(
+    prompts: Path, defaults: Mapping[str, Any], batch: Batch, device: str | None, as_json: bool
+) -> int:
+    """Make this process's share of the missing videos; 0 if none failed, else 1.
+
+    Raises:
+        ValueError: before anything is loaded, if the prompts or the folder are wrong; said by the first
+            process only.
+    """
+    state = PartialState(cpu=device == "cpu")
+    try:
+        jobs = read_prompts(prompts, defaults)
+        own = share_of(jobs, batch, state)
+    except (ValueError, OSError):
+        if state.is_main_process:
+            raise
+        return 2
+    outcome = _make(own, batch, device or _device_of(state))
+    _tell(outcome, jobs, batch, state, as_json)
+    state.destroy_process_group()
+    return 1 if outcome.failed else 0
+
+
+def _make(jobs: list[Job], batch: Batch, device: str | None) -> Outcome:
+    if not jobs:
+        return Outcome()
+    pipe = load_pipeline(batch.model, device)
+    load_loras(pipe, [Lora.parse(text) for text in batch.loras])
+    return make(jobs, batch, pipe, say)
+
+
+def _device_of(state: PartialState) -> str | None:
+    """This process's own accelerator where there are several; else the best there is."""
+    return str(state.device) if state.num_processes > 1 else None
+
+
+def _tell(outcome: Outcome, jobs: list[Job], batch: Batch, state: PartialState, as_json: bool) -> None:
+    of = f"process {state.process_index + 1} of {state.num_processes}: " if state.num_processes > 1 else ""
+    if as_json:
+        print(json.dumps({"process": state.process_index, **asdict(outcome), "prompts": len(jobs)}))
+    else:
+        print(f"{of}{len(outcome.made)} videos made, {len(outcome.failed)} failed; {batch.manifest.path}")
+
+
+def say(text: str) -> None:
+    """To standard error, a whole line at once: several processes write there."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
