@@ -80,9 +80,13 @@ def means(tokens: Tensor, rows: int) -> Representatives:
     return Representatives(ragged_mean(tokens, 2, rows), Groups(tokens.shape[2], rows))
 
 
-def every(tokens: Tensor, step: int) -> Representatives:
-    """The middle token of every `step`."""
-    index = _middles(tokens.shape[2], step, tokens.device)
+def every(tokens: Tensor, step: int, coarser: int) -> Representatives:
+    """One token of every `step`: among them is the middle of every `coarser`, a multiple of the step.
+
+    So a query that is picked by a coarser step finds itself among the keys of a finer one: attention to the
+    same place, in this frame and in others, is often the strongest there is.
+    """
+    index = _every(tokens.shape[2], step, coarser // 2 % step, tokens.device)
     return Representatives(tokens.index_select(2, index), Groups(tokens.shape[2], step))
 
 
@@ -132,9 +136,9 @@ def _cells(tokens: Tensor, rows: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _middles(length: int, step: int, device: torch.device) -> Tensor:
+def _every(length: int, step: int, offset: int, device: torch.device) -> Tensor:
     firsts = torch.arange(0, length, step)
-    return ((firsts + (firsts + step).clamp(max=length)) // 2).to(device)
+    return (firsts + offset).clamp(max=length - 1).to(device)
 
 
 @lru_cache(maxsize=64)

@@ -142,7 +142,8 @@ class Strided(BlockScore):
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
     ) -> tuple[Representatives, Representatives]:
-        return every(q, self.query), every(k, self.key)
+        coarser = max(self.steps)
+        return every(q, self.query, coarser), every(k, self.key, coarser)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -225,7 +226,7 @@ class Exact(BlockScore):
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
     ) -> tuple[Representatives, Representatives]:
-        return every(q, 1), every(k, 1)
+        return every(q, 1, 1), every(k, 1, 1)
 
 
 Score = Annotated[

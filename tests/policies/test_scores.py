@@ -70,6 +70,14 @@ def test_pooled_is_softmax_of_means_weighted_by_length():
     torch.testing.assert_close(Pooled().mass(q, k, (32, 32)), logits.softmax(-1))
 
 
+@pytest.mark.parametrize("steps", [(8, 4), (4, 8), (8, 8), (1, 16)], ids=str)
+def test_strided_attention_of_each_token_to_itself_is_seen(steps):
+    places = torch.arange(60)
+    x = 6 * torch.nn.functional.one_hot(places, 60)[None, None].float()
+    mass = Strided(*steps).mass(x, x, (16, 16))[0, 0]
+    assert (mass.argmax(-1) == torch.arange(4)).all()
+
+
 def test_antidiagonal_adds_up_the_antidiagonals():
     q, k = qk(64, 64, heads=1, kv_heads=1, batch=1, dim=8)
     full = (q @ k.transpose(-1, -2))[0, 0]
