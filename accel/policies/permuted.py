@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.kernels.blocks import per_head
+from accel.kernels.blocks import causal_blocks, per_head
 from accel.kernels.layout import BlockLayout
 from accel.kernels.order import TokenOrder
 from accel.patches.context import Context, HeadShare
@@ -30,7 +30,8 @@ class Permuted(Policy):
     Attention does not depend on the order of keys, so the result is exact up to the blocks left out;
     causality is decided on original positions. A sequence without a grid is taken for causal: the last
     queries are the probes, and what a query sees of its own segment is always kept, as is the block with
-    the first token. On a grid the probes are spread evenly over all tokens, and a head is sorted only where
+    the first token; a key head for which that is no fewer blocks than dense attention's keeps all of them in
+    place. On a grid the probes are spread evenly over all tokens, and a head is sorted only where
     that saves blocks. Block means are over the tokens there are; the published code divides the mean of a
     ragged last block by the full size.
 
@@ -100,9 +101,10 @@ class Permuted(Policy):
         if kv_len <= self.segment:
             return BlockLayout.full(q_len, kv_len, self.block_size, q.device, causal=True)
         keep, order = plan_sequence(q, k, self.block_size, self.segment, self.probes, self.score, self.select)
-        reachable = blocks_with_a_visible_key(order, q_len, self.block_size)
+        keep = keep & per_head(blocks_with_a_visible_key(order, q_len, self.block_size), q.shape[1])
+        keep, order = where_sorting_saves(keep, order, self.block_size, q_len)
         return BlockLayout.from_mask(
-            keep & per_head(reachable, q.shape[1]),
+            keep,
             self.block_size,
             q_len,
             kv_len,
@@ -152,6 +154,23 @@ def blocks_with_a_visible_key(order: Tensor, q_len: int, block_size: tuple[int, 
         max=q_len
     ) - 1
     return first_key[:, :, None] <= (last_query + kv_len - q_len)[:, None]
+
+
+def where_sorting_saves(
+    keep: Tensor, order: Tensor, block_size: tuple[int, int], q_len: int
+) -> tuple[Tensor, Tensor]:
+    """The plan, but all blocks and no order for key heads that would execute as many blocks as dense or more.
+
+    Sorting scatters the past of a query over all blocks of its own segment, which a short text is mostly made
+    of. No layout is therefore denser than dense attention.
+    """
+    dense = causal_blocks(block_size, q_len, order.shape[2], keep.device)
+    heads_of_key = keep.shape[1] // order.shape[1]
+    listed = keep.unflatten(1, (-1, heads_of_key)).sum(dim=(2, 3, 4))  # [B, Hkv]
+    saves = listed < heads_of_key * dense.sum()
+    in_place = torch.arange(order.shape[2], device=order.device)
+    keep = torch.where(per_head(saves, keep.shape[1])[..., None, None], keep, dense)
+    return keep, torch.where(saves[..., None], order, in_place)
 
 
 def plan_grid(

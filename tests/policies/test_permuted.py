@@ -5,6 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from accel.kernels.layout import BlockLayout
+from accel.kernels.order import TokenOrder
 from accel.kernels.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
@@ -225,6 +227,37 @@ def test_samples_of_a_batch_are_planned_alone(grid):
     both, alone = (policy.layout(q[s], k[s], grid, Context()) for s in (slice(0, 2), slice(1, 2)))
     assert torch.equal(both.listed[1:], alone.listed)
     assert torch.equal(both.kv_order.indices[1:], alone.kv_order.indices)
+
+
+def test_everything_kept_in_sorted_order_equals_dense():
+    """Layouts only sort where that saves blocks; this one is told to regardless."""
+    q, k, v = qkv(107, 107)
+    keep, order = plan_sequence(q, k, (16, 16), 32, 20, Pooled(), TopP(1.0))
+    assert not torch.equal(order, torch.arange(107).expand_as(order))
+    layout = BlockLayout.from_mask(keep, (16, 16), 107, 107, causal=True, kv_order=TokenOrder(order))
+    assert layout.density > 1
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), dense_causal(q, k, v))
+
+
+@pytest.mark.parametrize("mass", [0.2, 0.9, 1.0])
+@pytest.mark.parametrize("lengths", [(65, 65), (100, 100), (300, 300), (1000, 1000), (40, 300)], ids=str)
+def test_no_text_is_too_short_to_be_no_denser_than_dense(lengths, mass):
+    q, k, _ = qkv(*lengths)
+    layout = Permuted(select=TopP(mass), **SMALL).layout(q, k, None, Context())
+    assert 0 < layout.density <= 1
+
+
+def test_heads_are_sorted_where_that_saves_blocks_and_only_there():
+    """The first key head's queries look at one key each, the second's at all alike."""
+    q, k, v = qkv(250, 250)
+    q[:, :2], k[:, 0, 7] = 3, 3
+    q[:, 2:] *= 0.01
+    fields = {**SMALL, "block_size": (16, 16)}
+    layout = Permuted(select=TopP(0.95), **fields).layout(q, k, None, Context())
+    in_place = (layout.kv_order.indices == torch.arange(250)).all(-1)
+    assert in_place.tolist() == [[False, True]] * 2
+    dense = dense_causal(q, k, v)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[:, 2:], dense[:, 2:])
 
 
 def test_large_logits_stay_finite():
