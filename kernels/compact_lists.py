@@ -11,7 +11,8 @@ def compact_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     if keep.is_cuda:
         from accel.kernels.triton_compact_lists import compact_lists as on_gpu
 
-        return on_gpu(keep)
+        with torch.cuda.device_of(keep):
+            return on_gpu(keep)
     columns = keep.shape[-1]
     places = keep.cumsum(dim=-1) - 1
     # What is not kept all goes to one extra place that is cut off again.

@@ -44,7 +44,9 @@ def keep_heaviest(
     if mass.is_cuda:
         from accel.kernels.triton_heaviest_blocks import keep_heaviest as on_gpu
 
-        return on_gpu(mass, must, may, budget, density, min_density, share)
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device_of(mass):
+            return on_gpu(mass, must, may, budget, density, min_density, share)
     lowest, highest = bounds(mass, may, budget, density, min_density)
     available = _available(mass, may, budget)
     keys = block_keys(mass, must, may).flatten(FIRST_POOLED_AXIS[budget])

@@ -19,7 +19,8 @@ def mean_pool(tokens: Tensor, rows: int) -> Tensor:
     if tokens.is_cuda and tokens.dtype != torch.float64:
         from accel.kernels import triton_mean_pool
 
-        return triton_mean_pool.mean_pool(tokens, rows)
+        with torch.cuda.device_of(tokens):
+            return triton_mean_pool.mean_pool(tokens, rows)
     wide = torch.promote_types(tokens.dtype, torch.float32)
     whole = tokens.shape[2] // rows * rows
     means = tokens[:, :, :whole].unflatten(2, (-1, rows)).mean(dim=3, dtype=wide)

@@ -13,7 +13,7 @@ from accel.kernels.triton_heaviest_pool import keep_of_pools
 
 NEVER = tl.constexpr(-(2**31))
 ALWAYS = tl.constexpr(2**31 - 1)
-LONGEST_ROW = 16384  # columns that one program holds in registers
+LONGEST_ROW = 8192  # columns that one program holds in registers
 
 
 @triton.jit
@@ -116,7 +116,7 @@ def keep_heaviest(
     scene = (mass, must, may)
     sizes = (_strides(must, mass), _strides(may, mass), mass.shape[1], mass.shape[2], columns)
     block = triton.next_power_of_2(columns)
-    options = {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
+    options = {"BLOCK": block, "num_warps": min(max(block // 256, 1), 32)}
     grid = (mass.shape[:3].numel(),)
     if budget == "row" and columns <= LONGEST_ROW:
         keep = torch.empty_like(mass, dtype=torch.bool)

@@ -15,7 +15,7 @@ from torch import Tensor
 NEVER = tl.constexpr(-(2**31))
 ALWAYS = tl.constexpr(2**31 - 1)
 SPAN = 8192  # keys that one program counts
-STEP = 256  # keys that it holds at once
+STEP = 128  # keys that it holds at once
 
 
 @triton.jit(do_not_specialize=["shift", "L"])

@@ -10,6 +10,7 @@ from accel.kernels.blocks import per_head
 from accel.policies.representatives import Representatives
 
 CHUNK_ELEMENTS = 1 << 25
+WIDEST_ON_GPU = 256
 
 
 def block_mass(
@@ -32,6 +33,8 @@ def block_mass(
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
     scale = (dim // queries.folds // queries.parts) ** -0.5 / queries.folds
+    if queries.vectors.is_cuda and not strongest and dim <= WIDEST_ON_GPU:
+        return _on_gpu(queries, keys, block_size, scale, causal, may)
     # A vector common to all keys shifts a row's logits alike; without it they round less.
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
     centred = keys.vectors - common.to(keys.vectors.dtype)
@@ -50,6 +53,30 @@ def block_mass(
         parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, strongest))
     mass = torch.cat(parts, dim=2)
     return mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+def _on_gpu(
+    queries: Representatives,
+    keys: Representatives,
+    block_size: tuple[int, int],
+    scale: float,
+    causal: bool,
+    may: Tensor | None,
+) -> Tensor:
+    """The same by `triton_block_mass`, which keeps no logits."""
+    from accel.kernels.triton_block_mass import Causality, block_mass
+
+    heads = queries.vectors.shape[1]
+    bias = _key_bias(keys, heads)
+    bias = bias.expand(*torch.broadcast_shapes(bias.shape, (1, 1, 1, 1)))[:, :, 0]
+    per_block = block_size[0] // queries.groups.rows, block_size[1] // keys.groups.rows
+    groups = queries.groups, keys.groups
+    hidden = Causality(groups[0].rows, groups[1].rows, groups[0].length, groups[1].length)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(bias):
+        return block_mass(
+            queries.vectors, keys.vectors, bias, per_block, scale, hidden if causal else None, may
+        )
 
 
 def _logits(queries: Tensor, keys: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def test_cases_on_the_gpu():
     run_cases(TRITON_INTERPRET="0")
 
 
-SELECTIONS = [(80, 591, None, "row"), (90, 16384, 0.9, "row"), (90, 591, 0.9, "layer")]
+SELECTIONS = [(80, 591, None, "row"), (90, 8192, 0.9, "row"), (90, 591, 0.9, "layer")]
 
 
 @pytest.mark.parametrize(("capability", "columns", "share", "budget"), SELECTIONS, ids=str)
@@ -47,4 +47,24 @@ def test_selection_compiles_without_spills(offline, capability, columns, share, 
         if budget == "row"
         else {"row_keys_kernel", "span_kernel", "narrow_kernel", "mark_kernel"}
     )
+    assert all(kernel.spills == 0 for kernel in {kernel.cubin: kernel for kernel in kernels}.values())
+
+
+MASSES = {  # representatives of a block, head dim, type
+    "strided": ((16, 32), 128, torch.bfloat16),
+    "pooled": ((1, 1), 128, torch.float32),
+    "every-token": ((128, 128), 128, torch.bfloat16),
+    "D256": ((16, 32), 256, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize(("per_block", "dim", "dtype"), MASSES.values(), ids=MASSES.keys())
+def test_block_mass_compiles_without_spills(offline, capability, per_block, dim, dtype):
+    from accel.kernels.triton_block_mass import Causality, block_mass
+
+    q, k, bias = torch.randn(1, 4, 300, dim), torch.randn(1, 2, 333, dim), torch.zeros(1, 1, 333)
+    causality = Causality(1, 1, 300, 333) if dim == 256 else None
+    kernels = offline(capability, block_mass, q.to(dtype), k.to(dtype), bias, per_block, 0.1, causality)
+    assert [kernel.name for kernel in kernels] == ["block_lse_kernel", "row_mass_kernel"]
     assert all(kernel.spills == 0 for kernel in kernels)

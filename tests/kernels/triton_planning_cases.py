@@ -9,10 +9,13 @@ import torch
 from accel.kernels import (
     compact_lists,
     heaviest_blocks,
+    triton_block_mass,
     triton_compact_lists,
     triton_heaviest_blocks,
     triton_heaviest_pool,
 )
+from accel.policies import block_mass as policies_block_mass
+from accel.policies.scores import Antidiagonal, Pooled, Strided, SubBlock
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -66,3 +69,28 @@ def test_lists_are_those_of_pytorch(columns):
         triton_compact_lists.compact_lists(keep.to(DEVICE)), compact_lists.compact_lists(keep), strict=True
     ):
         assert torch.equal(ours.cpu(), theirs)
+
+
+SCORES = {
+    "strided": (Strided(8, 4), 64, torch.float16, False),
+    "strided-causal": (Strided(8, 4), 96, torch.float32, True),
+    "pooled": (Pooled(), 128, torch.float16, False),
+    "pooled-untrusted": (Pooled(self_similarity=0.01), 64, torch.float32, False),
+    "sub-block-causal": (SubBlock(16, 16), 64, torch.float16, True),
+    "antidiagonal": (Antidiagonal(4), 32, torch.float32, False),
+}
+
+
+@pytest.mark.parametrize("chunk", [1 << 28, 1], ids=["whole", "in-chunks"])
+@pytest.mark.parametrize(("score", "dim", "dtype", "causal"), SCORES.values(), ids=SCORES.keys())
+def test_block_mass_is_that_of_pytorch(score, dim, dtype, causal, chunk, monkeypatch):
+    monkeypatch.setattr(triton_block_mass, "CHUNK_BYTES", chunk)
+    q = torch.randn(2, 105, 4, dim, device=DEVICE).to(dtype).transpose(1, 2)
+    k = (torch.randn(2, 2, 171, dim, device=DEVICE) + 2).to(dtype)
+    may = (torch.rand(4, 6, device=DEVICE) < 0.8) if causal else None
+    queries, keys = score.represent(q, k, (32, 32))
+    scale = (queries.vectors.shape[3] // queries.folds) ** -0.5 / queries.folds
+    mass = policies_block_mass._on_gpu(queries, keys, (32, 32), scale, causal, may)
+    expected = score.mass(q.cpu(), k.cpu(), (32, 32), causal, None if may is None else may.cpu())
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 1e-3}
+    torch.testing.assert_close(mass.cpu(), expected, **close)
