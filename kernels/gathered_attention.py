@@ -112,7 +112,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) 
     """Dense attention of q [G, rows, D] to k, v [G, keys, D] under `bias` [G, rows, keys]: out and LSE."""
     if bias is not None:
         bias = bias.to(torch.promote_types(q.dtype, torch.float32))
-    out, lse = (_attend_on_cpu if q.device.type == "cpu" else _attend_anywhere)(q, k, v, bias, scale)
+    # PyTorch's CPU attention adds the bias, and what is not finite stays so whatever is added.
+    fused = q.device.type == "cpu" and (bias is None or bool(k.isfinite().all()))
+    out, lse = (_attend_on_cpu if fused else _attend_anywhere)(q, k, v, bias, scale)
     if bias is not None:
         # PyTorch's CPU attention reports 0 where every key is masked.
         lse = lse.masked_fill(bias.isneginf().all(dim=-1), -torch.inf)
@@ -133,7 +135,7 @@ def _attend_anywhere(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
-    scores = scores if bias is None else scores + bias
+    scores = scores if bias is None else (scores + bias).masked_fill(bias.isneginf(), -torch.inf)
     lse = scores.logsumexp(dim=-1)
     weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()
     return weights.to(q.dtype) @ v, lse

@@ -62,7 +62,6 @@ def _tail(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor, Te
     if layout.kv_lengths is not None:
         member &= (position < layout.kv_lengths[:, None, None])[..., None]
     count = member.sum(dim=2)  # [B, H, Nb]
-    pool = member.transpose(-1, -2).to(k.dtype) / count.clamp(min=1)[..., None]
     taken = ~per_head(layout.listed, heads) & (count > 0)[:, :, None]  # [B, H, Mb, Nb]
     if layout.causal:
         last_key = torch.where(member, position[:, None], -1).amax(dim=2)
@@ -71,4 +70,14 @@ def _tail(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor, Te
         first_query = torch.where(q_member, q_position, layout.q_len).amin(dim=2)
         taken = taken & (last_key[:, :, None] <= (first_query + layout.kv_len - layout.q_len)[..., None])
     in_tail = taken.gather(2, q_block[..., None].expand(-1, -1, -1, layout.num_kv_blocks))
-    return pool @ k, pool @ v, count.clamp(min=1).log().to(k.dtype)[:, :, None], in_tail
+    block = kv_block.where(member.any(dim=3), layout.num_kv_blocks)
+    mean_k, mean_v = (_block_means(tokens, block, count) for tokens in (k, v))
+    return mean_k, mean_v, count.clamp(min=1).log().to(k.dtype)[:, :, None], in_tail
+
+
+def _block_means(tokens: Tensor, block: Tensor, count: Tensor) -> Tensor:
+    """[B, H, N, D] -> [B, H, Nb, D]; a token that is not finite spoils the mean of its own block alone."""
+    blocks = count.shape[2]
+    total = tokens.new_zeros(*tokens.shape[:2], blocks + 1, tokens.shape[3])
+    total.scatter_add_(2, block[..., None].expand_as(tokens), tokens)
+    return total[:, :, :blocks] / count.clamp(min=1)[..., None]
