@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 from diffusers.models.transformers.transformer_cosmos import CosmosAttnProcessor2_0
-from torch import nn
+from torch import Tensor, nn
 
 from accel.patches.diffusers_backend import DenseDispatch, plain_attention
 from accel.patches.grid import TokenGrid
@@ -49,3 +49,9 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent video [B, C, F, H, W]."""
     return latent_grid(kwargs["hidden_states"], model.config.patch_size)
+
+
+def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The timestep of one forward; Cosmos 2 and later take one for each frame, noise in [0, 1]."""
+    timestep = kwargs["timestep"]
+    return timestep * 1000 if timestep.ndim == 5 else timestep

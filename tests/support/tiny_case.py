@@ -48,9 +48,10 @@ class Case:
     image: bool = False
     calls: int = 1
 
-    def model(self) -> Any:
+    def model(self, **changes: Any) -> Any:
         torch.manual_seed(0)
-        model = getattr(diffusers, self.class_name)(**self.config).eval().requires_grad_(False)
+        model = getattr(diffusers, self.class_name)(**{**self.config, **changes})
+        model.eval().requires_grad_(False)
         for name, parameter in model.named_parameters():
             # Random models attend almost uniformly: sharpen, so that dropped blocks show in the output.
             if "norm" in name and name.endswith(

@@ -1,4 +1,4 @@
-"""Cases of every family beyond Wan's: those below make videos."""
+"""Cases of every family: those below make videos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COGVIDEOX |= {"num_layers": 3, "max_text_seq_length": TEXT, "use_rotary_position
 HUNYUAN = {**SMALL, "in_channels": 4, "out_channels": 4, "num_refiner_layers": 1, "rope_axes_dim": ROPE}
 LTX = {**SMALL, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 3}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
-
+WAN_IMAGE = {"image_dim": 16, "added_kv_proj_dim": HEADS * DIM}
 COSMOS3 = {"hidden_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
 COSMOS3 |= {"num_hidden_layers": 3, "intermediate_size": 32, "latent_channel": 4, "patch_latent_dim": 16}
 COSMOS3 |= {"vocab_size": 32, "rope_axes_dim": [4, 2, 2]}
@@ -119,6 +119,25 @@ CASES: dict[str, Case] = {
         },
         inputs.ltx2,
     ),
+    "wan": Case("WanTransformer3DModel", {**WAN, "in_channels": 4}, inputs.wan),
+    "wan-i2v": Case(
+        "WanTransformer3DModel",
+        {**WAN, **WAN_IMAGE, "in_channels": 4},
+        functools.partial(inputs.wan, image=True),
+    ),
+    "vace": Case(
+        "WanVACETransformer3DModel",
+        {**WAN, "in_channels": 4, "vace_layers": [0, 2], "vace_in_channels": 6},
+        functools.partial(inputs.wan, control=True),
+        sites=5,
+        graphs=2,
+    ),
+    "chronoedit": Case(
+        "ChronoEditTransformer3DModel",
+        {**WAN, **WAN_IMAGE, "in_channels": 4},
+        functools.partial(inputs.wan, image=True),
+    ),
+    "skyreels": Case("SkyReelsV2Transformer3DModel", {**WAN, "in_channels": 4}, inputs.wan),
     "wan-animate": Case(
         "WanAnimateTransformer3DModel",
         {

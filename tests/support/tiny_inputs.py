@@ -89,6 +89,19 @@ def ltx2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     }
 
 
+def wan(b: int, f: int, h: int, w: int, image: bool = False, control: bool = False) -> dict[str, Any]:
+    arguments = {
+        "hidden_states": noise(b, 4, f, 2 * h, 2 * w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, 512 if image else TEXT, 16),
+    }
+    if image:
+        arguments["encoder_hidden_states_image"] = noise(b, 6, 16)
+    if control:
+        arguments["control_hidden_states"] = noise(b, 6, f, 2 * h, 2 * w)
+    return arguments
+
+
 def wan_animate(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, 12, f, 2 * h, 2 * w),

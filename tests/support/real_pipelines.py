@@ -1,0 +1,258 @@
+"""Real pipelines around tiny transformers: loops, schedulers, guidance and packing are stock."""
+
+from __future__ import annotations
+
+import math
+
+import diffusers
+import torch
+
+import image_pipelines
+import wan_pipelines
+from accel.patches.grid import TokenGrid
+from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size
+from stand_ins import (
+    StandInImageEncoder,
+    StandInTokenizer,
+    StandInVae,
+    Unchecked,
+    image_processor,
+    picture,
+    vae,
+    with_audio,
+)
+from tiny_inputs import TEXT, VALID, noise, text_mask
+
+EDM = (
+    "EDMEulerScheduler",
+    {"sigma_max": 80, "sigma_min": 0.002, "sigma_data": 1.0, "final_sigmas_type": "sigma_min"},
+)
+DDIM = ("CogVideoXDDIMScheduler", {})
+IMAGE_CHANNELS = {"in_channels": 8}
+
+
+def coarse(size: Size, shrink: int) -> int:
+    """Tokens of one frame at a lower resolution, filled up."""
+    return math.ceil(size[1] / shrink) * math.ceil(size[2] / shrink)
+
+
+def framepack_grids(size: Size) -> set[TokenGrid]:
+    """Two clean frames, two at half and sixteen at a quarter of the resolution; text of one sample is cut."""
+    lead = 2 * coarse(size, 1) + coarse(size, 2) + 4 * coarse(size, 4)
+    return {TokenGrid(*size, text_tokens=3 + VALID, lead_tokens=lead)}
+
+
+def helios_grids(size: Size) -> set[TokenGrid]:
+    """The first and the last frame, two frames at half and four at a quarter of the resolution."""
+    history = 2 * coarse(size, 1) + coarse(size, 2) + coarse(size, 4)
+    return {TokenGrid(*size, text_tokens=history, text_first=True)}
+
+
+PIPELINES: dict[str, PipelineCase] = {
+    "hunyuan-video": PipelineCase(
+        "HunyuanVideoPipeline",
+        "hunyuan-video",
+        "distilled",
+        {"guidance_embeds": True},
+        pads=True,
+    ),
+    "hunyuan-video-cfg": PipelineCase(
+        "HunyuanVideoPipeline",
+        "hunyuan-video",
+        call=lambda size, b: {"true_cfg_scale": 3.0},
+        pads=True,
+    ),
+    "hunyuan-video-i2v": PipelineCase(
+        "HunyuanVideoImageToVideoPipeline",
+        "hunyuan-video-i2v",
+        "none",
+        {"guidance_embeds": False},
+        components=vae(),
+        call=lambda size, b: {"image": picture(size, prompts=b)},
+        pads=True,
+    ),
+    "framepack": PipelineCase(
+        "HunyuanVideoFramepackPipeline",
+        "framepack",
+        "distilled",
+        components=lambda: {
+            "vae": StandInVae(),
+            "image_encoder": StandInImageEncoder(3, 8),
+            "feature_extractor": image_processor,
+        },
+        prompts=1,
+        call=lambda size, b: {"image": picture(size), "latent_window_size": size[0]},
+        pads=True,
+        grids=framepack_grids,
+    ),
+    "hunyuan-video-1.5": PipelineCase(
+        "HunyuanVideo15Pipeline",
+        "hunyuan-video-1.5",
+        config={"in_channels": 9},
+        pixels=8,
+        components=lambda: {
+            "vae": StandInVae(),
+            "guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+        },
+        call=lambda size, b: {
+            "prompt_embeds_mask": text_mask(b),
+            "negative_prompt_embeds_mask": text_mask(b, valid=4),
+            "prompt_embeds_2": noise(b, 5, 8),
+            "prompt_embeds_mask_2": torch.ones(b, 5),
+            "negative_prompt_embeds_2": noise(b, 5, 8),
+            "negative_prompt_embeds_mask_2": torch.zeros(b, 5),
+        },
+        pads=True,
+        grids=lambda size: {TokenGrid(*size, text_tokens=TEXT + 5 + 729)},
+    ),
+    "ltx": PipelineCase("LTXPipeline", "ltx", "batched", pixels=32, frames=lambda f: 8 * (f - 1) + 1),
+    "ltx-i2v": PipelineCase(
+        "LTXImageToVideoPipeline",
+        "ltx",
+        "batched",
+        components=vae(spatial=32, temporal=8),
+        pixels=32,
+        frames=lambda f: 8 * (f - 1) + 1,
+        call=lambda size, b: {"image": picture(size, 32, b)},
+    ),
+    "ltx2": PipelineCase(
+        "LTX2Pipeline",
+        "ltx2",
+        "batched",
+        components=with_audio,
+        pixels=32,
+        frames=lambda f: 8 * (f - 1) + 1,
+        call=lambda size, b: {
+            "stg_scale": 0.0,
+            "modality_scale": 1.0,
+            "audio_stg_scale": 0.0,
+            "audio_modality_scale": 1.0,
+        },
+    ),
+    "ltx2-guided": PipelineCase(
+        "LTX2Pipeline",
+        "ltx2-perturbed",
+        "batched",
+        components=with_audio,
+        pixels=32,
+        frames=lambda f: 8 * (f - 1) + 1,
+        call=lambda size, b: {"spatio_temporal_guidance_blocks": [1]},
+        passes=3,
+        calls=8,
+    ),
+    "cogvideox": PipelineCase("CogVideoXPipeline", "cogvideox", "batched", scheduler=DDIM),
+    "cogvideox-1.5": PipelineCase(
+        "CogVideoXPipeline", "cogvideox-1.5", "batched", scheduler=DDIM, frames=lambda f: 8 * f - 3
+    ),
+    "cogvideox-i2v": PipelineCase(
+        "CogVideoXImageToVideoPipeline",
+        "cogvideox",
+        "batched",
+        IMAGE_CHANNELS,
+        components=vae(),
+        scheduler=DDIM,
+        call=lambda size, b: {"image": picture(size, prompts=b)},
+    ),
+    "consisid": PipelineCase(
+        "diffusers.pipelines.consisid.pipeline_consisid.ConsisIDPipeline",
+        "consisid",
+        "batched",
+        IMAGE_CHANNELS,
+        components=vae(),
+        scheduler=DDIM,
+        call=lambda size, b: {"image": picture(size, prompts=b)},
+    ),
+    "mochi": PipelineCase(
+        "MochiPipeline",
+        "mochi",
+        "batched",
+        frames=lambda f: 6 * (f - 1) + 1,
+        pads=True,
+        calls=12,
+        grids=lambda size: {TokenGrid(*size, text_tokens=text) for text in (TEXT, VALID, NEGATIVE)},
+    ),
+    "cosmos": PipelineCase(
+        "CosmosTextToWorldPipeline",
+        "cosmos",
+        scheduler=EDM,
+        frames=lambda f: 8 * (f - 1) + 1,
+        components=lambda: {"safety_checker": Unchecked()},
+    ),
+    "cosmos2": PipelineCase(
+        "Cosmos2VideoToWorldPipeline",
+        "cosmos",
+        config={"in_channels": 5},
+        components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae()},
+        scheduler=("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        call=lambda size, b: {"image": picture(size)},
+    ),
+    "cosmos2.5": PipelineCase(
+        "Cosmos2_5_PredictBasePipeline",
+        "cosmos",
+        config={"in_channels": 5},
+        components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae()},
+        scheduler=UNIPC,
+        call=lambda size, b: {"num_latent_conditional_frames": 0},
+    ),
+    "cosmos3": PipelineCase(
+        "Cosmos3OmniPipeline",
+        "cosmos3",
+        components=lambda: {
+            "vae": StandInVae(),
+            "text_tokenizer": StandInTokenizer(),
+            "enable_safety_checker": False,
+        },
+        scheduler=UNIPC,
+        prompts=1,
+        call=lambda size, b: {
+            "prompt": "a cat",
+            "negative_prompt": "no dog",
+            "add_resolution_template": False,
+            "add_duration_template": False,
+            "use_system_prompt": False,
+        },
+        grids=lambda size: {TokenGrid(*size, lead_tokens=text + 2) for text in (5, 6)},
+    ),
+    "kandinsky5": PipelineCase(
+        "Kandinsky5T2VPipeline",
+        "kandinsky5",
+        components=vae(),
+        call=lambda size, b: {
+            "prompt_embeds_qwen": noise(b, TEXT, 16),
+            "prompt_embeds_clip": noise(b, 8),
+            "negative_prompt_embeds_qwen": noise(b + 7, TEXT, 16)[:b],
+            "negative_prompt_embeds_clip": noise(b + 7, 8)[:b],
+            "prompt_cu_seqlens": torch.arange(b + 1) * TEXT,
+            "negative_prompt_cu_seqlens": torch.arange(b + 1) * TEXT,
+        },
+    ),
+    "allegro": PipelineCase(
+        "AllegroPipeline",
+        "allegro",
+        "batched",
+        scheduler=("EulerAncestralDiscreteScheduler", {}),
+        call=lambda size, b: {"negative_prompt": None},
+    ),
+    "easyanimate": PipelineCase("EasyAnimatePipeline", "easyanimate", "batched", components=vae()),
+    "motif": PipelineCase(
+        "MotifVideoPipeline",
+        "motif",
+        config={"in_channels": 9},
+        components=lambda: {
+            "vae": StandInVae(),
+            "guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+        },
+        pads=True,
+    ),
+    "helios": PipelineCase(
+        "HeliosPipeline",
+        "helios-history",
+        scheduler=("HeliosScheduler", {"stages": 1}),
+        components=vae(),
+        frames=lambda f: 4 * (f - 1) + 1,
+        call=lambda size, b: {"num_latent_frames_per_chunk": size[0], "history_sizes": [4, 2, 1]},
+        grids=helios_grids,
+    ),
+}
+
+PIPELINES |= wan_pipelines.PIPELINES | image_pipelines.PIPELINES

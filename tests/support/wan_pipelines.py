@@ -1,0 +1,99 @@
+"""Real pipelines of the Wan family."""
+
+from __future__ import annotations
+
+from accel.patches.grid import TokenGrid
+from pipeline_case import UNIPC, PipelineCase
+from stand_ins import clip, picture, seeing, vae
+from tiny_families import CASES
+from tiny_inputs import noise
+
+PIPELINES: dict[str, PipelineCase] = {
+    "wan-t2v": PipelineCase("WanPipeline", "wan", scheduler=UNIPC),
+    "wan-ti2v-5b": PipelineCase(
+        "WanPipeline", "wan", scheduler=UNIPC, components=lambda: {"expand_timesteps": True}
+    ),
+    "wan-i2v": PipelineCase(
+        "WanImageToVideoPipeline",
+        "wan-i2v",
+        config={"in_channels": 12},
+        components=seeing,
+        scheduler=UNIPC,
+        call=lambda size, b: {
+            "image": picture(size),
+            "prompt_embeds": noise(b, 512, 16),
+            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
+        },
+    ),
+    "wan2.2-i2v": PipelineCase(
+        "WanImageToVideoPipeline",
+        "wan",
+        config={"in_channels": 12},
+        components=vae(),
+        scheduler=UNIPC,
+        call=lambda size, b: {"image": picture(size)},
+    ),
+    "wan-vace": PipelineCase(
+        "WanVACEPipeline",
+        "vace",
+        config={"vace_in_channels": 72},
+        components=vae(),
+        scheduler=UNIPC,
+        prompts=1,
+    ),
+    "wan-animate": PipelineCase(
+        "WanAnimatePipeline",
+        "wan-animate",
+        components=seeing,
+        scheduler=UNIPC,
+        prompts=1,
+        frames=None,
+        call=lambda size, b: {
+            "image": picture(size),
+            "pose_video": clip(size, 4 * (size[0] - 2) + 1),
+            "face_video": clip(size, 4 * (size[0] - 2) + 1),
+            "prompt_embeds": noise(b, 512, 16),
+            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
+            "segment_frame_length": 4 * (size[0] - 2) + 1,
+            "guidance_scale": 3.0,
+        },
+    ),
+    "chronoedit": PipelineCase(
+        "ChronoEditPipeline",
+        "chronoedit",
+        config={"in_channels": 12},
+        components=seeing,
+        scheduler=UNIPC,
+        call=lambda size, b: {
+            "image": picture(size),
+            "prompt_embeds": noise(b, 512, 16),
+            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
+        },
+        grids=lambda size: {TokenGrid(2, *size[1:])},
+    ),
+    "wan2.2-t2v": PipelineCase(
+        "WanPipeline",
+        "wan",
+        scheduler=UNIPC,
+        components=lambda: {"transformer_2": CASES["wan"].model(), "boundary_ratio": 0.9},
+    ),
+    "skyreels-v2": PipelineCase("SkyReelsV2Pipeline", "skyreels", scheduler=UNIPC),
+    "skyreels-v2-df": PipelineCase(
+        "SkyReelsV2DiffusionForcingPipeline",
+        "skyreels",
+        scheduler=UNIPC,
+        call=lambda size, b: {"prompt": None, "base_num_frames": 97},
+    ),
+    "skyreels-v2-i2v": PipelineCase(
+        "SkyReelsV2ImageToVideoPipeline",
+        "skyreels",
+        config={"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 32},
+        components=seeing,
+        scheduler=UNIPC,
+        call=lambda size, b: {
+            "image": picture(size),
+            "prompt_embeds": noise(b, 512, 16),
+            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
+        },
+    ),
+}
