@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from accel.batch_share import share_of
 from accel.cli import options
 from accel.generate import DENSE
 from accel.load_lora import Lora, load_loras
-from accel.load_pipeline import load_pipeline
+from accel.load_pipeline import best_device, load_pipeline
 from accel.override import override
 from accel.prompts import Job, read_prompts
 from accel.recipe_files import load_recipe
@@ -51,21 +52,22 @@ def generate_many(
     """Make this process's share of the missing videos; 0 if none failed, else 1.
 
     Raises:
-        ValueError: before anything is loaded, if the prompts or the folder are wrong; said by the first
-            process only.
+        ValueError: if the prompts or the folder are wrong, before anything is loaded, in the first process
+            only: it says it for all; or if the model cannot be had.
     """
-    state = PartialState(cpu=device == "cpu")
-    try:
-        jobs = read_prompts(prompts, defaults)
-        own = share_of(jobs, batch, state)
-    except (ValueError, OSError):
-        if state.is_main_process:
-            raise
-        return 2
-    outcome = _make(own, batch, device or _device_of(state))
-    _tell(outcome, jobs, batch, state, as_json)
-    state.destroy_process_group()
-    return 1 if outcome.failed else 0
+    state = PartialState(cpu=(device or best_device()) == "cpu")
+    with ExitStack() as stack:
+        stack.callback(state.destroy_process_group)
+        try:
+            jobs = read_prompts(prompts, defaults)
+            own = stack.enter_context(share_of(jobs, batch, state))
+        except (ValueError, OSError):
+            if state.is_main_process:
+                raise
+            return 2
+        outcome = _make(own, batch, device or _device_of(state))
+        _tell(outcome, jobs, batch, state, as_json)
+        return 1 if outcome.failed else 0
 
 
 def _make(jobs: list[Job], batch: Batch, device: str | None) -> Outcome:

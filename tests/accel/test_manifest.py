@@ -1,0 +1,116 @@
+"""Files appear whole, records survive any process, and one run holds a folder at a time."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+
+from pytest import fixture, mark, raises
+
+from accel.folder_lock import FolderLock
+from accel.manifest import Manifest, fingerprint
+from accel.whole_file import remove_leftovers, whole_file
+
+
+@fixture
+def manifest(tmp_path):
+    manifest = Manifest(tmp_path / "out")
+    manifest.create()
+    return manifest
+
+
+def add(manifest, name, video=b"video"):
+    (manifest.folder / f"{name}.mp4").write_bytes(video)
+    manifest.add(name, {"name": name, "file": f"{name}.mp4", "bytes": len(video)})
+
+
+def names(manifest):
+    return [json.loads(line)["name"] for line in manifest.path.read_text().splitlines()]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with raises(RuntimeError), whole_file(path) as partial:
+        partial.write_text("ne")
+        assert path.read_text() == "old" and partial.parent == tmp_path and partial.suffix == ".txt"
+        raise RuntimeError
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with whole_file(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    script = "import os\nfrom accel.whole_file import whole_file\nfrom pathlib import Path\n"
+    script += "with whole_file(Path('clip.mp4')) as part:\n part.write_text('half')\n os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
+    assert done.returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".clip-")
+    kept = {".hidden", ".clip-notes.mp4", "clip.part.mp4"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_recorded_video_is_found_while_it_is_whole(manifest):
+    add(manifest, "a")
+    assert manifest.find("a")["bytes"] == 5
+    assert manifest.find("b") is None
+    (manifest.folder / "a.mp4").write_bytes(b"vid")
+    assert manifest.find("a") is None
+
+
+@mark.parametrize("text", ["", "{", "[]", '{"file": null}'], ids=repr)
+def test_a_damaged_record_is_none(manifest, text):
+    add(manifest, "a")
+    (manifest.records / "a.json").write_text(text)
+    assert manifest.find("a") is None
+    manifest.merge()
+
+
+def test_the_manifest_can_be_made_again_from_the_records(manifest):
+    for name in ("b", "a"):
+        add(manifest, name)
+    before = manifest.path.read_text()
+    manifest.path.unlink()
+    manifest.merge()
+    assert manifest.path.read_text() == before and names(manifest) == ["a", "b"]
+
+
+def _add_some(folder, which):
+    for number in range(12):
+        add(Manifest(folder), f"{which}-{number}")
+
+
+def test_records_of_processes_at_once_all_end_in_the_manifest(manifest):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_add_some, args=(manifest.folder, which)) for which in "abcd"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert sorted(names(manifest)) == sorted(f"{which}-{number}" for which in "abcd" for number in range(12))
+    assert not [path for path in manifest.records.iterdir() if path.name.startswith(".")]
+
+
+def test_equal_data_have_equal_fingerprints():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+
+
+def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path):
+    first, worker, second = (FolderLock(tmp_path) for _ in range(3))
+    first.take_alone()
+    with raises(BlockingIOError, match="another run is writing to this folder"):
+        second.take_alone()
+    first.share()
+    worker.share()
+    first.release()
+    with raises(BlockingIOError):
+        second.take_alone()
+    worker.release()
+    second.take_alone()
+    second.release()
