@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -13,11 +14,15 @@ from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.always import Always
+from accel.policies.flex_prefill import FlexPrefill
 from accel.policies.grid_blocks import require_grid
 from accel.policies.orders import Order, RowMajor, call_order
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.scores import Score
 from accel.policies.selectors import Selector, keep_of_share
+from accel.policies.vertical_slash import VerticalSlash
+
+Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,8 +33,9 @@ class Composed(Policy):
 
     Args:
         order: what blocks are cut from; other than row-major needs a grid.
-        score, select: how blocks are ranked and how many are kept; both or neither. With neither the method
-            is static: what is always kept is all.
+        score, select: how blocks are ranked and how many are kept; both or neither. With neither, and no
+            choice, the method is static: what is always kept is all.
+        choose: in place of the two, for sequences without a grid: a rule that is no ranking of blocks.
         always: what is kept besides text and the diagonal.
         tail: whether blocks that are not kept enter the softmax as their mean.
         block_size: (query rows, key rows).
@@ -39,6 +45,7 @@ class Composed(Policy):
     order: Order = field(default_factory=RowMajor)
     score: Score | None = None
     select: Selector | None = None
+    choose: Choice | None = None
     always: Always = field(default_factory=Always)
     tail: bool = False
     block_size: BlockSize = (128, 128)
@@ -46,13 +53,17 @@ class Composed(Policy):
     def __post_init__(self) -> None:
         if (self.score is None) != (self.select is None):
             raise ValueError(f"score and select belong together, got {self.score} and {self.select}")
+        if self.choose is not None and self.score is not None:
+            raise ValueError(
+                f"choose stands in place of score and select, got {self.choose} and {self.score}"
+            )
         for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
             if rows % step:
                 raise ValueError(f"a block of {rows} rows is no multiple of {self.score}'s step {step}")
 
     @property
     def static(self) -> bool:  # type: ignore[override]
-        return self.score is None
+        return self.score is None and self.choose is None
 
     @property
     def spans_heads(self) -> bool:  # type: ignore[override]
@@ -66,6 +77,8 @@ class Composed(Policy):
         """
         if grid is None:
             return self._sequence_layout(q, k)
+        if self.choose is not None:
+            raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
         order = call_order(self.order, grid, q.device, context.permuted)
         must = self.always.blocks(grid, self.order, self.block_size, q.device)[None, None]
@@ -84,6 +97,8 @@ class Composed(Policy):
         q_len, kv_len = q.shape[2], k.shape[2]
         may = causal_blocks(self.block_size, q_len, kv_len, q.device)[None, None]
         must = self.always.sequence_blocks(q_len, kv_len, self.block_size, q.device)[None, None]
+        if self.choose is not None:
+            must = must | self.choose.blocks(q, k, self.block_size)
         keep = must & may if self.score is None else self._select(q, k, must, may, Context())
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
 

@@ -223,7 +223,10 @@ def test_decode_can_run_sparse(static):
     torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
 
 
-@mark.parametrize("recipe", ["llm-hip", "llm-permuted", "llm-xattention", "llm-a-shape"])
+@mark.parametrize(
+    "recipe",
+    ["llm-hip", "llm-permuted", "llm-xattention", "llm-a-shape", "llm-vertical-slash", "llm-flexprefill"],
+)
 def test_sparse_decode_of_shipped_recipes(recipe):
     changes = {"budget": 64, "sink": 64, "window": 64} if recipe == "llm-hip" else {}
     changes |= {"min_tokens": 0, "sparse_decode": True, "dense_layers": 0}
