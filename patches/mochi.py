@@ -1,7 +1,4 @@
-"""Mochi: video tokens, then text; the processor calls attention for each sample with its valid text alone.
-
-That loop reads the text mask on the host, so the stock model runs in several graphs, and so does ours.
-"""
+"""Mochi: video tokens, then text; the processor calls attention for each sample with its valid text alone."""
 
 from __future__ import annotations
 

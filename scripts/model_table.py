@@ -64,8 +64,6 @@ def order(cases: list[Case]) -> str:
 
 def graphs(case: Case) -> str:
     """How the blocks compile, in words."""
-    if case.graphs is None:
-        return "in parts, as the stock model"
     return "one graph" if case.graphs == 1 else f"{case.graphs} graphs, as the stock model"
 
 

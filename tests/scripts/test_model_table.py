@@ -10,4 +10,4 @@ def test_every_family_has_a_row(capsys):
     rows = [line for line in table.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == list(FAMILIES)
     assert "| `CogVideoXTransformer3DModel` | text, video |" in table
-    assert "| `MochiTransformer3DModel` | video, text | exact, the model drops it | in parts" in table
+    assert "| `MochiTransformer3DModel` | video, text | exact, the model drops it | 2 graphs" in table

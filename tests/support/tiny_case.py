@@ -29,8 +29,8 @@ class Case:
         text_first: text before the video.
         lead: tokens before all others; or that, of the video's frames, rows and columns.
         sites: how many attention modules must be found.
-        graphs: compiled graphs over all blocks, as many as the stock model takes: one for each class of block
-            and layout of its inputs; none where the stock model cannot be compiled in full graphs.
+        graphs: compiled graphs of its repeated blocks, as many as of the stock model: one for each class of
+            block and layout of its inputs.
         pads: name of the argument that holds the padded text, where padding is attended to by nobody.
         image: one frame only.
         calls: attention calls of a site in one forward of a batch of two.
@@ -43,7 +43,7 @@ class Case:
     text_first: bool = False
     lead: int | Callable[[int, int, int], int] = 0
     sites: int = 3
-    graphs: int | None = 1
+    graphs: int = 1
     pads: str | None = None
     image: bool = False
     calls: int = 1

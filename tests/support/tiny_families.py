@@ -45,7 +45,7 @@ CASES: dict[str, Case] = {
         inputs.hunyuan_video,
         text=TEXT,
         sites=4,
-        graphs=3,
+        graphs=5,
         pads="encoder_hidden_states",
     ),
     "hunyuan-video-i2v": Case(
@@ -70,6 +70,7 @@ CASES: dict[str, Case] = {
         inputs.hunyuan_video15,
         text=TEXT + 5 + 3,
         pads="encoder_hidden_states",
+        graphs=3,
     ),
     "framepack": Case(
         "HunyuanVideoFramepackTransformer3DModel",
@@ -130,7 +131,7 @@ CASES: dict[str, Case] = {
         {**WAN, "in_channels": 4, "vace_layers": [0, 2], "vace_in_channels": 6},
         functools.partial(inputs.wan, control=True),
         sites=5,
-        graphs=2,
+        graphs=3,
     ),
     "chronoedit": Case(
         "ChronoEditTransformer3DModel",
@@ -172,6 +173,7 @@ CASES: dict[str, Case] = {
             "axes_dims": ROPE,
         },
         inputs.kandinsky5,
+        graphs=2,
     ),
     "cogvideox": Case(
         "CogVideoXTransformer3DModel", COGVIDEOX, inputs.cogvideox, text=TEXT, text_first=True, graphs=2
@@ -200,7 +202,7 @@ CASES: dict[str, Case] = {
         },
         inputs.mochi,
         text=TEXT,
-        graphs=None,
+        graphs=2,
         pads="encoder_hidden_states",
         calls=2,
     ),

@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
         },
         inputs.z_image,
         text=lambda tokens: -tokens % 32 + 64,
+        graphs=3,
         image=True,
     ),
 }
