@@ -17,6 +17,19 @@ FOUR = {"ulysses_degree": 4, "ulysses_anything": True}
 RING, HYBRID = {"ring_degree": 2, "ring_anything": True}, {"ring_degree": 2, "ulysses_degree": 2}
 DECAYS = {**RADIAL, "decay": [[0.2, 0.4, 0.6]] * 3}
 
+SHARED_SEARCH = {
+    "method": "hip",
+    "density": 0.3,
+    "search": {"kind": "stages", "query_stride": 1, "chunks": [2], "share_heads": True},
+    "block_size": [16, 16],
+}
+SORTED = {
+    "method": "permuted",
+    "segment": 32,
+    "select": {"kind": "top_p", "mass": 0.5, "budget": "layer"},
+    "block_size": [16, 16],
+}
+
 TWO_JOBS = {
     "wan, everything kept": ("wan", 4, VIDEO, None, ULYSSES, "accelerate first"),
     "wan, a budget a row": ("wan", 4, VIDEO, PER_HEAD, ULYSSES, "parallel first"),
@@ -24,6 +37,8 @@ TWO_JOBS = {
     "wan, ragged, odd heads": ("wan", 3, RAGGED, PER_LAYER, ANYTHING, "parallel first"),
     "wan, a decay a head": ("wan", 3, RAGGED, DECAYS, ANYTHING, "accelerate first"),
     "wan, dense, parallel": ("wan", 3, RAGGED, None, ANYTHING, "dense"),
+    "wan, one choice for all heads": ("wan", 3, RAGGED, SHARED_SEARCH, ANYTHING, "accelerate first"),
+    "wan, sorted keys": ("wan", 3, RAGGED, SORTED, ANYTHING, "parallel first"),
     "ltx": ("ltx", 3, RAGGED, PER_LAYER, ANYTHING, "accelerate first"),
     "qwen, everything kept": ("qwen-image", 3, IMAGE, None, ANYTHING, "accelerate first"),
     "qwen, a budget a layer": ("qwen-image", 3, IMAGE, PER_LAYER, ANYTHING, "parallel first"),
