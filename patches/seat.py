@@ -14,8 +14,10 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.autocast import autocast_dtype, cast, under_autocast
+from accel.patches.function_modes import interceptor
 from accel.patches.site import AttentionFn
 
 DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -55,10 +57,22 @@ _NUMBERS = itertools.count()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    """Run the function seated at `handle`: a plain call in eager mode, one opaque operator when traced."""
+    """Run the function seated at `handle`: a plain call in eager mode, one opaque operator when traced.
+
+    Somebody who intercepts attention while it is traced gets PyTorch's to intercept, as in the stock model.
+    """
     if torch.compiler.is_compiling():
+        if interceptor() is not None:
+            return dense_sdpa(q, k, v, mask)
         return torch.ops.sparse_accel.attend(q, k, v, mask, handle)
     return _attend(q, k, v, mask, handle)
+
+
+def dense_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's attention; q [B, M, H, D], k and v [B, N, Hkv, D], mask or none -> [B, M, H, D]."""
+    grouped = q.shape[2] != k.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
 
 
 def seat_at(handle: Tensor) -> Seat:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from accel.patches.diffusers_backend import BACKEND, DenseDispatch, register
 from accel.patches.layer_skip import introduce
-from accel.patches.seat import DenseFn, Seat, attend
+from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
 from accel.patches.site import AttentionFn
 from accel.patches.ulysses import ParallelRoute, is_ring
 
@@ -148,10 +148,3 @@ def routed_sdpa(
     """q [B, H, M, D], k and v [B, Hkv, N, D] -> [B, H, M, D], through the seat at `handle`."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return attend(q, k, v, attn_mask, handle).transpose(1, 2)
-
-
-def dense_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's attention; q [B, M, H, D], k and v [B, N, Hkv, D], mask or none -> [B, M, H, D]."""
-    grouped = q.shape[2] != k.shape[2]
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)

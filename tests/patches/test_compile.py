@@ -1,12 +1,15 @@
 """torch.compile: one graph for all layers and steps, and no recompilation when dense turns sparse."""
 
 import torch
+from diffusers import FirstBlockCacheConfig
+from pytest import mark
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.recipe import Recipe
+from tiny_wan_pipeline import keep_every_block, latents, recipe, wan_pipeline
 
 RECIPE = Recipe.model_validate(
     {
@@ -61,3 +64,62 @@ def test_whole_model_compilation_keeps_the_counts():
     got = denoise(compiled, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert summary(compiled).calls == 8
+
+
+@mark.parametrize("first", ["compile", "accelerate"])
+@torch.no_grad()
+def test_a_whole_model_compiled_in_place_before_or_after(first):
+    torch._dynamo.reset()
+    model, graphs = tiny.wan(num_layers=2), CompileCounter()
+    expected = denoise(model, steps=2)
+    if first == "compile":
+        model.compile(backend=graphs)
+        denoise(model, steps=1)
+    keep_every_block(model)
+    if first == "accelerate":
+        model.compile(backend=graphs)
+    for got, dense in zip(denoise(model, steps=2), expected, strict=True):
+        torch.testing.assert_close(got, dense, atol=2e-5, rtol=2e-5)
+    assert summary(model).sparse_density == 1 and summary(model).calls == 4
+    restore_model(model)
+    assert all(torch.equal(a, b) for a, b in zip(denoise(model, steps=2), expected, strict=True))
+    assert graphs.frame_count
+
+
+@torch.no_grad()
+def test_other_sizes_take_as_many_graphs_as_the_stock_model():
+    counts = []
+    for accelerate in (False, True):
+        torch._dynamo.reset()
+        model, graphs = tiny.wan(num_layers=1), CompileCounter()
+        if accelerate:
+            accelerate_model(model, recipe())
+        sizes = [tiny.inputs(model, width=width) for width in (20, 24, 28)]
+        expected = [model(**inputs)[0] for inputs in sizes]
+        model.compile_repeated_blocks(fullgraph=True, backend=graphs)
+        for inputs, eager in zip(sizes, expected, strict=True):
+            torch.testing.assert_close(model(**inputs)[0], eager, atol=2e-5, rtol=2e-5)
+        counts.append(graphs.frame_count)
+    assert counts == [2, 2]
+
+
+def offload(pipe):
+    pipe.transformer.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+
+
+def cache(pipe):
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+
+
+@mark.parametrize("treat", [offload, cache], ids=lambda treat: treat.__name__)
+def test_compiled_blocks_with_hooks_of_diffusers(treat):
+    torch._dynamo.reset()
+    pipe = wan_pipeline()
+    treat(pipe)
+    pipe.transformer.compile_repeated_blocks(backend="eager")
+    expected = latents(pipe, steps=3, guidance_scale=1.0)
+    keep_every_block(pipe)
+    torch.testing.assert_close(latents(pipe, steps=3, guidance_scale=1.0), expected, atol=1e-4, rtol=1e-4)
+    account = summary(pipe)
+    assert account.sparse_density == 1 and not account.never_called
+    assert (account.calls < 3 * 3) == (treat is cache)

@@ -85,6 +85,19 @@ def test_perturbed_attention_is_left_to_the_guider():
     assert [site.sparse_calls for site in sites] == [15, 12, 15]
 
 
+def test_perturbed_attention_is_left_to_the_guider_in_compiled_blocks():
+    torch._dynamo.reset()
+    guided, scheduler = GUIDED["qwen-image"], FlowMatchEulerDiscreteScheduler()
+    model = guided.model()
+    expected = denoise(guided, model, pag(guided.blocks), steps=3)
+    keep_every_block(model, scheduler=scheduler)
+    model.compile_repeated_blocks(backend="eager")
+    got = denoise(guided, model, pag(guided.blocks), scheduler, steps=3)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    # In traced code the stock attention takes the place of ours, where nobody counts.
+    assert [site.calls for site in summary(model).sites] == [7, 6, 7]
+
+
 # (text, how often it came before in the step) -> number; text 0 is the conditional one. In step 2 diffusers
 # gives the skip pass the unconditional text, and in the steps after it the conditional one.
 PASSES = {
