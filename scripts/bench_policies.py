@@ -4,14 +4,13 @@
     python scripts/bench_policies.py out.json --no-synthetic --density 0.4 --method default
 
 Samples are captured from the embedded demo (prompts x layers x steps) and made up at the size of Wan at 480p.
-Samples that are in the file already are not measured again. Every number but the milliseconds repeats
+What is in the file already is not measured again. Every number but the milliseconds repeats
 exactly; those are of one CPU core and mean something on a quiet machine only.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from accel.policies.selectors import Budget, TopK
 from accel.versions import device_name, versions
 from attention_error import Probes
 from attention_samples import Sample, demo_samples
-from compared_methods import METHODS, ROW_DENSITY, BlockSize
+from compared_methods import METHODS, BlockSize, shared
 from planning_cost import planning_cost
 from synthetic_attention import synthetic_sample
 
@@ -42,7 +41,7 @@ DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5)
 BLOCKS: dict[str, BlockSize] = {"demo": (64, 64), "synthetic": (128, 64)}
 # Primes: the queries that are judged meet every column of the grid and every place in a block.
 PROBE_STEPS = {"demo": 11, "synthetic": 61}
-BUDGETS: tuple[Budget, ...] = ("row", "layer")
+ORACLES: dict[str, Budget] = {"oracle, row": "row", "oracle, layer": "layer"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Row:
         density: executed blocks / all blocks.
         recall, error: see `Judgement`.
         cost: multiply-adds of the choice / those of QKᵀ.
-        plan_ms: milliseconds to choose the blocks, once the geometry is known.
+        plan_ms: milliseconds to choose the blocks, once the geometry is known; none for oracles.
     """
 
     kind: str
@@ -67,7 +66,7 @@ class Row:
     recall: float
     error: float
     cost: float
-    plan_ms: float
+    plan_ms: float | None
 
 
 def main(
@@ -85,12 +84,15 @@ def main(
     captures.mkdir(parents=True, exist_ok=True)
     rows = [Row(**row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
     for sample in samples(prompts if demo else 0, synthetic, captures):
-        if any((row.kind, row.prompt, row.layer, row.step) == place_of(sample) for row in rows):
-            continue
-        started = time.perf_counter()
-        rows += measure_all(sample, densities or DENSITIES, methods)
-        typer.echo(f"{sample.name}: {time.perf_counter() - started:.0f} s")
-        write(out, rows)
+        here = [row for row in rows if (row.kind, row.prompt, row.layer, row.step) == place_of(sample)]
+        done = {(row.method, row.wanted) for row in here}
+        wanted = ((name, density) for density in densities or DENSITIES for name in methods or METHODS)
+        todo = [cell for cell in wanted if cell not in done]
+        if todo:
+            started = time.perf_counter()
+            rows += measure_all(sample, todo)
+            typer.echo(f"{sample.name}: {time.perf_counter() - started:.0f} s")
+            write(out, rows)
 
 
 def samples(prompts: int, synthetic: int, captures: Path) -> Iterator[Sample]:
@@ -104,22 +106,19 @@ def place_of(sample: Sample) -> tuple[str, int, int, int]:
 
 
 @torch.no_grad()
-def measure_all(
-    sample: Sample, densities: tuple[float, ...] | list[float], chosen: list[str] | None
-) -> Iterator[Row]:
+def measure_all(sample: Sample, todo: list[tuple[str, float]]) -> Iterator[Row]:
+    """The methods at their densities. The true mass of the oracles is computed once for all of them."""
     probes = Probes(sample.q, sample.k, sample.v, PROBE_STEPS[sample.kind])
     block, grid = BLOCKS[sample.kind], sample.context.grid
     assert grid is not None
-    truth = Exact().mass(sample.q, sample.k, block)
-    for density in densities:
-        for budget in BUDGETS:
-            name = f"oracle, {budget}"
-            if not chosen or name in chosen:
-                layout = best_blocks(truth, TopK(density, budget, min(density, ROW_DENSITY)), sample, block)
-                yield judged(sample, probes, name, density, layout, 1.0, math.nan)
-        for name, build in METHODS.items():
-            if not name.startswith("oracle") and (not chosen or name in chosen):
-                yield measure(sample, probes, name, density, build(density, block, grid))
+    truth = None
+    for name, density in todo:
+        if name in ORACLES:
+            truth = Exact().mass(sample.q, sample.k, block) if truth is None else truth
+            layout = best_blocks(truth, shared(density, ORACLES[name]), sample, block)
+            yield judged(sample, probes, name, density, layout, 1.0, None)
+        else:
+            yield measure(sample, probes, name, density, METHODS[name](density, block, grid))
 
 
 def best_blocks(truth: Tensor, select: TopK, sample: Sample, block: BlockSize) -> BlockLayout:
@@ -136,21 +135,27 @@ def measure(sample: Sample, probes: Probes, name: str, wanted: float, policy: Po
     started = time.perf_counter()
     layout = policy.layout(sample.q, sample.k, grid, sample.context)
     plan_ms = (time.perf_counter() - started) * 1e3
-    return judged(sample, probes, name, wanted, layout, planning_cost(policy, grid), plan_ms)
+    return judged(sample, probes, name, wanted, layout, planning_cost(policy, grid), round(plan_ms, 1))
 
 
 def judged(
-    sample: Sample, probes: Probes, name: str, wanted: float, layout: BlockLayout, cost: float, ms: float
+    sample: Sample,
+    probes: Probes,
+    name: str,
+    wanted: float,
+    layout: BlockLayout,
+    cost: float,
+    ms: float | None,
 ) -> Row:
     recall, error = probes.judge(layout)
-    return Row(*place_of(sample), name, wanted, layout.density.item(), recall, error, cost, round(ms, 1))
+    return Row(*place_of(sample), name, wanted, layout.density.item(), recall, error, cost, ms)
 
 
 def write(out: Path, rows: list[Row]) -> None:
     machine = {"device": device_name("cpu"), "threads": 1, **versions()}
     settings = {"block_sizes": BLOCKS, "probe_steps": PROBE_STEPS}
     found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
-    out.write_text(json.dumps(found, indent=1).replace("NaN", "null"))
+    out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

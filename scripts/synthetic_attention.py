@@ -23,8 +23,10 @@ HEADS = (
     ((6.0, 1.0, 1.0), 2.0, 0.0),
     ((1.0, 1.5, 1.5), 4.0, 3.0),
 )
-LOCALITY = 6.0
+LOCALITY = 9.0
 CLUSTERS = 6
+VALUE_FALLS = (6.0, 20.0, 30.0)
+VALUE_NOISE = 0.3
 SINKS = 4
 
 
@@ -51,6 +53,12 @@ def clusters(place: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([near, torch.full_like(near[:, :1], -1.5)], dim=1).mul(4).softmax(dim=1)
 
 
+def detail(place: Tensor, generator: torch.Generator) -> Tensor:
+    """[N, 40]: features that change within a few tokens, as what values carry does."""
+    phase = place @ (torch.randn(3, 20, generator=generator) * torch.tensor(VALUE_FALLS)[:, None])
+    return torch.cat([phase.cos(), phase.sin()], dim=1) / math.sqrt(20)
+
+
 def one_head(
     place: Tensor,
     content: Tensor,
@@ -73,6 +81,7 @@ def one_head(
     q, k = (torch.cat([pair[side] for pair in parts], dim=1) for side in (0, 1))
     noise = torch.randn(2, len(place), DIM - q.shape[1], generator=generator)
     q, k = (torch.cat([x, n], dim=1) for x, n in zip((q, k), noise * 0.25, strict=True))
-    v = torch.cat([local, content, torch.randn(len(place), DIM, generator=generator) * 0.3], dim=1)[:, :DIM]
+    v = torch.cat([detail(place, generator), content], dim=1)
+    v = torch.cat([v, torch.randn(len(place), DIM - v.shape[1], generator=generator) * VALUE_NOISE], dim=1)
     turn = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator)).Q
     return q @ turn * DIM**0.5, k @ turn, v @ turn
