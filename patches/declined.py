@@ -73,8 +73,26 @@ def why_not(model: nn.Module) -> str:
     for parent in type(model).__mro__:
         if parent.__name__ in DECLINED:
             return f"{name} is left as it is: {DECLINED[parent.__name__]}."
-    kinds = Counter(type(module).__name__ for module in model.modules() if hasattr(module, "processor"))
-    if not kinds:
-        return f"{name} has no attention module with a processor to replace."
-    found = " and ".join(f"{count} attention modules that look like {kind}" for kind, count in kinds.items())
-    return f"Found {found} in {name}; not supported because no family says what its tokens are."
+    attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
+    seatable = Counter(
+        f"{type(module).__name__} with {type(module.processor).__name__}"
+        for module in model.modules()
+        if getattr(module, "processor", None) is not None
+    )
+    if seatable:
+        return (
+            f"Found {counted(seatable)} in {name}; not supported because no family says what its tokens are. "
+            'CONTRIBUTING.md, "Add a model", says how to add one.'
+        )
+    if not attention:
+        return f"{name} has no attention module."
+    kinds = Counter(type(module).__name__ for module in attention)
+    return f"Found {counted(kinds)} in {name}; not supported because they have no processor to replace."
+
+
+def counted(kinds: Counter[str]) -> str:
+    """ "2 attention modules that look like A and 1 that looks like B"."""
+    first, *rest = kinds.items()
+    noun = "attention module that looks" if first[1] == 1 else "attention modules that look"
+    others = (f"{count} that look{'s' if count == 1 else ''} like {kind}" for kind, count in rest)
+    return " and ".join([f"{first[1]} {noun} like {first[0]}", *others])

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from collections import Counter
 
 import diffusers
 import diffusers.models.transformers
@@ -12,7 +13,7 @@ from pytest import mark, raises
 from torch import nn
 
 from accel import accelerate_model
-from accel.patches.declined import DECLINED
+from accel.patches.declined import DECLINED, counted
 from accel.patches.family import FAMILIES
 
 
@@ -53,15 +54,38 @@ def test_a_declined_model_says_why():
 
 
 class Stranger(nn.Module):
-    """A model nobody listed, with two attention modules."""
+    """A model nobody listed, with two attention modules that have processors, and one of PyTorch's."""
 
-    def __init__(self):
+    def __init__(self, layers: int = 2):
         super().__init__()
-        self.layers = nn.ModuleList(Attention(8, heads=1, dim_head=8) for _ in range(2))
+        self.layers = nn.ModuleList(Attention(8, heads=1, dim_head=8) for _ in range(layers))
+        self.refiner = nn.MultiheadAttention(8, 1)
 
 
-def test_a_stranger_is_told_what_was_found():
-    with raises(TypeError, match="Found 2 attention modules that look like Attention in Stranger"):
+def test_a_stranger_is_told_what_was_found_and_what_to_do():
+    found = (
+        "Found 2 attention modules that look like Attention with AttnProcessor2_0 in Stranger; not supported"
+    )
+    with raises(TypeError, match=f"{found} because no family says .* CONTRIBUTING.md"):
         accelerate_model(Stranger())
+    found = "Found 1 attention module that looks like MultiheadAttention in Stranger; not supported because"
+    with raises(TypeError, match=f"{found} they have no processor"):
+        accelerate_model(Stranger(layers=0))
     with raises(TypeError, match="Linear has no attention module"):
         accelerate_model(torch.nn.Linear(2, 2))
+
+
+def test_a_strange_model_in_a_pipeline_is_told_of_too():
+    class StrangePipeline(diffusers.DiffusionPipeline):
+        def __init__(self, transformer):
+            super().__init__()
+            self.register_modules(transformer=transformer)
+
+    with raises(TypeError, match=r"Its models are Stranger\. Found 2 attention modules"):
+        accelerate_model(StrangePipeline(Stranger()))
+
+
+def test_kinds_are_counted_in_words():
+    assert counted(Counter(A=1, B=2, C=1)) == (
+        "1 attention module that looks like A and 2 that look like B and 1 that looks like C"
+    )
