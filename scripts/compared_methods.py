@@ -23,8 +23,8 @@ from accel.policies.scores import Antidiagonal, Exact, Pooled, Score, Strided, S
 from accel.policies.selectors import Budget, TopK
 
 BlockSize = tuple[int, int]
-# Rows and columns of draft's regions, by the queries of a block. On the demo's frames of 24 x 24 tokens regions
-# of a block's size, 8 x 8, blur too much: their error is a fifth greater than that of short runs.
+# Rows and columns of draft's regions, by the queries of a block. On the demo's frames of 24 x 24 tokens
+# regions of a block's size, 8 x 8, blur too much: their error is a fifth greater than that of short runs.
 REGIONS = {64: (1, 8), 128: (8, 16)}
 Build = Callable[[float, BlockSize, TokenGrid], Policy]
 
