@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from pytest import fixture, mark, raises
 
+from accel.call_record import CallRecord
+from accel.faults import Guard
 from accel.patches.context_parallel import arrival_of_text_apart
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
@@ -160,3 +162,12 @@ def test_shares_of_heads():
         HeadShare(5, 4, 0)
     with raises(ValueError, match="rank must be one of 2, got 2"):
         HeadShare(4, 2, 2)
+
+
+def test_an_error_is_raised_where_others_would_wait(monkeypatch):
+    def plan():
+        raise RuntimeError("no memory for a plan")
+
+    monkeypatch.delenv("ACCEL_STRICT", raising=False)
+    with raises(RuntimeError, match="no memory for a plan"):
+        Guard("blocks.0.attn1", set()).run(plan, None, None, CallRecord(), 0, alone=False)
