@@ -10,7 +10,7 @@ from accel.patches.context_parallel import arrival_of_text_apart
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
 from processes import in_processes
-from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, run
+from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, pipeline, run
 
 VIDEO, RAGGED, IMAGE = (3, 4, 6), (3, 5, 7), (1, 12, 13)
 ULYSSES = {"ulysses_degree": 2}
@@ -62,7 +62,7 @@ HYBRID_JOBS = {"rings and heads": ("wan", 4, VIDEO, PER_LAYER, HYBRID, "accelera
 @fixture(scope="module")
 def two():
     """What two processes found, by rank."""
-    more = ("gradients", "compiled", "refusals")
+    more = ("gradients", "compiled", "refusals", "pipeline")
     return in_processes(2, everything, list(TWO_JOBS.values()), list(RING_JOBS.values()), *more)
 
 
@@ -113,6 +113,13 @@ def test_a_layers_budget_is_spent_over_the_heads_of_all_processes(two):
     shares, whole = same_as_one_process(TWO_JOBS[name], by_rank(two, TWO_JOBS, name))
     assert shares[0] != shares[1]
     assert abs(sum(shares) / 2 - whole) < 1e-6
+
+
+def test_a_whole_pipeline_makes_the_same_video(two):
+    alone = pipeline(parallel=False)
+    for found in (rank["pipeline"] for rank in two):
+        assert found["reasons"] == alone["reasons"] == {"first steps": 16} and found["density"] < 0.5
+        np.testing.assert_allclose(found["output"], alone["output"], atol=1e-5, rtol=1e-5)
 
 
 def test_a_ring_runs_dense_and_says_why(two, four):

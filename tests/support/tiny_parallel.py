@@ -15,6 +15,7 @@ import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
 from accel.kernels.layout import BlockLayout
+from accel.load_pipeline import load_pipeline
 from accel.recipe import Recipe
 from tiny_families import CASES, output
 
@@ -177,6 +178,31 @@ def refusals() -> list[str]:
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def pipeline(parallel: bool = True) -> dict[str, Any]:
+    """The embedded demo, whole, by its own recipe: latents of the last step, and what was counted."""
+    pipe = load_pipeline("demo", "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    accelerate_model(pipe, "demo", block_size=(16, 16))
+    if parallel:
+        pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    made = pipe(
+        "a red circle moving right",
+        height=64,
+        width=80,
+        num_frames=9,
+        num_inference_steps=4,
+        max_sequence_length=32,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    )
+    account = summary(pipe)
+    return {
+        "output": made.frames.numpy(),
+        "reasons": account.dense_reasons,
+        "density": account.sparse_density,
+    }
 
 
 def everything(jobs: list[tuple], ring_jobs: list[tuple], *more: str) -> dict[str, Any]:
