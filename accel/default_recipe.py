@@ -12,7 +12,7 @@ from accel.recipe import ModelPattern, Recipe
 from accel.recipe_errors import RecipeError
 from accel.recipe_files import parse_recipe, shipped_recipes
 
-LANGUAGE_MODELS = "llm-permuted"
+LANGUAGE_MODELS = "llm-permuted-bounds"
 
 
 def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:

@@ -1,212 +1,151 @@
-"""Measure what methods find: retrieval accuracy, perplexity and last-layer error against dense, by density.
+"""Measure what methods find: retrieval accuracy, likelihood and last-layer error against dense, by density.
 
-    python scripts/bench_needle.py --lengths 2048 4096 --densities 0.1 0.3 --samples 16 --out needle.json
+    python scripts/bench_needle.py docs/benchmarks/needle --lengths 1024 4096 --densities 0.1 0.3
+    python scripts/bench_needle.py docs/benchmarks/needle --report
 
-Every method gets the same sequences of the demo's needle task: a few (key, value) pairs hidden in filler at
-every depth, all asked for at the end. Writes JSON and prints a markdown table. Density is the one that was
-executed, executed blocks / blocks of a dense causal kernel, and not the one that was asked for.
+Every method gets the same sequences of the demo's needle task: a (key, value) pair in every eighth of the
+text, all asked for. Writes needle.json after every row, then needle.svg and the report between the markers of
+needle.md. A run continues where the JSON ends; --report measures nothing. Density is what was
+executed, executed blocks / blocks of a dense causal kernel over all layers, dense ones included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from accel import Recipe, accelerated, load_recipe, summary
-from accel.demo.needle import NeedleTask
+from accel import Recipe, accelerated, summary
 from accel.generate import DENSE
 from accel.load_language_model import load_language_model
+from needle_depths import Questions, Sample, draw_many
+from needle_methods import METHODS, available, reachable, shipped, turned
+from needle_report import Row, insert, plot, report
 
-DEPTHS = 5
-PAIRS = 4
-
-
-def permuted(score: dict[str, Any]) -> Callable[[float, int], dict[str, Any]]:
-    def policy(density: float, length: int) -> dict[str, Any]:
-        select = {"kind": "top_k", "density": density}
-        return {
-            "method": "permuted",
-            "segment": 128,
-            "block_size": [64, 64],
-            "score": score,
-            "select": select,
-        }
-
-    return policy
-
-
-def composed(score: dict[str, Any]) -> Callable[[float, int], dict[str, Any]]:
-    def policy(density: float, length: int) -> dict[str, Any]:
-        select = {"kind": "top_k", "density": density}
-        always = {"sink": 64, "recent": 128}
-        return {
-            "method": "compose",
-            "block_size": [64, 64],
-            "score": score,
-            "select": select,
-            "always": always,
-        }
-
-    return policy
-
-
-def hip(search: dict[str, Any]) -> Callable[[float, int], dict[str, Any]]:
-    def policy(density: float, length: int) -> dict[str, Any]:
-        sizes = {"block_size": [64, 64], "sink": 64, "window": 128}
-        # `density` counts blocks of all keys; a causal row has half of them on average.
-        return {"method": "hip", "density": density / 2, "search": search, **sizes}
-
-    return policy
-
-
-def a_shape(density: float, length: int) -> dict[str, Any]:
-    always = {"sink": 64, "recent": round(density * length / 2)}
-    return {"method": "compose", "block_size": [64, 64], "always": always}
-
-
-METHODS: dict[str, Callable[[float, int], dict[str, Any]]] = {
-    "permuted, pooled": permuted({"kind": "pooled"}),
-    "permuted, antidiagonal": permuted({"kind": "antidiagonal", "stride": 8}),
-    "antidiagonal (XAttention)": composed({"kind": "antidiagonal", "stride": 8}),
-    "strided": composed({"kind": "strided", "query": 8, "key": 4}),
-    "hip, tree": hip({"kind": "tree"}),
-    "hip, stages": hip({"kind": "stages"}),
-    "a-shape": a_shape,
+DENSE_QUERIES = 64
+SAMPLES = {1024: 4, 2048: 3, 4096: 2}
+# Where the questions stand, and how many of the last queries see every key.
+MODES: dict[str, tuple[Questions, int]] = {
+    "end": ("end", 0),
+    "end, last queries dense": ("end", DENSE_QUERIES),
+    "scattered": ("scattered", 0),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method at one length and density. `dense` is a method too, of density 1.
-
-    Args:
-        accuracy: share of questions whose value comes out first.
-        accuracy_by_depth: the same for needles in each fifth of the text, the first fifth first; none where
-            no needle fell.
-        perplexity: of the values asked for.
-        error: norm(h - dense h) / norm(dense h) of the last layer's output, over all tokens.
-    """
-
-    method: str
-    length: int
-    density: float
-    questions: int
-    accuracy: float
-    accuracy_by_depth: tuple[float | None, ...]
-    perplexity: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sequence [1, length], the positions of its answers [queries], and their needles' depths."""
-
-    tokens: Tensor
-    answers: Tensor
-    depths: Tensor
-
-
-def samples(length: int, count: int, seed: int, device: torch.device) -> list[Sample]:
-    task, generator = NeedleTask(length, PAIRS, PAIRS), torch.Generator().manual_seed(seed)
-    drawn = [task.sample(generator) for _ in range(count)]
-    return [Sample(tokens[None].to(device), task.answers, depths) for tokens, depths in drawn]
 
 
 @torch.no_grad()
 def hidden_states(model: Any, sample: Sample) -> Tensor:
     """The last layer's output, [length, width]."""
-    return model.model(sample.tokens, use_cache=False).last_hidden_state[0]
+    return model.model(sample.tokens.to(model.device), use_cache=False).last_hidden_state[0]
 
 
 @torch.no_grad()
-def measure(model: Any, method: str, recipe: Recipe, data: list[Sample], dense: list[Tensor]) -> Row:
-    """One row; `dense` are the samples' hidden states without acceleration."""
-    right, depths, losses, errors = [], [], [], []
+def losses(model: Any, sample: Sample, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every token after the first, [length - 1]: negative log-likelihood, whether it is the likeliest."""
+    tokens = sample.tokens[0, 1:].to(hidden.device)
+    logits = model.lm_head(hidden[:-1]).float()
+    return torch.nn.functional.cross_entropy(logits, tokens, reduction="none"), logits.argmax(-1) == tokens
+
+
+def measure(model: Any, recipe: Recipe, data: list[Sample], dense: list[Tensor]) -> dict[str, Any]:
+    """The measured fields of a `Row`; `dense` are the samples' hidden states without acceleration."""
+    right, answer_nll, text_nll, errors = [], [], [], []
     with accelerated(model, recipe, min_tokens=0):
         for sample, reference in zip(data, dense, strict=True):
             hidden = hidden_states(model, sample)
             errors.append(float((hidden - reference).norm() / reference.norm()))
-            logits = model.lm_head(hidden[sample.answers - 1]).float()
-            values = sample.tokens[0, sample.answers]
-            right.append((logits.argmax(dim=-1) == values).cpu())
-            losses.append(torch.nn.functional.cross_entropy(logits, values, reduction="none").cpu())
-            depths.append(sample.depths)
+            nll, likeliest = losses(model, sample, hidden)
+            right.append(likeliest[sample.answers - 1].cpu())
+            answer_nll.append(float(nll[sample.answers - 1].mean()))
+            text_nll.append(float(nll.mean()))
         density = summary(model).density
     assert density is not None
-    hit, depth, length = torch.cat(right).double(), torch.cat(depths), data[0].tokens.shape[1]
-    return Row(
-        method, length, density, len(hit), float(hit.mean()), by_depth(hit, depth),
-        math.exp(float(torch.cat(losses).mean())), sum(errors) / len(errors),
-    )  # fmt: skip
+    return {
+        "density": density,
+        "samples": len(data),
+        "right_by_depth": tuple(torch.stack(right).sum(dim=0).tolist()),
+        "answer_nll": sum(answer_nll) / len(data),
+        "text_nll": sum(text_nll) / len(data),
+        "error": sum(errors) / len(data),
+    }
 
 
-def by_depth(hit: Tensor, depth: Tensor) -> tuple[float | None, ...]:
-    fifth = (depth * DEPTHS).long().clamp(max=DEPTHS - 1)
-    return tuple(float(hit[fifth == n].mean()) if (fifth == n).any() else None for n in range(DEPTHS))
-
-
-def sweep(model: Any, options: argparse.Namespace) -> Iterator[Row]:
-    """Dense first, then every method at every density and the shipped recipes, length by length."""
+def plan(options: argparse.Namespace) -> Iterator[tuple[int, str, str, float | None]]:
+    """(length, mode, method, density asked for): dense first; none is the recipe's own density."""
     for length in options.lengths:
-        data = samples(length, options.samples, options.seed, model.device)
-        dense = [hidden_states(model, sample) for sample in data]
-        yield measure(model, "dense", DENSE, data, dense)
-        for name in options.recipes:
-            yield measure(model, name, load_recipe(name), data, dense)
-        for method in options.methods:
-            for density in options.densities:
-                policy = METHODS[method](density, length)
-                recipe = Recipe.model_validate(
-                    {
-                        "schedule": {"dense_queries": options.dense_queries},
-                        "rules": [{"match": "*", "policy": policy}],
-                    }
-                )
-                yield measure(model, method, recipe, data, dense)
+        for mode in options.modes:
+            yield length, mode, "dense", None
+            if length in options.dense_only:
+                continue
+            for method in options.methods:
+                if available(method):
+                    densities = reachable(method, options.densities, length, MODES[mode][1])
+                    if options.as_shipped:
+                        yield length, mode, method, None
+                    yield from ((length, mode, method, density) for density in densities)
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as markdown."""
-    head = ["method", "length", "density", "accuracy", "by depth, first fifth to last", "perplexity", "error"]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for row in rows:
-        depths = " ".join("-" if share is None else f"{share:.2f}" for share in row.accuracy_by_depth)
-        cells = [row.method, str(row.length), f"{row.density:.3f}", f"{row.accuracy:.3f}", depths]
-        lines.append(" | ".join([*cells, f"{row.perplexity:.3f}", f"{row.error:.4f}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+def sweep(model: Any, options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[Row]:
+    """The rows that are not done yet, in the order of the plan."""
+    drawn: dict[tuple[int, Questions], tuple[list[Sample], list[Tensor]]] = {}
+    for length, mode, method, asked in plan(options):
+        questions, dense_queries = MODES[mode]
+        if (length, mode, method, asked) in done:
+            continue
+        recipe: Recipe | None = DENSE
+        if method != "dense":
+            recipe = turned(method, asked, length, dense_queries) if asked else shipped(method, dense_queries)
+        if recipe is None:
+            continue
+        if (length, questions) not in drawn:
+            data = draw_many(length, questions, options.samples or SAMPLES.get(length, 1), options.seed)
+            drawn = {(length, questions): (data, [hidden_states(model, sample) for sample in data])}
+        yield Row(method, mode, length, asked, **measure(model, recipe, *drawn[length, questions]))
+
+
+def read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    return [
+        Row(**each | {"right_by_depth": tuple(each["right_by_depth"])})
+        for each in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path, help="where to write: this name with .json, .svg and .md")
     parser.add_argument("--model", default="demo-llm", help="the embedded demo, or a folder of one like it")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192], help="tokens")
-    parser.add_argument("--densities", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3])
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--recipes", nargs="+", default=[], help="shipped recipes to measure as they are")
-    parser.add_argument("--samples", type=int, default=16, help=f"sequences a row, of {PAIRS} questions each")
-    parser.add_argument("--dense-queries", type=int, default=0, help="last queries that see every key")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192, 16384], help="tokens")
+    parser.add_argument("--dense-only", type=int, nargs="*", default=[], help="lengths without any method")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help="shipped recipes")
+    parser.add_argument("--as-shipped", action="store_true", help="at the recipes' own densities, too")
+    parser.add_argument("--samples", type=int, help="sequences a row; by length if not said")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument("--report", action="store_true", help="write the report of what the JSON holds")
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
-    rows = []
-    for row in sweep(load_language_model(options.model).model, options):
-        rows.append(row)
-        print(table([row]).splitlines()[-1], flush=True)
-        if options.out:
-            options.out.write_text(json.dumps([asdict(each) for each in rows], indent=1), encoding="utf-8")
-    print(f"\n{table(rows)}")
+    store = options.out.with_suffix(".json")
+    rows = read_rows(store)
+    if not options.report:
+        done = {(row.length, row.mode, row.method, row.asked) for row in rows}
+        for row in sweep(load_language_model(options.model).model, options, done):
+            rows.append(row)
+            print(row, flush=True)
+            lines = ",\n".join(json.dumps(asdict(each)) for each in rows)
+            store.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    options.out.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
+    insert(options.out.with_suffix(".md"), report(rows))
 
 
 if __name__ == "__main__":

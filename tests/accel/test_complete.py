@@ -70,7 +70,7 @@ def invoke(*arguments):
 def test_json_tells_both_runs_and_their_agreement(question, tmp_path):
     path = tmp_path / "prompt.txt"
     path.write_text(question[0])
-    everything = ["--set", "min_tokens=0", "--set", "rules.0.policy.select.mass=1"]
+    everything = ["--set", "min_tokens=0", "--set", "rules.0.policy.select.density=1"]
     everything += ["--max-new-tokens", "3"]
     result = invoke("--prompt-file", str(path), "--dense", "--json", *everything)
     data = json.loads(result.stdout.splitlines()[-1])
@@ -106,5 +106,5 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 @mark.parametrize("build", tiny_language.LANGUAGE_MODELS.values(), ids=tiny_language.LANGUAGE_MODELS)
 def test_every_language_model_has_a_default_recipe(build):
-    assert default_recipe_name({"": build()}) == "llm-permuted"
-    assert load_recipe("llm-permuted").rules[0].policy.method == "permuted"
+    assert default_recipe_name({"": build()}) == "llm-permuted-bounds"
+    assert load_recipe("llm-permuted-bounds").rules[0].policy.method == "permuted"

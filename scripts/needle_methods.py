@@ -1,0 +1,161 @@
+"""The methods the needle bench compares: shipped recipes, each turned to the density that is asked for.
+
+A recipe's own knob is turned until what it executes, dense layers and dense queries counted, is what was
+asked for: the density of its selector (also where the recipe asks for a mass), of its search, or the reach of
+its window. What a method keeps anyway may be more than was asked for; then that is its lowest density. Where
+density depends on the text, it is turned on noise and what comes of it on a text is another density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from accel import Recipe, load_recipe
+from accel.dense_queries import with_dense_queries
+from accel.patches.context import Context
+from accel.policies.compose import Composed
+from accel.policies.flex_prefill import FlexPrefill
+from accel.policies.hip import Hip
+from accel.policies.permuted import Permuted
+from accel.policies.selectors import TopK
+from accel.policies.vertical_slash import VerticalSlash
+from accel.recipe_files import shipped_recipes
+
+METHODS = (
+    "llm-permuted-bounds",
+    "llm-permuted",
+    "llm-permuted, blocks of 64",
+    "llm-permuted-antidiagonal",
+    "llm-xattention",
+    "llm-hip",
+    "llm-a-shape",
+    "llm-triangle-mix",
+    "llm-vertical-slash",
+    "llm-flexprefill",
+)
+# A name of a method that is no recipe's: the recipe it is, and the fields of its policy that differ.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llm-permuted, blocks of 64": ("llm-permuted", {"block_size": (64, 64), "segment": 128}),
+}
+LAYERS = 4
+TRIAL_WIDTH = 16
+TOLERANCE = 0.004
+STEPS = 12
+# The recipe's 1,280 keys for every query are most of a short prompt; the budget is to be searched for.
+HIP_SINK, HIP_WINDOW = 64, 128
+
+Turn = Callable[[Any, float, int], Any]
+
+
+def turn_selector(policy: Composed | Permuted, knob: float, length: int) -> Any:
+    return replace(policy, select=TopK(knob))
+
+
+def turn_window(policy: Composed, knob: float, length: int) -> Composed:
+    return replace(policy, always=replace(policy.always, recent=round(knob * length)))
+
+
+def turn_search(policy: Hip, knob: float, length: int) -> Hip:
+    return replace(policy, density=knob, sink=HIP_SINK, window=HIP_WINDOW)
+
+
+def turn_lines(policy: Composed, knob: float, length: int) -> Composed:
+    assert isinstance(policy.choose, VerticalSlash)
+    slashes = max(round(knob * length), 1)
+    fewer = {"verticals": max(slashes // 6, 1), "slashes": slashes, "first": 1, "nearest": 1}
+    return replace(policy, choose=replace(policy.choose, **fewer))
+
+
+def turn_mass(policy: Composed, knob: float, length: int) -> Composed:
+    assert isinstance(policy.choose, FlexPrefill)
+    return replace(policy, choose=replace(policy.choose, mass=knob))
+
+
+def turn_of(policy: Any) -> Turn | None:
+    """How a policy is made sparser; none if this script does not know."""
+    if isinstance(policy, Hip):
+        return turn_search
+    if isinstance(policy, Permuted) or (isinstance(policy, Composed) and policy.score is not None):
+        return turn_selector
+    if isinstance(policy, Composed) and isinstance(policy.choose, VerticalSlash):
+        return turn_lines
+    if isinstance(policy, Composed) and isinstance(policy.choose, FlexPrefill):
+        return turn_mass
+    if isinstance(policy, Composed) and policy.always.recent:
+        return turn_window
+    return None
+
+
+def available(name: str) -> bool:
+    """Whether a method's recipe is shipped."""
+    return VARIANTS.get(name, (name,))[0] in shipped_recipes()
+
+
+def shipped(name: str, dense_queries: int) -> Recipe:
+    """A method as it is, but for the last queries that see every key."""
+    name, changes = VARIANTS.get(name, (name, {}))
+    recipe = load_recipe(name)
+    if changes:
+        recipe = with_policy(recipe, replace(recipe.rules[0].policy, **changes))
+    return recipe.model_copy(update={"schedule": replace(recipe.schedule, dense_queries=dense_queries)})
+
+
+def with_policy(recipe: Recipe, policy: Any) -> Recipe:
+    (rule,) = recipe.rules
+    return recipe.model_copy(update={"rules": (rule.model_copy(update={"policy": policy}),)})
+
+
+@cache
+def turned(name: str, density: float, length: int, dense_queries: int) -> Recipe | None:
+    """The recipe at a density, in (0, 1]; none if it has no knob that this script knows."""
+    recipe = shipped(name, dense_queries)
+    policy = recipe.rules[0].policy
+    turn = turn_of(policy)
+    if turn is None:
+        return None
+    return solve(lambda knob: with_policy(recipe, turn(policy, knob, length)), density, length)
+
+
+def reachable(name: str, densities: Sequence[float], length: int, dense_queries: int) -> list[float]:
+    """Without those below what the method keeps anyway; the highest of them stands for all."""
+    lowest = turned(name, min(densities), length, dense_queries)
+    if lowest is None:
+        return []
+    floor = executed(lowest, length)
+    return [density for density in densities if not any(density < other <= floor for other in densities)]
+
+
+def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> Recipe:
+    """The recipe whose density is nearest to what was asked for; the lowest if all are above it."""
+    low, high = 1e-4, 1.0
+    below, above = executed(recipe_at(low), length), executed(recipe_at(high), length)
+    best, missed = low, abs(below - density)
+    for _ in range(STEPS):
+        if below >= density or missed < TOLERANCE:
+            break
+        # Density is close to linear in a knob; keeping off the ends makes the bracket shrink where it is not.
+        share = min(max((density - below) / (above - below), 0.1), 0.9)
+        knob = low + share * (high - low)
+        found = executed(recipe_at(knob), length)
+        if abs(found - density) < missed:
+            best, missed = knob, abs(found - density)
+        if found > density:
+            high, above = knob, found
+        else:
+            low, below = knob, found
+    return recipe_at(best)
+
+
+def executed(recipe: Recipe, length: int) -> float:
+    """Blocks executed / blocks of dense causal attention, over all layers, of noise."""
+    q, k = torch.randn(2, 1, 1, length, TRIAL_WIDTH, generator=torch.Generator().manual_seed(0))
+    layout = recipe.rules[0].policy.layout(q, k, None, Context())
+    sparse = with_dense_queries(layout, recipe.schedule.dense_queries).density
+    reasons = [recipe.schedule.dense_reason(Context(layer=n, n_layers=LAYERS), length) for n in range(LAYERS)]
+    dense = sum(reason is not None for reason in reasons) / LAYERS
+    return dense + (1 - dense) * float(sparse)
