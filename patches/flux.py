@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
 from torch import Tensor, nn
 
 from accel.patches.grid import TokenGrid
-from accel.patches.reading import lengths, modules_like
+from accel.patches.reading import lengths, modules_like, raster_size
 from accel.patches.seated_processor import DispatchingProcessor, rerouted
 
 
@@ -50,20 +49,11 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     Raises:
         ValueError: if the positions are no full grid, row by row. Reading them costs one device read.
     """
-    frames, height, width = raster_size(kwargs["img_ids"])
+    ids = kwargs["img_ids"]
+    frames, height, width = raster_size((ids[0] if ids.ndim == 3 else ids)[:, :3])
     return TokenGrid(
         frames, height, width, text_tokens=lengths(kwargs["encoder_hidden_states"]), text_first=True
     )
-
-
-def raster_size(ids: Tensor) -> tuple[int, int, int]:
-    """Images, rows and columns of positions [N, (image, row, column, ...)] that list a full grid in order."""
-    positions = (ids[0] if ids.ndim == 3 else ids)[:, :3].cpu().long()
-    axes = [torch.unique(column) for column in positions.unbind(1)]
-    if not torch.equal(torch.cartesian_prod(*axes), positions):
-        raise ValueError("image tokens of more than one grid")
-    frames, height, width = (len(axis) for axis in axes)
-    return frames, height, width
 
 
 def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:

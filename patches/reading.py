@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from accel.patches.grid import TokenGrid
@@ -53,6 +54,20 @@ def patches_of_history(latent: Tensor | None, patch: Sequence[int]) -> int:
     if latent is None:
         return 0
     return math.prod(math.ceil(size / side) for size, side in zip(latent.shape[2:], patch, strict=True))
+
+
+def raster_size(positions: Tensor) -> tuple[int, int, int]:
+    """Frames, rows and columns of positions [N, (frame, row, column)] that list a full grid in order.
+
+    Raises:
+        ValueError: if they do not. Costs one device read.
+    """
+    positions = positions.cpu()
+    axes = [torch.unique(axis) for axis in positions.unbind(1)]
+    if not torch.equal(torch.cartesian_prod(*axes), positions):
+        raise ValueError("tokens of more than one grid")
+    frames, height, width = (len(axis) for axis in axes)
+    return frames, height, width
 
 
 def lengths(*embeddings: Tensor | None) -> int:

@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 
 from accel.patches.declined import DECLINED
 from accel.patches.family import FAMILIES
+from real_pipelines import PIPELINES
 from tiny_families import CASES, Case
 
-HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks")
+HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks", "tested through")
 BESIDES = {
     "HeliosTransformer3DModel": ("history", "text"),
     "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
@@ -27,7 +28,7 @@ BESIDES = {
 PADDING = {
     "last": "exact, by a length for each sample",
     "dropped": "exact, the model drops it",
-    None: "none; masked calls stay dense",
+    None: "not hidden by the model; masked calls stay dense",
 }
 
 
@@ -40,12 +41,18 @@ def main() -> None:
 
 
 def row(name: str) -> tuple[str, ...]:
-    """The cells of one class; a class with no case of its own is tested with the Wan family."""
+    """The cells of one class."""
     cases = [case for case in CASES.values() if case.class_name == name]
     padding = getattr(import_module(FAMILIES[name]), "TEXT_PADDING", None)
-    if not cases:
-        return f"`{name}`", "video", PADDING[padding], "one graph"
-    return f"`{name}`", order(cases), PADDING[padding], graphs(cases[0])
+    joint = "text" in order(cases)
+    text = PADDING[padding] if joint else "no text in the sequence"
+    return f"`{name}`", order(cases), text, graphs(cases[0]), pipelines(name)
+
+
+def pipelines(name: str) -> str:
+    """The real pipelines that drive it in the tests, each once."""
+    driving = (case.pipeline for case in PIPELINES.values() if CASES[case.family].class_name == name)
+    return ", ".join(dict.fromkeys(f"`{pipeline.rpartition('.')[2]}`" for pipeline in driving))
 
 
 def order(cases: list[Case]) -> str:

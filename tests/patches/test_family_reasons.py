@@ -51,17 +51,21 @@ def test_a_reference_image_of_another_size_is_no_grid(name):
     arguments["img_ids"] = torch.cat([ids, reference])
     arguments["hidden_states"] = torch.randn(1, len(ids) + 20, 4)
     assert reasons(case.model(), arguments) == {
-        "grid not readable (ValueError: image tokens of more than one grid)"
+        "grid not readable (ValueError: tokens of more than one grid)"
     }
 
 
-def test_ltx_told_coordinates_only_has_no_grid():
+def test_ltx_told_coordinates_of_no_grid_is_dense():
     case = CASES["ltx"]
     arguments = case.arguments((3, 8, 9))
     axes = torch.cartesian_prod(*(torch.arange(n) for n in (3, 8, 9))).T[None].float()
     arguments |= {"num_frames": None, "height": None, "width": None, "video_coords": axes}
-    (reason,) = reasons(case.model(), arguments)
-    assert reason.startswith("grid not readable (TypeError")
+    (reason,) = reasons(case.model(), arguments | {"video_coords": axes.flip(2)})
+    assert reason == "grid not readable (ValueError: tokens of more than one grid)"
+    accelerate_model(model := case.model(), RADIAL)
+    with torch.no_grad():
+        output(model, arguments)
+    assert not summary(model).dense_reasons
 
 
 def test_kandinsky_trained_sparse_is_refused():

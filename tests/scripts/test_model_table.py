@@ -1,5 +1,7 @@
 """The model table has a row for every supported class, and no row that no test stands behind."""
 
+from pathlib import Path
+
 import model_table
 from accel.patches.family import FAMILIES
 
@@ -11,3 +13,9 @@ def test_every_family_has_a_row(capsys):
     assert [row.split("`")[1] for row in rows] == list(FAMILIES)
     assert "| `CogVideoXTransformer3DModel` | text, video |" in table
     assert "| `MochiTransformer3DModel` | video, text | exact, the model drops it | 2 graphs" in table
+    assert "`LTXPipeline`, `LTXImageToVideoPipeline`, `LTXConditionPipeline` |" in table
+
+
+def test_the_readme_has_the_table(capsys):
+    model_table.main()
+    assert capsys.readouterr().out in (Path(__file__).parents[2] / "README.md").read_text()

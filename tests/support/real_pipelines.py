@@ -6,6 +6,8 @@ import math
 
 import diffusers
 import torch
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 import image_pipelines
 import wan_pipelines
@@ -16,6 +18,7 @@ from stand_ins import (
     StandInTokenizer,
     StandInVae,
     Unchecked,
+    clip,
     image_processor,
     picture,
     vae,
@@ -28,12 +31,23 @@ EDM = (
     {"sigma_max": 80, "sigma_min": 0.002, "sigma_data": 1.0, "final_sigmas_type": "sigma_min"},
 )
 DDIM = ("CogVideoXDDIMScheduler", {})
+UNGUIDED = {"stg_scale": 0.0, "modality_scale": 1.0, "audio_stg_scale": 0.0, "audio_modality_scale": 1.0}
 IMAGE_CHANNELS = {"in_channels": 8}
 
 
 def coarse(size: Size, shrink: int) -> int:
     """Tokens of one frame at a lower resolution, filled up."""
     return math.ceil(size[1] / shrink) * math.ceil(size[2] / shrink)
+
+
+def keyframe(size: Size, index: int) -> LTXVideoCondition:
+    """An image that LTX-Video is to show at a frame."""
+    return LTXVideoCondition(image=clip(size, 1, 32)[0], frame_index=index)
+
+
+def keyframe2(size: Size, index: int) -> LTX2VideoCondition:
+    """Likewise for LTX-2, not compressed before."""
+    return LTX2VideoCondition(frames=clip(size, 1, 32)[0], index=index, crf=0)
 
 
 def framepack_grids(size: Size) -> set[TokenGrid]:
@@ -115,6 +129,28 @@ PIPELINES: dict[str, PipelineCase] = {
         frames=lambda f: 8 * (f - 1) + 1,
         call=lambda size, b: {"image": picture(size, 32, b)},
     ),
+    "ltx-condition": PipelineCase(
+        "LTXConditionPipeline",
+        "ltx",
+        "batched",
+        components=vae(spatial=32, temporal=8),
+        pixels=32,
+        frames=lambda f: 8 * (f - 1) + 1,
+        prompts=1,
+        call=lambda size, b: {"conditions": [keyframe(size, 0), keyframe(size, 8)]},
+        grids=lambda size: {TokenGrid(*size, lead_tokens=size[1] * size[2])},
+    ),
+    "ltx2-condition": PipelineCase(
+        "LTX2ConditionPipeline",
+        "ltx2",
+        "batched",
+        components=with_audio,
+        pixels=32,
+        frames=lambda f: 8 * (f - 1) + 1,
+        prompts=1,
+        call=lambda size, b: UNGUIDED | {"conditions": [keyframe2(size, 0), keyframe2(size, 1)]},
+        grids=lambda size: {TokenGrid(*size, text_tokens=size[1] * size[2])},
+    ),
     "ltx2": PipelineCase(
         "LTX2Pipeline",
         "ltx2",
@@ -122,12 +158,7 @@ PIPELINES: dict[str, PipelineCase] = {
         components=with_audio,
         pixels=32,
         frames=lambda f: 8 * (f - 1) + 1,
-        call=lambda size, b: {
-            "stg_scale": 0.0,
-            "modality_scale": 1.0,
-            "audio_stg_scale": 0.0,
-            "audio_modality_scale": 1.0,
-        },
+        call=lambda size, b: UNGUIDED,
     ),
     "ltx2-guided": PipelineCase(
         "LTX2Pipeline",
