@@ -16,7 +16,8 @@ class Found:
     Args:
         start: int64 [B | 1], the block with the first visible key.
         first, stop: int64 [B | 1], the candidates are the blocks from `first` up to `stop`.
-        entering: of each stage the chunks that enter it, int64 [B | 1, Hkv | 1, 1, C], in keys after `first`.
+        entering: what the stages left for those after them: of chunks, those that enter each stage, int64
+            [B | 1, Hkv | 1, 1, C], in keys after `first`.
         blocks: int64 [B, Hkv, S], the sink and the best candidates, ascending; the first `count` are real.
         count: int64 [B, Hkv].
     """

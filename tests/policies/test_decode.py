@@ -1,16 +1,21 @@
 """Decoding with Hip: exact budgets, reuse between tokens, what is always kept, and the published search."""
 
+from dataclasses import replace
+
 import torch
 from pytest import approx, fixture, mark, raises
 
 from accel.kernels.decode_attention import decode_attention, grouped
 from accel.policies import decode as decode_module
-from accel.policies.decode import Decode, extent
+from accel.policies.decode import Decode
+from accel.policies.decode_bounds import DecodeByBounds, best_corner, boxes
 from accel.policies.decode_memory import DecodeMemory
+from accel.policies.decode_search import extent
 from accel.policies.probing import best_logits
 from accel.policies.stage_search import Stage, search_stages
 
 SMALL = Decode(budget=64, chunks=(64, 32, 16), keep=(256, 128), refresh=(8, 4, 2))
+BOUNDS = DecodeByBounds(budget=64, refresh=(8, 2))
 SINK, WINDOW = 20, 50
 
 
@@ -36,19 +41,25 @@ def between(begins, ends, length=700, queries=1):
     return (keys >= begins) & (keys <= ends - queries + query)
 
 
+@fixture(params=[SMALL, BOUNDS], ids=lambda search: search.kind)
+def search(request):
+    return request.param
+
+
 @mark.parametrize("length", [400, 641, 700])
-def test_sink_and_window_are_kept_and_the_budget_is_a_number_of_keys(length):
+def test_sink_and_window_are_kept_and_the_budget_is_a_number_of_keys(search, length):
     q, k, _ = qkv(length)
-    layout = SMALL.layout(q, k, None, SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, None, SINK, WINDOW, DecodeMemory())
     keys = seen(layout)
     assert keys[..., :SINK].all() and keys[..., length - 1 - WINDOW :].all()
     always = -(-SINK // 16) * 16 + length - (length - 1 - WINDOW) // 16 * 16
-    assert (keys.sum(-1) == always + SMALL.budget).all()
+    assert (keys.sum(-1) == always + search.budget).all()
 
 
-def test_the_cache_may_grow_without_more_keys_being_read():
+def test_the_cache_may_grow_without_more_keys_being_read(search):
     counts = [
-        SMALL.layout(*qkv(n)[:2], None, SINK, WINDOW, DecodeMemory()).kv_num_blocks.max() for n in (400, 4000)
+        search.layout(*qkv(n)[:2], None, SINK, WINDOW, DecodeMemory()).kv_num_blocks.max()
+        for n in (400, 4000)
     ]
     assert abs(int(counts[0] - counts[1])) <= 1
 
@@ -57,10 +68,10 @@ SEEN = [([0, 0], [600, 600]), ([0, 130], [600, 600]), ([5, 0], [640, 300])]
 
 
 @mark.parametrize(("visible", "queries"), [(None, 1), *((x, n) for x in SEEN for n in (1, 3))], ids=str)
-def test_a_budget_that_covers_the_cache_is_dense_attention(visible, queries):
+def test_a_budget_that_covers_the_cache_is_dense_attention(search, visible, queries):
     q, k, v = qkv(queries=queries)
     mask = None if visible is None else between(*visible, queries=queries)
-    policy = Decode(budget=640, chunks=(64, 32, 16), keep=(16, 16), refresh=(8, 4, 2))
+    policy = replace(search, budget=640)
     memory = DecodeMemory()
     layout = policy.layout(q, k, mask, SINK, WINDOW, memory)
     dense = torch.nn.functional.scaled_dot_product_attention(
@@ -69,9 +80,9 @@ def test_a_budget_that_covers_the_cache_is_dense_attention(visible, queries):
     torch.testing.assert_close(decode_attention(q, k, v, layout, mask), dense, atol=1e-5, rtol=1e-5)
 
 
-def test_no_key_is_lost_between_searches():
+def test_no_key_is_lost_between_searches(search):
     """With a budget for everything every token is dense, those after a search too."""
-    policy = Decode(budget=512, chunks=(64, 16), keep=(512,), refresh=(8, 4))
+    policy = replace(search, budget=512)
     memory = DecodeMemory()
     ages = []
     for length in range(500, 521):
@@ -83,27 +94,27 @@ def test_no_key_is_lost_between_searches():
     assert ages == list(range(21))
 
 
-def test_padding_on_the_left_moves_the_sink():
+def test_padding_on_the_left_moves_the_sink(search):
     q, k, _ = qkv()
-    layout = SMALL.layout(q, k, between([0, 300], [700, 700]), SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, between([0, 300], [700, 700]), SINK, WINDOW, DecodeMemory())
     keys = seen(layout)
     assert keys[1, :, 300 : 300 + SINK].all() and not keys[1, :, :288].any()
     assert keys[0, :, :SINK].all()
 
 
-def test_nothing_unwritten_is_chosen():
+def test_nothing_unwritten_is_chosen(search):
     q, k, _ = qkv()
     k[:, :, 400:] = 100 * q.reshape(2, 2, 2, 1, 16).mean(2)
-    layout = SMALL.layout(q, k, between([0, 0], [400, 300]), SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, between([0, 0], [400, 300]), SINK, WINDOW, DecodeMemory())
     keys = seen(layout)
     assert not keys[0, :, 400:].any() and not keys[1, :, 304:].any()
     assert keys[1, :, 300 - 1 - WINDOW : 300].all()
 
 
-def test_samples_are_searched_alone():
+def test_samples_are_searched_alone(search):
     q, k, _ = qkv()
-    both = SMALL.layout(q, k, between([0, 80], [650, 500]), SINK, WINDOW, DecodeMemory())
-    alone = SMALL.layout(q[1:], k[1:], between([80], [500]), SINK, WINDOW, DecodeMemory())
+    both = search.layout(q, k, between([0, 80], [650, 500]), SINK, WINDOW, DecodeMemory())
+    alone = search.layout(q[1:], k[1:], between([80], [500]), SINK, WINDOW, DecodeMemory())
     assert torch.equal(seen(both)[1:], seen(alone, 1))
 
 
@@ -179,25 +190,57 @@ def test_forgetting_starts_anew():
     assert memory.first_due((4, 2), q, torch.zeros(1, 1, 101, 4)) == 0
 
 
-def test_a_new_text_in_an_old_static_cache_loses_nothing_it_has_to_keep():
+def test_a_new_text_in_an_old_static_cache_loses_nothing_it_has_to_keep(search):
     """A text of one token sends no prefill: what was found for the old one is out of date, never wrong."""
     q, k, v = qkv(700)
     memory = DecodeMemory()
-    SMALL.layout(q, k, between([0, 0], [690, 690]), SINK, WINDOW, memory)
+    search.layout(q, k, between([0, 0], [690, 690]), SINK, WINDOW, memory)
     for end in range(1, 40):
         mask = between([0, 0], [end, end])
-        layout = SMALL.layout(q, k, mask, SINK, WINDOW, memory)
+        layout = search.layout(q, k, mask, SINK, WINDOW, memory)
         dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask[:, None], enable_gqa=True)
         torch.testing.assert_close(decode_attention(q, k, v, layout, mask), dense, atol=1e-5, rtol=1e-5)
 
 
-def test_planning_needs_no_values():
+def test_planning_needs_no_values(search):
     q, k = (torch.empty(2, heads, n, 16, device="meta") for heads, n in ((4, 1), (2, 900)))
     visible = torch.empty(2, 1, 900, dtype=torch.bool, device="meta")
     for mask in (None, visible):
         memory = DecodeMemory()
         for _ in range(3):
-            assert SMALL.layout(q, k, mask, SINK, WINDOW, memory).device.type == "meta"
+            assert search.layout(q, k, mask, SINK, WINDOW, memory).device.type == "meta"
+
+
+@mark.parametrize("length", [64, 70, 81])
+def test_boxes_hold_their_keys_and_corners_bound_their_scores(length):
+    q, k, _ = qkv(length, queries=3)
+    low, high = boxes(k, 16)
+    bound = best_corner(grouped(q, 2), low, high)
+    scores = (grouped(q, 2) @ k.transpose(-1, -2)).amax(2)
+    for block, first in enumerate(range(0, length, 16)):
+        keys = k[:, :, first : first + 16]
+        assert torch.equal(low[:, :, block], keys.amin(2)) and torch.equal(high[:, :, block], keys.amax(2))
+        assert (bound[..., block] >= scores[..., first : first + 16].amax(-1) - 1e-5).all()
+
+
+@mark.parametrize("place", range(32, 600, 37))
+def test_bounds_find_a_single_outstanding_key_anywhere(place):
+    q, k, _ = qkv(700, heads=2)
+    k[:, :, place] = 4 * q[:, :, 0]
+    layout = replace(BOUNDS, budget=16).layout(q, k, None, 16, 16, DecodeMemory())
+    assert seen(layout)[..., place].all()
+
+
+def test_found_blocks_serve_until_they_are_judged_again():
+    q, k, _ = qkv(900, heads=2)
+    memory, found_at = DecodeMemory(), []
+    for token, length in enumerate(range(600, 620)):
+        if token == 1:
+            k[:, :, 304:320] = 6 * q[:, :, :1]
+        layout = BOUNDS.layout(q, k[:, :, :length].clone(), None, SINK, WINDOW, memory)
+        if seen(layout)[..., 304:320].all():
+            found_at.append(token)
+    assert found_at == list(range(8, 20)), "boxes are made anew every 8 tokens"
 
 
 def test_extent_is_that_of_the_last_query():
