@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.blocks import per_head
 from accel.policies.representatives import Representatives
+
+Reduction = Literal["sum", "strongest", "tail_error"]
 
 CHUNK_ELEMENTS = 1 << 25
 WIDEST_ON_GPU = 256
@@ -19,7 +23,7 @@ def block_mass(
     block_size: tuple[int, int],
     causal: bool = False,
     may: Tensor | None = None,
-    strongest: bool = False,
+    reduction: Reduction = "sum",
 ) -> Tensor:
     """Float32 [B, H, Mb, Nb] with rows summing to 1: softmax over all keys' representatives, each counting as
     many times as it stands for tokens, added up over a block's columns and averaged over its rows.
@@ -28,12 +32,15 @@ def block_mass(
         block_size: (query rows, key rows), multiples of the rows of a group.
         causal: a group of keys counts only for groups of queries whose last token is not before its first.
         may: bool [Mb, Nb], blocks outside which keys do not count; none where all do.
-        strongest: the largest entry of a block instead of the sum.
+        reduction: "strongest" takes the largest entry of a block instead of the sum. "tail_error" sums how
+            far each entry is from what it would be if the block were its mean key, which gives all its keys
+            the geometric mean of their weights; rows then sum to at most 2. A block with hidden or missing
+            keys counts with its whole mass.
     """
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
     scale = (dim // queries.folds // queries.parts) ** -0.5 / queries.folds
-    if queries.vectors.is_cuda and not strongest and dim <= WIDEST_ON_GPU:
+    if queries.vectors.is_cuda and reduction == "sum" and dim <= WIDEST_ON_GPU:
         return _on_gpu(queries, keys, block_size, scale, causal, may)
     # A vector common to all keys shifts a row's logits alike; without it they round less.
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
@@ -50,8 +57,10 @@ def block_mass(
             logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk], -torch.inf)
         # A row without a single visible key is all -inf: its mass is 0, not NaN.
         weights = logits.softmax(dim=-1).nan_to_num_(nan=0.0)
-        parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, strongest))
+        parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, reduction))
     mass = torch.cat(parts, dim=2)
+    if reduction == "tail_error":
+        return mass / per_block
     return mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
@@ -108,10 +117,12 @@ def _of_groups(
     return rows.repeat_interleave(block_size[1] // keys.groups.rows, 1)[:, : keys.groups.count]
 
 
-def _reduce(weights: Tensor, rows: int, columns: int, strongest: bool) -> Tensor:
+def _reduce(weights: Tensor, rows: int, columns: int, reduction: Reduction) -> Tensor:
     """[B, H, R, C] -> [B, H, ceil(R / rows), ceil(C / columns)]."""
     count = weights.shape[2]
     cells = pad(weights, (0, -weights.shape[3] % columns)).unflatten(3, (-1, columns))
-    cells = cells.amax(dim=4) if strongest else cells.sum(dim=4)
+    if reduction == "tail_error":
+        cells = (cells - cells.log().mean(dim=4, keepdim=True).exp()).abs()
+    cells = cells.amax(dim=4) if reduction == "strongest" else cells.sum(dim=4)
     cells = pad(cells, (0, 0, 0, -count % rows)).unflatten(2, (-1, rows))
-    return cells.amax(dim=3) if strongest else cells.sum(dim=3)
+    return cells.amax(dim=3) if reduction == "strongest" else cells.sum(dim=3)

@@ -147,6 +147,29 @@ class Strided(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
+class TailError(Strided):
+    """How wrong a block's weights get if its mean key stands for all of its keys, by strided rows: for a
+    layout with a tail, where the question is not which blocks have mass but which the mean gets wrong.
+
+    Errors are absolute, so rows do not sum to 1.
+    """
+
+    kind: Literal["tail_error"] = "tail_error"  # type: ignore[assignment]
+
+    def mass(
+        self,
+        q: Tensor,
+        k: Tensor,
+        block_size: tuple[int, int],
+        causal: bool = False,
+        may: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        queries, keys = self.represent(q, k, block_size)
+        return block_mass(queries, keys.within(lengths), block_size, causal, may, reduction="tail_error")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Antidiagonal(BlockScore):
     """Sums along the antidiagonals of stride x stride cells, which no vertical or slash line escapes
     (arXiv 2503.16428)."""
@@ -214,7 +237,7 @@ class Sampled(BlockScore):
         if lengths is not None:
             sampled_keys = sample_positions(k.shape[2], block_size[1], self.per_block, k.device)
             keys = keys.without((sampled_keys >= lengths[:, None])[:, None])
-        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, strongest=True)
+        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, reduction="strongest")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -230,5 +253,6 @@ class Exact(BlockScore):
 
 
 Score = Annotated[
-    Pooled | SubBlock | Strided | Antidiagonal | Bounds | Sampled | Exact, Field(discriminator="kind")
+    Pooled | SubBlock | Strided | TailError | Antidiagonal | Bounds | Sampled | Exact,
+    Field(discriminator="kind"),
 ]
