@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from accel.arguments import require_models, require_scheduler, require_sites
 from accel.default_recipe import default_recipe
 from accel.override import override
 from accel.patch import Patch, apply
 from accel.patches.clock import Clock
-from accel.patches.declined import why_not
-from accel.patches.family import FAMILIES, PIPELINE_COMPONENTS, find_sites, supported_models
+from accel.patches.family import find_sites, supported_models
 from accel.patches.root_hook import root_hook_of
 from accel.patches.token_permutation import PERMUTABLE, is_permutable
 from accel.plan import Plan, make_plan
@@ -44,30 +44,31 @@ def accelerate_model(
         overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
 
     Returns:
-        The same object. It is as it was before if anything fails.
+        The same object. If anything fails it is as it was before, or, where an earlier recipe had been taken
+        out already, without acceleration.
 
     Raises:
         TypeError: if the object is no supported model or pipeline.
         RecipeError: if the recipe or an override is wrong.
     """
-    models = supported_models(pipe_or_model)
-    if not models:
-        raise TypeError(unsupported(pipe_or_model))
+    models = require_models(pipe_or_model)
+    bare = "" in models
+    require_scheduler(scheduler, pipe_or_model, bare)
     plan = plan_for(pipe_or_model, recipe, **overrides)
     restore_model(pipe_or_model)
-    bare = "" in models
     apply(plan, models, Clock(None if bare else pipe_or_model, scheduler))
     return pipe_or_model
 
 
 def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **overrides: Any) -> Plan:
     """What `accelerate_model` would do with these arguments. Touches nothing."""
-    models = supported_models(pipe_or_model)
+    models = require_models(pipe_or_model)
     if recipe is None:
         recipe = default_recipe(models)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
+    require_sites(sites, models)
     recipe = override(recipe, overrides)
     if recipe.permute_once:
         require_permutable(models.values())
@@ -124,16 +125,3 @@ def patches_of(pipe_or_model: Any) -> list[Patch]:
     hooks = [root_hook_of(model) for model in supported_models(pipe_or_model).values()]
     owners = {id(hook.owner): hook.owner for hook in hooks if hook is not None}
     return list(owners.values())
-
-
-def unsupported(thing: Any) -> str:
-    """Why an object cannot be accelerated, and what can."""
-    name = type(thing).__name__
-    parts = getattr(thing, "components", None)
-    found = (
-        f" Its models are {', '.join(sorted({type(p).__name__ for p in parts.values()}))}." if parts else ""
-    )
-    candidates = [thing] if parts is None else [parts.get(part) for part in PIPELINE_COMPONENTS]
-    why = "".join(f" {why_not(model)}" for model in candidates if isinstance(model, nn.Module))
-    known = f"causal language models of transformers, and of diffusers {', '.join(FAMILIES)}"
-    return f"{name} holds no supported model.{found}{why} Supported are {known}."

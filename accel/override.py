@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from accel.policies import POLICIES
 from accel.recipe import Recipe
 from accel.recipe_errors import RecipeError, nearest
 from accel.recipe_files import build_recipe, recipe_data
@@ -29,7 +32,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     if not changes:
         return recipe
     data = recipe_data(recipe)
-    for key, value in changes.items():
+    # A method brings keys of its own, which the other changes may be meant for.
+    for key, value in sorted(changes.items(), key=lambda change: change[0] != "method"):
         if "." in key:
             _set_path(data, key, value)
         else:
@@ -48,7 +52,7 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         return
     if name == "method":
         for rule in rules:
-            rule["policy"] = {"method": value}
+            rule["policy"] = _defaults_of(value)
         return
     holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
     if not holders:
@@ -57,6 +61,12 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
     for holder in holders:
         holder[name] = value
+
+
+def _defaults_of(method: Any) -> dict[str, Any]:
+    """A method with every default written out; as it is where it is none, for `build_recipe` to refuse."""
+    policy = POLICIES.get(method) if isinstance(method, str) else None
+    return {"method": method} if policy is None else TypeAdapter(policy).dump_python(policy(), mode="json")
 
 
 def _mappings(node: Any) -> Iterator[dict[str, Any]]:

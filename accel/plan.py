@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,12 +10,15 @@ from fnmatch import fnmatchcase
 import torch
 
 from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
 from accel.patches.site import Site
 from accel.policies.orders import Order
+from accel.policies.ramp import at_progress
 from accel.recipe import Recipe, Rule
 from accel.recipe_errors import RecipeError, nearest
 
 TRIAL_TOKENS = 2048
+TRIAL_GRID = TokenGrid(2, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
     Raises:
         RecipeError: if a rule's glob matches no site, or only sites that earlier rules take, or its method
-            needs a token grid and the site is in a language model, or tokens are to be permuted once and the
-            rules have more than one order.
+            needs a token grid and the site is in a language model, or the other way round, or tokens are to
+            be permuted once and the rules have more than one order.
     """
     used: set[int] = set()
     steps = []
@@ -69,6 +73,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
         if number not in used:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
     _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
+    _require_grid_methods(recipe, [step for step in steps if not step.site.causal])
     if recipe.permute_once:
         require_one_order(recipe)
     return Plan(recipe, tuple(steps))
@@ -81,6 +86,20 @@ def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
         if any(step.rule is rule for step in steps):
             try:
                 rule.policy.layout(tokens, tokens, None, Context())
+            except ValueError as error:
+                raise RecipeError(f"rules[{number}].policy: {error}") from error
+
+
+def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Try every method that a model with a token grid would run on a small one of zeros."""
+    tokens = torch.zeros(1, 1, TRIAL_GRID.tokens, 16)
+    for number, rule in enumerate(recipe.rules):
+        if any(step.rule is rule for step in steps):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    policy = at_progress(rule.policy, 0.0)
+                    policy.layout(tokens, tokens, TRIAL_GRID, Context(grid=TRIAL_GRID))
             except ValueError as error:
                 raise RecipeError(f"rules[{number}].policy: {error}") from error
 

@@ -50,12 +50,14 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
                 f"{path}: no such file; the shipped recipe is called {path.stem!r}, without .yaml"
             )
         return _read(path), str(name_or_path)
-    if str(name_or_path) not in shipped:
-        hint = nearest(name_or_path, shipped)
-        raise RecipeError(
-            f"no shipped recipe is called {str(name_or_path)!r}; {hint} A file must end in .yaml."
-        )
-    return shipped[str(name_or_path)], f"{name_or_path}.yaml"
+    name = str(name_or_path)
+    if name in shipped:
+        return shipped[name], f"{name}.yaml"
+    if name.strip() and (len(path.parts) > 1 or path.exists()):
+        raise RecipeError(f"{name}: a recipe file ends in .yaml; shipped recipes go by their name alone")
+    raise RecipeError(
+        f"no shipped recipe is called {name!r}; {nearest(name, shipped)} A file must end in .yaml."
+    )
 
 
 def _read(path: Path) -> str:

@@ -57,6 +57,8 @@ def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_d
     device = torch.device(device)
     if dtype not in FLOATS:
         return f"does not take {dtype}"
+    if device.type == "meta":
+        return "needs numbers, and tensors on the meta device have none"
     if name in ("reference", "torch"):
         return None
     reason = _triton_cannot_run(device, dtype, head_dim)

@@ -77,7 +77,8 @@ class Clock:
             step = self._scheduler_step(scheduler, timesteps, timestep)
             if step is not None and step < len(timesteps):
                 return step, len(timesteps), step / len(timesteps)
-        level = float(timestep.max()) / TRAIN_TIMESTEPS
+        # On the meta device, where memory is planned, there is no level to read.
+        level = 1.0 if timestep.is_meta else float(timestep.max()) / TRAIN_TIMESTEPS
         return None, None, min(max(1 - level, 0.0), 1.0)
 
     def _current_scheduler(self) -> Any:

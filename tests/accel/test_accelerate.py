@@ -153,9 +153,7 @@ def test_steps_without_a_scheduler_are_told_by_noise_level(model):
     assert summary(model).to_dict()["steps_told_by"] == "noise level"
 
 
-@mark.parametrize(
-    "thing", [torch.nn.Linear(2, 2), object(), "a string", None], ids=lambda t: type(t).__name__
-)
+@mark.parametrize("thing", [torch.nn.Linear(2, 2), object()], ids=lambda t: type(t).__name__)
 def test_what_cannot_be_accelerated_says_what_can(thing):
     with raises(TypeError, match="WanTransformer3DModel"):
         accelerate_model(thing, RECIPE)

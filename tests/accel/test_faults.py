@@ -207,7 +207,7 @@ def test_where_dense_fails_too_the_call_is_to_blame_and_the_site_is_not(monkeypa
 
 
 def failing_dense(run):
-    return lambda plan, attend, dense, record, step: run(plan, attend, lambda: 1 / 0, record, step)
+    return lambda plan, attend, dense, *rest, **more: run(plan, attend, lambda: 1 / 0, *rest, **more)
 
 
 @mark.parametrize("doing", ["planning", "the kernel"])
@@ -238,7 +238,7 @@ def test_a_fault_inside_compiled_code_ends_dense_too(monkeypatch):
 
 
 def test_a_measurement_that_fails_is_a_fault_of_its_layer(monkeypatch):
-    model, recipe, inputs, module, _ = text()
+    model, recipe, inputs, _, _ = text()
     expected = output(model, inputs)
     accelerate_model(model, recipe, min_tokens=None)
     monkeypatch.setattr(accel.worth, "break_even", Broken(MemoryError(), None))

@@ -138,12 +138,10 @@ def test_no_call_permutes_its_own(monkeypatch):
     def never(self, tokens):
         raise AssertionError("an attention call permuted its tokens")
 
+    once = accelerate_model(tiny.wan(), recipe({**POOLED, "order": TILE}, permute_once=True))
+    each = accelerate_model(tiny.wan(), recipe({**POOLED, "order": TILE}))
     monkeypatch.setattr(TokenOrder, "permute", never)
     monkeypatch.setattr(TokenOrder, "restore", never)
-    model = tiny.wan()
-    inputs = tiny.inputs(model)
-    accelerate_model(model, recipe({**POOLED, "order": TILE}, permute_once=True))
-    model(**inputs)
-    accelerate_model(model, recipe({**POOLED, "order": TILE}))
+    once(**tiny.inputs(once))
     with raises(AssertionError, match="permuted its tokens"):
-        model(**inputs)
+        each(**tiny.inputs(each))
