@@ -1,7 +1,7 @@
 """What each method costs in quality on the embedded demo, end to end: equal density, schedule and seed.
 
     python scripts/bench_demo.py docs/benchmarks/policies-end-to-end.json
-    python scripts/bench_demo.py out.json --pair 0 --density 0.4 --method default --method hip
+    python scripts/bench_demo.py out.json --pair 0 --size 128 --run default@0.4 --run hip@0.4
 
 A pair is a prompt and a seed, both counted from 0. Runs that are in the file already are not repeated. The
 forwards of the dense steps are played back from the dense run, and the VAE decodes in bfloat16 for every
@@ -34,10 +34,11 @@ from accel.summary import summarize
 from accel.versions import device_name, versions
 from compared_methods import METHODS, density_of, radial
 
-BLOCK = (64, 64)
 DENSE_STEPS = 0.25
-GRID = TokenGrid(9, 24, 24)
+# The density of radial's usual mask on the demo; the one it really has is what the others get there.
 RADIAL = 0.58
+# Pixels of a side: blocks that cut a frame of the demo into about as many.
+BLOCKS = {192: (64, 64), 128: (32, 32)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Row:
 
     method: str
     wanted: float
+    size: int
     prompt: int
     seed: int
     density: float
@@ -89,8 +91,8 @@ class DensePrefix:
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
     pair: Annotated[list[int] | None, typer.Option(help="Number of a prompt and seed; repeat.")] = None,
-    density: Annotated[list[float] | None, typer.Option(help="Of the sparse calls; repeat.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only these; repeat.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side: 192, the demo's own, or 128.")] = 192,
+    run: Annotated[list[str] | None, typer.Option(help="Only METHOD@DENSITY; repeat.")] = None,
 ) -> None:
     """Run every method on the demo against dense, and write what it cost."""
     warnings.filterwarnings("ignore", message="radial: decay")
@@ -98,45 +100,42 @@ def main(
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(torch.bfloat16)
     rows = [Row(**row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
+    every = [f"{name}@{wanted}" for wanted in (RADIAL, 0.4, 0.25) for name in METHODS]
     for number in pair or range(3):
-        todo = [
-            (name, wanted)
-            for wanted in density or [RADIAL, 0.4, 0.25]
-            for name in method or METHODS
-            if not any((row.method, row.wanted, row.prompt) == (name, wanted, number) for row in rows)
-        ]
-        for row in runs(pipe, number, todo) if todo else ():
+        done = {(row.method, row.wanted) for row in rows if (row.prompt, row.size) == (number, size)}
+        cells = [(name, float(wanted)) for name, _, wanted in (text.rpartition("@") for text in run or every)]
+        for row in runs(pipe, number, size, [cell for cell in cells if cell not in done]):
             rows.append(row)
             print(row, flush=True)
             write(out, rows)
 
 
-def runs(pipe: Any, number: int, todo: list[tuple[str, float]]) -> Iterator[Row]:
+def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> Iterator[Row]:
     """The methods at their densities on one pair."""
+    if not todo:
+        return
     defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
-    settings = GenerateSettings(prompt=DEMO_PROMPTS[number], seed=number, **defaults)
+    settings = GenerateSettings(
+        prompt=DEMO_PROMPTS[number], seed=number, **defaults | {"height": size, "width": size}
+    )
+    block, grid = BLOCKS[size], TokenGrid(9, size // 8, size // 8)
     prefix = DensePrefix(pipe.transformer, int(DENSE_STEPS * DEMO_SETTINGS.num_inference_steps) * 2)
     with prefix.running():
         dense = generate(pipe, settings)
     for name, wanted in todo:
-        policy = METHODS[name](density_at(wanted), BLOCK, GRID)
+        density = density_of(radial(RADIAL, block, grid), grid) if wanted == RADIAL else wanted
         with prefix.running():
-            run = generate(pipe, settings, recipe_of(policy))
-        yield compare(run, dense, name, wanted, number)
+            sparse = generate(pipe, settings, recipe_of(METHODS[name](density, block, grid)))
+        yield compare(sparse, dense, name, wanted, size, number)
 
 
-def compare(run: Generated, dense: Generated, name: str, wanted: float, number: int) -> Row:
+def compare(run: Generated, dense: Generated, name: str, wanted: float, size: int, number: int) -> Row:
     assert run.latents is not None and dense.latents is not None
     quality = measure_quality(run.frames.float(), dense.frames.float())
     density = summarize([run.patch]).sparse_density
     assert density is not None
     error = relative_error(run.latents, dense.latents)
-    return Row(name, wanted, number, number, density, quality.psnr, quality.ssim, error)
-
-
-def density_at(wanted: float) -> float:
-    """Radial's own density where that is asked for; it has few to choose from."""
-    return density_of(radial(RADIAL, BLOCK, GRID), GRID) if wanted == RADIAL else wanted
+    return Row(name, wanted, size, number, number, density, quality.psnr, quality.ssim, error)
 
 
 def recipe_of(policy: Policy) -> Recipe:
@@ -147,7 +146,7 @@ def recipe_of(policy: Policy) -> Recipe:
 
 def write(out: Path, rows: list[Row]) -> None:
     machine = {"device": device_name("cpu"), **versions()}
-    settings = {"dense_steps": DENSE_STEPS, "block_size": BLOCK, **asdict(DEMO_SETTINGS)}
+    settings = {"dense_steps": DENSE_STEPS, "block_sizes": BLOCKS, **asdict(DEMO_SETTINGS)}
     found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
     out.write_text(json.dumps(found, indent=1))
 

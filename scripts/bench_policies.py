@@ -14,7 +14,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,7 @@ from attention_error import Probes
 from attention_samples import Sample, demo_samples
 from compared_methods import METHODS, BlockSize, shared
 from planning_cost import planning_cost
+from policy_rows import read
 from synthetic_attention import synthetic_sample
 
 LAYERS = (0, 2, 5, 7)
@@ -82,7 +83,7 @@ def main(
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="radial: decay")
     captures.mkdir(parents=True, exist_ok=True)
-    rows = [Row(**row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
+    rows = [Row(**row) for row in read(out)] if out.exists() else []
     for sample in samples(prompts if demo else 0, synthetic, captures):
         here = [row for row in rows if (row.kind, row.prompt, row.layer, row.step) == place_of(sample)]
         done = {(row.method, row.wanted) for row in here}
@@ -152,10 +153,12 @@ def judged(
 
 
 def write(out: Path, rows: list[Row]) -> None:
+    """Rows as lists under one list of columns: there are thousands."""
     machine = {"device": device_name("cpu"), "threads": 1, **versions()}
     settings = {"block_sizes": BLOCKS, "probe_steps": PROBE_STEPS}
-    found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
-    out.write_text(json.dumps(found, indent=1))
+    lines = ",\n".join(json.dumps(list(asdict(row).values())) for row in rows)
+    head = {"machine": machine, "settings": settings, "columns": [field.name for field in fields(Row)]}
+    out.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from accel.policies.hip import Hip
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock
+from accel.policies.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock, TailError
 from accel.policies.selectors import Budget, TopK
 
 BlockSize = tuple[int, int]
 # Rows and columns of draft's regions, by the queries of a block. On the demo's frames of 24 x 24 tokens
 # regions of a block's size, 8 x 8, blur too much: their error is a fifth greater than that of short runs.
-REGIONS = {64: (1, 8), 128: (8, 16)}
+REGIONS = {32: (1, 8), 64: (1, 8), 128: (8, 16)}
 Build = Callable[[float, BlockSize, TokenGrid], Policy]
 
 
@@ -112,6 +112,7 @@ METHODS: dict[str, Build] = {
     "default, means": composed(SubBlock(8, 8), "layer"),
     "default, tail": composed(Strided(8, 8), "layer", tail=True),
     "default, tail, equal work": less(composed(Strided(8, 8), "layer", tail=True), tail_work),
+    "default, tail, by error": composed(TailError(8, 8), "layer", tail=True),
     "oracle, row": composed(Exact(), "row"),
     "oracle, layer": composed(Exact(), "layer"),
 }

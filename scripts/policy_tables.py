@@ -5,7 +5,6 @@ python scripts/policy_tables.py docs/benchmarks
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from line_plot import Panel, line_plot
-from policy_rows import Record, densities, markdown, mean, median, of
+from policy_rows import Record, densities, markdown, mean, median, of, read
 from policy_savings import budget_table, tail_table
 
 TITLES = {
@@ -25,7 +24,7 @@ PLOTTED = (
     *("oracle, row", "oracle, layer"),
 )
 ORACLES = ("oracle, row", "oracle, layer")
-
+FIGURES = (("ssim", ".3f"), ("latent_error", ".3f"), ("psnr", ".1f"))
 
 HEAD = """\
 # Tables of the policy benchmarks
@@ -49,14 +48,13 @@ TAIL = """
 VIDEOS = """
 ## End to end on the demo
 
-Means over pairs of a prompt and a seed; the SSIM of each in brackets.
+Means over pairs of a prompt and a seed, each in brackets; PSNR in dB, the latent error relative.
 """
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Where the JSON files are and the tables go.")]) -> None:
     """Read policies.json and policies-end-to-end.json, write policies-tables.md and policies.svg."""
-    rows = json.loads((folder / "policies.json").read_text())["rows"]
-    videos = json.loads((folder / "policies-end-to-end.json").read_text())["rows"]
+    rows, videos = read(folder / "policies.json"), read(folder / "policies-end-to-end.json")
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     parts = [HEAD]
     for kind in kinds:
@@ -111,24 +109,23 @@ def choice_table(rows: list[Record], kinds: list[str]) -> str:
 
 
 def end_to_end_table(rows: list[Record]) -> str:
-    """Means over pairs, one line a method and density, best latent error first."""
+    """Means over pairs, one line a method, density and size, best SSIM first."""
     lines = []
-    for wanted in sorted(densities(rows), reverse=True):
-        names = dict.fromkeys(row["method"] for row in of(rows, wanted=wanted))
-        groups = [of(rows, method=name, wanted=wanted) for name in names]
-        for group in sorted(groups, key=lambda g: mean(g, "latent_error")):
-            every = " ".join(f"{row['ssim']:.3f}" for row in sorted(group, key=lambda row: row["prompt"]))
-            lines.append(
-                [
-                    group[0]["method"],
-                    f"{mean(group, 'density'):.3f}",
-                    f"{len(group)}",
-                    f"{mean(group, 'ssim'):.4f} ({every})",
-                    f"{mean(group, 'latent_error'):.3f}",
-                    f"{mean(group, 'psnr'):.1f}",
-                ]
-            )
-    return markdown(["method", "density", "pairs", "SSIM (each)", "latent error", "PSNR, dB"], lines)
+    for size, wanted in sorted({(row["size"], row["wanted"]) for row in rows}, reverse=True):
+        here = of(rows, size=size, wanted=wanted)
+        groups = [of(here, method=name) for name in dict.fromkeys(row["method"] for row in here)]
+        for group in sorted(groups, key=lambda group: -mean(group, "ssim")):
+            pairs = " ".join(str(row["prompt"]) for row in group)
+            cells = [f"{size}", group[0]["method"], f"{mean(group, 'density'):.3f}", pairs]
+            lines.append(cells + [each(group, *figure) for figure in FIGURES])
+    return markdown(["pixels", "method", "density", "pairs", *(name for name, _ in FIGURES)], lines)
+
+
+def each(group: list[Record], field: str, digits: str) -> str:
+    """The mean, and every pair's where there are several."""
+    text = format(mean(group, field), digits)
+    single = " ".join(format(row[field], digits) for row in group)
+    return f"{text} ({single})" if len(group) > 1 else text
 
 
 if __name__ == "__main__":
