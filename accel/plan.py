@@ -91,15 +91,18 @@ def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
 
 
 def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Try every method that a model with a token grid would run on a small one of zeros."""
-    tokens = torch.zeros(1, 1, TRIAL_GRID.tokens, 16)
+    """Try every method that a model with a token grid would run on a small one of zeros, at its first site:
+    tables of values for each layer and head are looked up there."""
     for number, rule in enumerate(recipe.rules):
-        if any(step.rule is rule for step in steps):
+        site = next((step.site for step in steps if step.rule is rule), None)
+        if site is not None:
+            tokens = torch.zeros(1, 1, TRIAL_GRID.tokens, 16).expand(1, site.heads, -1, -1)
+            context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     policy = at_progress(rule.policy, 0.0)
-                    policy.layout(tokens, tokens, TRIAL_GRID, Context(grid=TRIAL_GRID))
+                    policy.layout(tokens, tokens, TRIAL_GRID, context)
             except ValueError as error:
                 raise RecipeError(f"rules[{number}].policy: {error}") from error
 
