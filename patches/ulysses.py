@@ -47,7 +47,7 @@ def attend_in_parallel(
     dense attention is diffusers' parallel one.
 
     Raises:
-        ValueError: if the heads do not divide and the configuration does not allow for that.
+        ValueError: if the heads cannot be shared so.
     """
     if is_ring(route.config):
         return attend(query, key, value, mask, route.handle)
@@ -58,12 +58,7 @@ def attend_in_parallel(
         return seat.fn(
             query, key, value, mask, lambda: seat.dense.over(route.config, query, key, value, mask)
         )
-    parallel, heads = route.context_parallel_config, query.shape[2]
-    if heads % parallel.ulysses_degree and not parallel.ulysses_anything:
-        raise ValueError(
-            f"{heads} heads cannot be shared equally by {parallel.ulysses_degree} processes; "
-            "ContextParallelConfig(..., ulysses_anything=True) shares them unequally"
-        )
+    require_shares(query.shape[2], route.context_parallel_config)
     return _templated_context_parallel_attention(
         query,
         key,
@@ -74,6 +69,18 @@ def attend_in_parallel(
         backward_op=None,
         _parallel_config=route,  # type: ignore[arg-type]
     )
+
+
+def require_shares(heads: int, parallel: Any) -> None:
+    """Refuse, with the reason, heads that diffusers' exchange cannot share."""
+    ranks = parallel.ulysses_degree
+    if heads % ranks and not parallel.ulysses_anything:
+        raise ValueError(
+            f"{heads} heads cannot be shared equally by {ranks} processes; "
+            "ContextParallelConfig(..., ulysses_anything=True) shares them unequally"
+        )
+    if heads <= -(-heads // ranks) * (ranks - 1):
+        raise ValueError(f"{heads} heads leave one of {ranks} processes without any: take fewer processes")
 
 
 def _attend_to_all(

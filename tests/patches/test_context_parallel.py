@@ -1,5 +1,7 @@
 """One video over several processes: what each of them gets is what one process gets."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from pytest import fixture, mark, raises
@@ -9,6 +11,7 @@ from accel.faults import Guard
 from accel.patches.context_parallel import arrival_of_text_apart
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
+from accel.patches.ulysses import require_shares
 from processes import in_processes
 from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, pipeline, run
 
@@ -80,6 +83,7 @@ def same_as_one_process(job, ranks):
     alone = run(name, heads, size, policy, None, order)
     dense = run(name, heads, size, policy, None, "dense")["output"]
     for found in ranks:
+        assert "error" not in found, found["error"]
         np.testing.assert_allclose(found["output"], alone["output"], atol=3e-6, rtol=3e-6)
         if order != "dense":
             assert not found["reasons"]
@@ -148,6 +152,14 @@ def test_what_cannot_be_shared_is_refused_in_words(two):
     for heads, ring in (rank["refusals"] for rank in two):
         assert "3 heads cannot be shared equally by 2 processes" in heads and "ulysses_anything" in heads
         assert "return_lse" in ring
+
+
+def test_heads_that_leave_a_process_idle_are_refused_in_words():
+    parallel = SimpleNamespace(ulysses_degree=4, ulysses_anything=True)
+    require_shares(7, parallel)
+    for heads in (5, 6):
+        with raises(ValueError, match=f"{heads} heads leave one of 4 processes without any"):
+            require_shares(heads, parallel)
 
 
 def test_text_and_video_that_were_split_apart_are_found_again():

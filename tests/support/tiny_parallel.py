@@ -102,8 +102,14 @@ def run(
 
 
 def run_all(jobs: list[tuple]) -> list[dict[str, Any]]:
-    """Several forwards, one after the other."""
-    return [run(*job) for job in jobs]
+    """Several forwards, one after the other; of one that fails, as it does in every process, the error."""
+    found: list[dict[str, Any]] = []
+    for job in jobs:
+        try:
+            found.append(run(*job))
+        except Exception as error:
+            found.append({"error": f"{type(error).__name__}: {error}"})
+    return found
 
 
 def with_lse(ctx: Any, query: Any, key: Any, value: Any, *options: Any, **more: Any) -> Any:
