@@ -104,20 +104,20 @@ def folded(tokens: Tensor, stride: int, backwards: bool) -> Representatives:
 
 
 def boxes(tokens: Tensor, rows: int) -> Representatives:
-    """The lowest and the highest value of every channel among every `rows` tokens, float32."""
+    """The lowest and the highest value of every channel among every `rows` tokens."""
     cells = _cells(tokens, rows)
-    corners = torch.cat([cells.amin(dim=3), cells.amax(dim=3)], dim=3).float()
+    corners = torch.cat([cells.amin(dim=3), cells.amax(dim=3)], dim=3)
     return Representatives(corners, Groups(tokens.shape[2], rows), parts=2)
 
 
 def signed_means(tokens: Tensor, rows: int) -> Representatives:
-    """The mean of every `rows` tokens, its negative and its positive channels apart.
+    """The mean of every `rows` tokens, its negative and its positive channels apart, in the tokens' type.
 
     Its product with a box is the largest that the mean has with any point of the box.
     """
     mean = means(tokens, rows)
     vectors = torch.cat([mean.vectors.clamp(max=0), mean.vectors.clamp(min=0)], dim=3)
-    return replace(mean, vectors=vectors, parts=2)
+    return replace(mean, vectors=vectors.to(tokens.dtype), parts=2)
 
 
 def self_similarity(tokens: Tensor, rows: int) -> Tensor:
