@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0, FusedCogVideoXAttnProcessor2_0
 from torch import nn
 
 from accel.patches.grid import TokenGrid
@@ -18,7 +18,16 @@ class SeatedCogVideoXProcessor(SeatedProcessor, CogVideoXAttnProcessor2_0):
     __call__ = rerouted(CogVideoXAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {CogVideoXAttnProcessor2_0: SeatedCogVideoXProcessor}
+class SeatedFusedCogVideoXProcessor(SeatedProcessor, FusedCogVideoXAttnProcessor2_0):
+    """CogVideoX joint attention with fused projections and a seat."""
+
+    __call__ = rerouted(FusedCogVideoXAttnProcessor2_0.__call__)
+
+
+SEATED: dict[type, type] = {
+    CogVideoXAttnProcessor2_0: SeatedCogVideoXProcessor,
+    FusedCogVideoXAttnProcessor2_0: SeatedFusedCogVideoXProcessor,
+}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -108,18 +108,22 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     stock processor or ours.
 
     Raises:
-        ValueError: if the model's class belongs to no family.
+        ValueError: if the model's class belongs to no family, or all its processors are somebody's own.
     """
     if is_language_model(model):
         return import_module("accel.patches.transformers_sites").find_sites(model, component)
     family = family_of(model)
     if family is None:
         raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")
-    found = [
-        (name, module)
-        for name, module in family.attention_modules(model)
-        if type(module.processor) in {*family.seated, *family.seated.values()}
-    ]
+    modules = family.attention_modules(model)
+    known = {*family.seated, *family.seated.values()}
+    found = [(name, module) for name, module in modules if type(module.processor) in known]
+    if modules and not found:
+        theirs = sorted({type(module.processor).__name__ for _, module in modules})
+        raise ValueError(
+            f"the attention of this {type(model).__name__} runs {', '.join(theirs)}, which cannot be made "
+            f"sparse; set {', '.join(stock.__name__ for stock in family.seated)} back first"
+        )
     return [
         Site(name, component, module, layer, len(found), heads_of(module))
         for layer, (name, module) in enumerate(found)

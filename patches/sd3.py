@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers.models.attention_processor import JointAttnProcessor2_0
+from diffusers.models.attention_processor import FusedJointAttnProcessor2_0, JointAttnProcessor2_0
 from torch import nn
 
 from accel.patches.grid import TokenGrid
@@ -18,7 +18,16 @@ class SeatedSD3Processor(SeatedProcessor, JointAttnProcessor2_0):
     __call__ = rerouted(JointAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {JointAttnProcessor2_0: SeatedSD3Processor}
+class SeatedFusedSD3Processor(SeatedProcessor, FusedJointAttnProcessor2_0):
+    """Stable Diffusion 3 joint attention with fused projections and a seat."""
+
+    __call__ = rerouted(FusedJointAttnProcessor2_0.__call__)
+
+
+SEATED: dict[type, type] = {
+    JointAttnProcessor2_0: SeatedSD3Processor,
+    FusedJointAttnProcessor2_0: SeatedFusedSD3Processor,
+}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

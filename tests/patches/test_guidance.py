@@ -1,12 +1,13 @@
 """Guidance of every kind: the same result as with dense attention, and each pass known by its number."""
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, guiders
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3PAGPipeline, guiders
 from diffusers.hooks import LayerSkipConfig
-from pytest import mark, param
+from pytest import mark, param, warns
 
 from accel import accelerate_model, restore_model, summary
 from accel.patches.root_hook import root_hook_of
+from tiny_families import CASES
 from tiny_guided import GUIDED, denoise
 from tiny_wan_pipeline import keep_every_block, recipe
 
@@ -96,6 +97,47 @@ def test_perturbed_attention_is_left_to_the_guider_in_compiled_blocks():
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     # In traced code the stock attention takes the place of ours, where nobody counts.
     assert [site.calls for site in summary(model).sites] == [7, 6, 7]
+
+
+def test_a_pipeline_that_sets_processors_of_its_own_for_each_run():
+    case = CASES["sd3"]
+    pipe = StableDiffusion3PAGPipeline(
+        transformer=case.model(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        **dict.fromkeys(
+            ["vae", *(f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))]
+        ),
+        pag_applied_layers="blocks.1",
+    )
+    pipe.set_progress_bar_config(disable=True)
+
+    def images():
+        texts = torch.Generator().manual_seed(1)
+        sizes = {
+            "prompt_embeds": (1, 21, 16),
+            "pooled_prompt_embeds": (1, case.config["pooled_projection_dim"]),
+        }
+        embeds = {
+            sign + name: torch.randn(*size, generator=texts)
+            for name, size in sizes.items()
+            for sign in ("", "negative_")
+        }
+        noise = torch.Generator().manual_seed(0)
+        loop = {"num_inference_steps": 3, "guidance_scale": 3.0, "pag_scale": 2.0, "output_type": "latent"}
+        return pipe(**embeds, **loop, height=192, width=224, generator=noise).images
+
+    expected = images()
+    keep_every_block(pipe)
+    with warns(UserWarning, match="another processor") as caught:
+        outputs = [images(), images()]
+    assert len(caught) == 1
+    for got in outputs:
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    sites = summary(pipe).sites
+    assert [site.dense_reasons for site in sites] == [{}, {"processor replaced since": 6}, {}]
+    assert all(site.in_force for site in sites)
+    restore_model(pipe)
+    assert torch.equal(images(), expected)
 
 
 # (text, how often it came before in the step) -> number; text 0 is the conditional one. In step 2 diffusers

@@ -2,14 +2,17 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-from pytest import fixture, mark, warns
+from pytest import fixture, mark, raises, warns
 
 import tiny
 from accel import accelerate_model, restore_model, summary
+from tiny_families import CASES
+from tiny_families import output as case_output
 from tiny_wan_pipeline import keep_every_block, latents, recipe, wan_pipeline
 
 REPLACED = "processor replaced since"
@@ -130,6 +133,43 @@ def test_a_backend_chosen_before_is_nothing_to_tell(model):
     keep_every_block(model)
     assert not told(lambda: torch.testing.assert_close(output(model), expected, atol=2e-5, rtol=2e-5))
     assert "dense calls run on" not in str(summary(model))
+
+
+@mark.parametrize("name", ["cogvideox", "sd3"])
+@torch.no_grad()
+def test_projections_fused_by_another_processor_are_told_and_can_be_taken_over(name):
+    case = CASES[name]
+    if name == "sd3":
+        # diffusers' fused processor cannot run 3.5's second attention, which has no text.
+        case = replace(case, config={**case.config, "dual_attention_layers": ()})
+    model = case.model()
+    arguments = case.arguments((1, 12, 14) if case.image else (3, 8, 6))
+    keep_every_block(model)
+    model.fuse_qkv_projections()
+    messages = told(lambda: case_output(model, arguments))
+    assert len(messages) == 1 and "another processor (Fused" in messages[0]
+    restore_model(model)
+    expected = case_output(model, arguments)
+    keep_every_block(model)
+    torch.testing.assert_close(case_output(model, arguments), expected, atol=2e-5, rtol=2e-5)
+    assert summary(model).sparse_density == 1
+    accelerate_model(model, recipe())
+    assert not torch.equal(case_output(model, arguments), expected)
+    restore_model(model)
+    assert torch.equal(case_output(model, arguments), expected)
+
+
+class Foreign:
+    """A processor that nobody knows."""
+
+    def __call__(self, attn, hidden_states, *rest):
+        return hidden_states
+
+
+def test_a_model_with_nothing_but_foreign_processors_says_so(model):
+    model.set_attn_processor(Foreign())
+    with raises(ValueError, match="runs Foreign, which cannot be made sparse; set WanAttnProcessor"):
+        accelerate_model(model, recipe())
 
 
 def test_a_copy_tells_on_its_own(model):
