@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from accel.kernels.blocks import per_head
 from accel.kernels.layout import BlockLayout
 
 
@@ -13,9 +12,7 @@ def to_block_order(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tupl
     if layout.q_order is not None:
         q = layout.q_order.permute(q)
     if layout.kv_order is not None:
-        order_heads = layout.kv_order.indices.shape[1] if layout.kv_order.indices.ndim == 3 else 1
-        heads = max(order_heads, k.shape[1])
-        k, v = (layout.kv_order.permute(per_head(x, heads)) for x in (k, v))
+        k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
     return q, k, v
 
 

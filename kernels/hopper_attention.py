@@ -19,6 +19,7 @@ from accel.kernels.online_softmax import LOG2_E
 from accel.kernels.tail import tail_log_count, tail_means
 from accel.kernels.triton_config import strides
 from accel.kernels.triton_tail import add_tail
+from accel.kernels.work_order import work_order_if_it_matters
 
 STAGES = {64: 4, 128: 2}  # tiles of keys and of values in flight, by head dim
 GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
@@ -46,11 +47,12 @@ def block_sparse_attention(
     out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
+    work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
     hopper_kernel[(layout.num_q_blocks, batch * heads)](
         _descriptor(q, ROWS.value), _descriptor(k, columns), _descriptor(v, columns),
-        _descriptor(out, ROWS.value), lse, indices, counts, layout.kv_lengths,
-        strides(indices), strides(counts), heads, heads // k.shape[1], q_len, layout.kv_len,
+        _descriptor(out, ROWS.value), lse, indices, counts, layout.kv_lengths, work,
+        strides(indices), strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
         scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES[dim], num_warps=4,
     )  # fmt: skip
     if layout.tail:

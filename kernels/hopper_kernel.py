@@ -196,15 +196,15 @@ def _allocate_barriers(STAGES: gl.constexpr):
 
 
 @gluon.jit
-def hopper_kernel(q_desc, k_desc, v_desc, out_desc, lse_ptr, indices_ptr, counts_ptr, lengths_ptr,
-                  indices_strides, counts_strides, heads, group, M, N, scale,
+def hopper_kernel(q_desc, k_desc, v_desc, out_desc, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
+                  indices_strides, counts_strides, work_strides, heads, group, M, N, scale,
                   D: gl.constexpr, CAUSAL: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
-    """One block of 128 queries of one head; under causality the last blocks, the longest, go first."""
+    """One block of 128 queries of one head: the one that `work_ptr`, if given, has in this place."""
     KV: gl.constexpr = k_desc.block_type.shape[2]
-    block = gl.program_id(0)
-    if CAUSAL:
-        block = gl.num_programs(0) - 1 - block
     b, h = gl.program_id(1) // heads, gl.program_id(1) % heads
+    block = gl.program_id(0)
+    if work_ptr is not None:
+        block = gl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
     row = block * BLOCK_M
     list_ptr = indices_ptr + b.to(gl.int64) * indices_strides[0] + h.to(gl.int64) * indices_strides[1]
     list_ptr += block.to(gl.int64) * indices_strides[2]

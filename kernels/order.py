@@ -46,17 +46,34 @@ class TokenOrder:
         return TokenOrder(self.indices.argsort(dim=-1))
 
     def permute(self, tokens: Tensor) -> Tensor:
-        """[B, H, N, D] in sequence order -> the same in this order."""
+        """[B, H, N, D] in sequence order -> the same in this order.
+
+        Of fewer heads than this order has, each is permuted for all the heads of its group.
+        """
+        if tokens.is_cuda:
+            return self._move(tokens, back=False)
+        if self.indices.ndim == 3 and self.indices.shape[1] > tokens.shape[1]:
+            tokens = tokens.repeat_interleave(self.indices.shape[1] // tokens.shape[1], dim=1)
         if self.indices.ndim == 1:
             return tokens.index_select(2, self.indices)
         return tokens.gather(2, self._row_index(tokens))
 
     def restore(self, tokens: Tensor) -> Tensor:
         """[B, H, N, D] or [B, H, N] in this order -> the same in sequence order."""
+        if tokens.is_cuda:
+            cells = tokens if tokens.ndim == 4 else tokens[..., None]
+            return self._move(cells, back=True).view(tokens.shape)
         out = torch.empty_like(tokens)
         if self.indices.ndim == 1:
             return out.index_copy_(2, self.indices, tokens)
         return out.scatter_(2, self._row_index(tokens), tokens)
+
+    def _move(self, tokens: Tensor, back: bool) -> Tensor:
+        from accel.kernels.triton_move_rows import move_rows
+
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device_of(tokens):
+            return move_rows(tokens, self.indices, back)
 
     def _row_index(self, tokens: Tensor) -> Tensor:
         index = self.indices.reshape(*self.indices.shape, *[1] * (tokens.ndim - 3))

@@ -6,6 +6,9 @@ One program computes one block of queries of one head. It walks that block's lis
 Lists ascend: tiles that every query sees come first and need no mask; the few that the end, the padding
 or causality cuts come last. Under an order with causality or padding every tile is masked, by its tokens'
 positions in the sequence.
+
+Only keys and values are gathered into an order, in one pass each: queries are read from, and outputs written
+to, their places in the sequence.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.block_order import to_block_order, to_sequence_order
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
+from accel.kernels.order import TokenOrder
 from accel.kernels.tail import tail_log_count, tail_means
 from accel.kernels.triton_config import launch_config, strides
 from accel.kernels.triton_tail import add_tail
+from accel.kernels.work_order import work_order_if_it_matters
 
 
 @triton.jit
@@ -41,37 +45,40 @@ def _full_tiles(list_ptr, count, end, BLOCK_N: tl.constexpr, TILES: tl.constexpr
 
 @triton.jit
 def block_sparse_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
     q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides,
-    indices_strides, counts_strides, q_position_strides, kv_position_strides,
+    indices_strides, counts_strides, work_strides, q_position_strides, kv_position_strides,
     heads, group, M, N, scale, CAUSAL: tl.constexpr, D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+    PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries of one head. Strides are (sample, head, row); `scale` has log2(e) in it."""
-    block = tl.program_id(0)
-    if CAUSAL:
-        # The last blocks have the longest lists: they go first.
-        block = tl.num_programs(0) - 1 - block
+    """One of the PARTS of one block of queries of one head.
+
+    Strides are (sample, head, row); `scale` has log2(e) in it.
+    """
     b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    block = tl.program_id(0) // PARTS
+    if work_ptr is not None:
+        block = tl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
+    first_row = (block * PARTS + tl.program_id(0) % PARTS) * BLOCK_M
+    rows, columns = first_row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)[None, :]
     k_ptr += b * k_strides[0] + h // group * k_strides[1] + columns[:, None] * k_strides[2] + dims
     v_ptr += b * v_strides[0] + h // group * v_strides[1] + columns[:, None] * v_strides[2] + dims
-    q_ptr += b * q_strides[0] + h * q_strides[1] + rows[:, None].to(tl.int64) * q_strides[2] + dims
-    q = load_rows(q_ptr, rows[:, None] < M, D, BLOCK_D)
-
     end, q_positions = N, rows
     if lengths_ptr is not None:
         end = tl.minimum(N, tl.load(lengths_ptr + b))
     if q_positions_ptr is not None:
         q_positions_ptr += b * q_position_strides[0] + h * q_position_strides[1]
-        q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0)
+        q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
+    q_ptr += b * q_strides[0] + h * q_strides[1] + q_positions[:, None].to(tl.int64) * q_strides[2] + dims
+    q = load_rows(q_ptr, rows[:, None] < M, D, BLOCK_D)
     list_ptr = indices_ptr + b * indices_strides[0] + h * indices_strides[1] + block * indices_strides[2]
     counts_ptr += b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2]
     count = tl.load(counts_ptr) * TILES
     full = 0
     if kv_positions_ptr is None:
-        seen_by_all = tl.minimum(end, block * BLOCK_M + N - M + 1) if CAUSAL else end
+        seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
         full = _full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
     else:
         kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
@@ -103,9 +110,13 @@ def block_sparse_kernel(
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
 
     out, lse = finish(accumulator, row_max, row_sum)
-    out_ptr += b * out_strides[0] + h * out_strides[1] + rows[:, None].to(tl.int64) * out_strides[2] + dims
+    if q_positions_ptr is not None:
+        # Read again, so that they take no registers in the loops.
+        q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
+    places = q_positions[:, None].to(tl.int64)
+    out_ptr += b * out_strides[0] + h * out_strides[1] + places * out_strides[2] + dims
     tl.store(out_ptr, out.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < M) & (dims < D))
-    tl.store(lse_ptr + (b * heads + h) * M + rows, lse, mask=rows < M)
+    tl.store(lse_ptr + (b * heads + h) * M + q_positions, lse, mask=rows < M)
 
 
 def block_sparse_attention(
@@ -119,15 +130,17 @@ def block_sparse_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, without waiting for the device."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in to_block_order(q, k, v, layout))
+    if layout.kv_order is not None:
+        k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
     out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
-        add_tail(q, *tail_means(k, v, layout), tail_log_count(layout), out, lse, layout.block_size[0], scale)
-    out = to_sequence_order(out, layout)
-    return (out, to_sequence_order(lse, layout)) if return_lse else out
+        means, log_count = tail_means(k, v, layout), tail_log_count(layout)
+        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, _by_head(layout.q_order))
+    return (out, lse) if return_lse else out
 
 
 def _launch(
@@ -135,25 +148,25 @@ def _launch(
 ) -> None:
     batch, heads, q_len, dim = q.shape
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
-    q_positions, kv_positions = _positions(layout)
+    masked = layout.causal or layout.kv_lengths is not None
+    q_positions, kv_positions = _by_head(layout.q_order), _by_head(layout.kv_order) if masked else None
+    if masked and kv_positions is None and q_positions is not None:
+        kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
+    work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
     config = launch_config(rows, columns, dim, q.itemsize)
-    block_sparse_kernel[(layout.num_q_blocks, batch * heads)](
-        q, k, v, out, lse, indices, counts, layout.kv_lengths, q_positions, kv_positions,
-        *(strides(x) for x in (q, k, v, out, indices, counts, q_positions, kv_positions)),
+    parts = rows // config["BLOCK_M"]
+    block_sparse_kernel[(layout.num_q_blocks * parts, batch * heads)](
+        q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
+        *(strides(x) for x in (q, k, v, out, indices, counts, work, q_positions, kv_positions)),
         heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value,
-        CAUSAL=layout.causal, D=dim, BLOCK_M=rows, BLOCK_D=triton.next_power_of_2(dim),
+        CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
         TILES=columns // config["BLOCK_N"], **config,
     )  # fmt: skip
 
 
-def _positions(layout: BlockLayout) -> tuple[Tensor | None, Tensor | None]:
-    """Where queries and keys stand in the sequence, int32 [B | 1, H | 1, N]; none if no mask needs it."""
-    if not (layout.causal or layout.kv_lengths is not None) or not (layout.q_order or layout.kv_order):
-        return None, None
-    q, kv = (
-        torch.arange(length, device=layout.device) if order is None else order.indices
-        for order, length in ((layout.q_order, layout.q_len), (layout.kv_order, layout.kv_len))
-    )
-    q, kv = (x.int().view(1, 1, -1) if x.ndim == 1 else x.int().contiguous() for x in (q, kv))
-    return q, kv
+def _by_head(order: TokenOrder | None) -> Tensor | None:
+    """Where tokens stand in the sequence, int64 [B | 1, H | 1, N]; none if they are in its order."""
+    if order is None:
+        return None
+    return order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices.contiguous()

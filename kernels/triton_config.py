@@ -7,17 +7,21 @@ from torch import Tensor
 
 
 def launch_config(rows: int, columns: int, dim: int, itemsize: int) -> dict[str, int]:
-    """Keys in a tile, warps and stages for blocks of `rows` queries by `columns` keys.
+    """Queries and keys in a tile, warps and stages for blocks of `rows` queries by `columns` keys.
 
-    128 x 64 tiles were the fastest of the pointer kernels measured on an H200 (bf16, D 64 and 128). Warps are
-    as many as keep the scores and the accumulator in registers; float32 has no tensor cores and small tiles.
+    128 x 64 tiles were the fastest of the pointer kernels measured on an H200 (bf16, D 64 and 128). The rest
+    is chosen so that nothing spills on sm_80 and sm_90: a block of 128 queries is two tiles at 256 dims, and
+    four in float32, which has no tensor cores.
     """
     block_d = triton.next_power_of_2(dim)
-    small = block_d <= 128 and itemsize == 2
+    if itemsize == 4:
+        return {"BLOCK_M": min(rows, 32), "BLOCK_N": min(columns, 16), "num_warps": 8, "num_stages": 2}
+    tile_rows = min(rows, 128 if block_d <= 128 else 64)
     return {
-        "BLOCK_N": min(columns, 64 if small else 32 if itemsize == 2 else 16),
-        "num_warps": 8 if rows * block_d >= 128 * 64 else 4,
-        "num_stages": 3 if small else 2,
+        "BLOCK_M": tile_rows,
+        "BLOCK_N": min(columns, 64 if block_d <= 128 else 32),
+        "num_warps": 8 if tile_rows * block_d >= 128 * 64 else 4,
+        "num_stages": 3 if block_d <= 128 else 2,
     }
 
 

@@ -68,3 +68,19 @@ def test_block_mass_compiles_without_spills(offline, capability, per_block, dim,
     kernels = offline(capability, block_mass, q.to(dtype), k.to(dtype), bias, per_block, 0.1, causality)
     assert [kernel.name for kernel in kernels] == ["block_lse_kernel", "row_mass_kernel"]
     assert all(kernel.spills == 0 for kernel in kernels)
+
+
+def test_moving_and_ordering_compile_without_spills(offline):
+    from accel.kernels.triton_compact_lists import compact_lists
+    from accel.kernels.triton_move_rows import move_rows
+    from accel.kernels.triton_work_order import work_order
+
+    tokens, order = torch.randn(1, 2, 300, 128, dtype=torch.bfloat16), torch.randperm(300)
+    kernels = [
+        *offline(90, move_rows, tokens, order),
+        *offline(90, move_rows, tokens, order.expand(1, 4, -1), True),
+        *offline(90, work_order, torch.zeros(1, 2, 591, dtype=torch.int32)),
+        *offline(90, compact_lists, torch.zeros(1, 2, 3, 591, dtype=torch.bool)),
+    ]
+    assert all(kernel.spills == 0 for kernel in kernels)
+    assert any(opcode.startswith("LDG.E.128") for opcode in kernels[0].sass), "rows move in wide words"

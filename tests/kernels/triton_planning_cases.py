@@ -13,7 +13,11 @@ from accel.kernels import (
     triton_compact_lists,
     triton_heaviest_blocks,
     triton_heaviest_pool,
+    triton_move_rows,
+    triton_work_order,
+    work_order,
 )
+from accel.kernels.order import TokenOrder
 from accel.policies import block_mass as policies_block_mass
 from accel.policies.scores import Antidiagonal, Pooled, Strided, SubBlock
 
@@ -94,3 +98,20 @@ def test_block_mass_is_that_of_pytorch(score, dim, dtype, causal, chunk, monkeyp
     expected = score.mass(q.cpu(), k.cpu(), (32, 32), causal, None if may is None else may.cpu())
     close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 1e-3}
     torch.testing.assert_close(mass.cpu(), expected, **close)
+
+
+@pytest.mark.parametrize("shape", [(65,), (1, 4, 65), (2, 4, 65), (2, 2, 65)], ids=str)
+def test_rows_move_as_an_order_says(shape):
+    order = TokenOrder(torch.rand(shape).argsort(-1))
+    tokens = torch.randn(2, 65, 2, 40).half().transpose(1, 2)
+    moved = triton_move_rows.move_rows(tokens.to(DEVICE), order.indices.to(DEVICE))
+    assert torch.equal(moved.cpu(), order.permute(tokens))
+    back = triton_move_rows.move_rows(moved, order.indices.to(DEVICE), back=True)
+    assert torch.equal(back.cpu(), order.restore(order.permute(tokens)))
+
+
+def test_the_longest_lists_go_first():
+    counts = torch.randint(0, 9, (2, 3, 150), dtype=torch.int32)
+    order = triton_work_order.work_order(counts.to(DEVICE)).cpu()
+    assert torch.equal(order, work_order.work_order(counts))
+    assert (counts.gather(2, order.long()).diff() <= 0).all()
