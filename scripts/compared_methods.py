@@ -23,9 +23,10 @@ from accel.policies.scores import Antidiagonal, Exact, Pooled, Score, Strided, S
 from accel.policies.selectors import Budget, TopK
 
 BlockSize = tuple[int, int]
-# Rows and columns of draft's regions, by the queries of a block. On the demo's frames of 24 x 24 tokens
-# regions of a block's size, 8 x 8, blur too much: their error is a fifth greater than that of short runs.
-REGIONS = {32: (1, 8), 64: (1, 8), 128: (8, 16)}
+# Rows and columns of draft's regions, by the queries of a block: short runs, and squares of about its size
+# as published, which blur more.
+RUNS = {32: (1, 8), 64: (1, 8), 128: (2, 16)}
+SQUARES = {32: (4, 8), 64: (8, 8), 128: (8, 16)}
 Build = Callable[[float, BlockSize, TokenGrid], Policy]
 
 
@@ -78,6 +79,10 @@ def density_of(policy: Policy, grid: TokenGrid) -> float:
         return policy.layout(tokens, tokens, grid, Context()).density.item()
 
 
+def draft(regions: dict[int, tuple[int, int]]) -> Build:
+    return lambda density, block, grid: Draft(density=density, region=regions[block[0]], block_size=block)
+
+
 def hip(density: float, block: BlockSize, grid: TokenGrid) -> Hip:
     """What hip finds comes on top of the diagonal, which is taken off here: all methods keep equally much."""
     columns = block_counts(grid, block)[1]
@@ -98,7 +103,8 @@ def tail_work(block: BlockSize) -> float:
 METHODS: dict[str, Build] = {
     "random": lambda density, block, grid: Chance(density, block),
     "radial": radial,
-    "draft": lambda density, block, grid: Draft(density=density, region=REGIONS[block[0]], block_size=block),
+    "draft": draft(RUNS),
+    "draft, squares": draft(SQUARES),
     "permuted": lambda density, block, grid: Permuted(select=TopK(density), block_size=block),
     "permuted, layer": lambda density, block, grid: Permuted(
         score=Antidiagonal(8), select=shared(density, "layer"), block_size=block
