@@ -6,7 +6,7 @@ import torch
 from pytest import approx, fixture, mark
 
 from accel import accelerate_model, restore_model, summary
-from accel.accelerate import patches_of
+from accel.accelerate import patches_of, plan_for
 from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.family import FAMILIES
@@ -135,6 +135,23 @@ def test_padded_text_changes_neither_the_blocks_nor_the_video(name):
     assert torch.equal(*got)
     assert not torch.equal(case.run(pipe, LANDSCAPE, prompt_embeds=text + 100 * valid[..., None]), got[0])
     assert not summary(pipe).dense_reasons and summary(pipe).sparse_density < 1
+
+
+@mark.parametrize("name", [name for name, case in PIPELINES.items() if case.image])
+@torch.no_grad()
+def test_images_are_left_dense_below_their_tokens_with_that_reason(name):
+    """The recipe an image model gets by default: off at 1024 x 1024 pixels, on at 2048 x 2048."""
+    case = PIPELINES[name]
+    pipe = case.pipe()
+    limit = plan_for(pipe).recipe.schedule.min_tokens
+    assert 64 * 64 + 512 < limit <= 128 * 128
+    accelerate_model(pipe, min_tokens=300, dense_steps=0, dense_layers=0)
+    case.run(pipe, (1, 8, 9))
+    calls = case.step_calls * STEPS
+    assert summary(pipe).dense_reasons == {"shorter than 300 tokens": calls}
+    case.run(pipe, (1, 16, 20))
+    account = summary(pipe)
+    assert account.dense_reasons == {"shorter than 300 tokens": calls} and account.calls == 2 * calls
 
 
 def test_every_family_has_a_pipeline():
