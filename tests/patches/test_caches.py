@@ -8,6 +8,7 @@ from diffusers.utils import logging
 from pytest import fixture, importorskip, mark
 
 from accel import accelerate_model, restore_model, summary
+from tiny_families import CASES, output
 from tiny_wan_pipeline import POOLED, attentions, keep_every_block, latents, recipe, wan_pipeline
 
 STEPS = 8
@@ -172,6 +173,40 @@ def test_a_permuted_model_is_cached_alike(config):
         pipe = accelerate_model(cached(config), recipe(policy, permute_once=once))
         outputs.append(latents(pipe, STEPS))
     torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-3)
+
+
+@mark.parametrize("first", ["cache", "accelerate"])
+@torch.no_grad()
+def test_sea_cache_before_or_after(first):
+    case, config = CASES["cosmos3"], hooks.SeaCacheConfig(threshold=10.0)
+    arguments = case.arguments((3, 8, 6))
+
+    def outputs(model):
+        levels = [1 - step / 6 for step in range(6)]
+        steps = []
+        for step, level in enumerate(levels):
+            timesteps = torch.full_like(arguments["vision_timesteps"], 1000 * level)
+            with model.cache_context("cond", step_index=step, num_inference_steps=6, sigma=level):
+                steps.append(output(model, {**arguments, "vision_timesteps": timesteps}))
+        return torch.stack(steps)
+
+    plain, model = case.model(), case.model()
+    without = outputs(plain)
+    plain.enable_cache(config)
+    expected = outputs(plain)
+    assert not torch.equal(expected, without)
+    if first == "cache":
+        model.enable_cache(config)
+    keep_every_block(model)
+    if first == "accelerate":
+        model.enable_cache(config)
+    torch.testing.assert_close(outputs(model), expected, atol=1e-4, rtol=1e-4)
+    assert 0 < summary(model).calls < 6 * case.sites and not summary(model).never_called
+    restore_model(model)
+    model._reset_stateful_cache()
+    assert torch.equal(outputs(model), expected)
+    model.disable_cache()
+    assert torch.equal(outputs(model), without)
 
 
 @mark.parametrize("first", ["cache", "accelerate"])
