@@ -23,7 +23,7 @@ from accel.kernels.tiers import choose_tier
 from accel.measurements import measured_once
 from accel.patches.context import Context
 from accel.policies.decode_memory import DecodeMemory
-from accel.policies.hip import Hip
+from accel.policies.decode_search import DecodeSearch
 from accel.policies.policy import Policy
 from accel.versions import device_name
 
@@ -90,14 +90,14 @@ def break_even(q: Tensor, k: Tensor, policy: Policy) -> float:
     return measured_once(key, lambda: measure_break_even(shape, policy, q.device, q.dtype))
 
 
-def decode_pays(q: Tensor, k: Tensor, policy: Hip) -> bool:
+def decode_pays(q: Tensor, k: Tensor, decode: DecodeSearch) -> bool:
     """Whether a token's attention is faster sparse than dense, the search for keys spread over the tokens it
     serves."""
     if k.shape[2] < SHORTEST:
         return False
     shape = Shape.of(q, k)
-    key = _key(q, "decode", shape, policy)
-    return measured_once(key, lambda: measure_decode(shape, policy, q.device, q.dtype)) < MARGIN
+    key = _key(q, shape, decode)
+    return measured_once(key, lambda: measure_decode(shape, decode, q.device, q.dtype)) < MARGIN
 
 
 @torch.no_grad()
@@ -123,19 +123,17 @@ def measure_break_even(
 
 @torch.no_grad()
 def measure_decode(
-    shape: Shape, policy: Hip, device: torch.device, dtype: torch.dtype, timer: Timer | None = None
+    shape: Shape, decode: DecodeSearch, device: torch.device, dtype: torch.dtype, timer: Timer | None = None
 ) -> float:
     """Seconds of a token's sparse attention / those of its dense one, over as many as a search serves."""
     seconds = timer or best_seconds
-    decode = policy.decode
-    assert decode is not None
     q, k, v = replace(shape, q_len=1).noise(device, dtype)
     tokens = max(decode.refresh)
 
     def sparse() -> None:
         memory = DecodeMemory()
         for _ in range(tokens):
-            decode_attention(q, k, v, decode.layout(q, k, None, policy.sink, policy.window, memory))
+            decode_attention(q, k, v, decode.layout(q, k, None, memory))
 
     def dense() -> None:
         for _ in range(tokens):

@@ -9,7 +9,7 @@ from accel.kernels.decode_attention import decode_attention
 from accel.kernels.layout import BlockLayout
 from accel.patches.transformers_call import SequenceCall
 from accel.policies.decode_memory import DecodeMemory
-from accel.policies.hip import Hip
+from accel.policies.decode_search import DecodeSearch
 from accel.policies.policy import Policy
 from accel.schedule import Schedule
 from accel.worth import SLOWER
@@ -25,45 +25,39 @@ class SequenceDecode:
     captured graphs are all served.
 
     Args:
-        policy: decodes if it is a `Hip` that says how.
+        policy: says how in its field `decode`, if it has one.
         schedule: whether decoding is to be sparse.
     """
 
     def __init__(self, policy: Policy, schedule: Schedule) -> None:
-        self.policy = policy
+        self.search: DecodeSearch | None = getattr(policy, "decode", None)
         self.wanted = schedule.sparse_decode
         self.measured = schedule.min_tokens is None
         self.memory = DecodeMemory()
 
     def takes(self, call: SequenceCall) -> bool:
         """Whether a call is decoding, and this policy has its own way to."""
-        if not self.wanted or not isinstance(self.policy, Hip) or self.policy.decode is None:
+        if not self.wanted or self.search is None:
             return False
         return call.q.shape[2] <= MOST_QUERIES and not isinstance(call.visible_keys(), str)
 
     def dense_reason(self, call: SequenceCall) -> str | None:
         """Why a decoding call is better dense; the first call of a length measures it."""
-        policy = self._policy
-        assert policy.decode is not None
-        if call.k.shape[2] <= policy.decode.budget + policy.sink + policy.window:
+        assert self.search is not None
+        if call.k.shape[2] <= self.search.most_keys:
             return COVERED
-        if self.measured and not decode_pays(call.q, call.k, policy):
+        if self.measured and not decode_pays(call.q, call.k, self.search):
             return SLOWER
         return None
 
     def plan(self, call: SequenceCall) -> BlockLayout:
         """The lists of key blocks. The logits' scale is positive: it does not change which are best."""
-        policy, visible = self._policy, call.visible_keys()
-        assert policy.decode is not None and not isinstance(visible, str)
-        return policy.decode.layout(call.q, call.k, visible, policy.sink, policy.window, self.memory)
+        visible = call.visible_keys()
+        assert self.search is not None and not isinstance(visible, str)
+        return self.search.layout(call.q, call.k, visible, self.memory)
 
     def attend(self, call: SequenceCall, layout: BlockLayout) -> tuple[Tensor, Tensor]:
         """Out [B, H, M, D] and the LSE [B, H, M]."""
         visible = call.visible_keys()
         assert not isinstance(visible, str)
         return decode_attention(call.q, call.k, call.v, layout, visible, scale=call.scale, return_lse=True)
-
-    @property
-    def _policy(self) -> Hip:
-        assert isinstance(self.policy, Hip)
-        return self.policy

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from accel.kernels.decode_attention import grouped
 from accel.kernels.layout import KEY_ROWS
+from accel.policies.decode_bounds import DecodeByBounds
 from accel.policies.decode_memory import Found
-from accel.policies.decode_search import DecodeSearch, Keys, Tokens
+from accel.policies.decode_search import Always, DecodeSearch, Keys, Tokens
 from accel.policies.policy import STRICT
 from accel.policies.probing import best_logits
 from accel.policies.stage_search import best, select_representative
@@ -32,7 +33,8 @@ class Decode(DecodeSearch):
     smallest block of this project's kernels has 16.
 
     Args:
-        budget: keys to find besides the sink and the recent ones; a cache that they cover runs dense.
+        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        sink, window: tokens at the start, and before the queries, that are always kept.
         chunks: keys of a chunk in each stage, coarsest first, each a multiple of the next; the last is the
             block of the layout.
         keep: keys that each stage but the last hands on to the next; never less than the budget.
@@ -40,6 +42,8 @@ class Decode(DecodeSearch):
     """
 
     budget: Keys = 2048
+    sink: Always = 256
+    window: Always = 1024
     chunks: Annotated[tuple[Keys, ...], Field(min_length=1)] = (256, 32, 16)
     keep: tuple[Keys, ...] = (32768, 8192)
     refresh: tuple[Tokens, ...] = (16, 8, 4)
@@ -81,3 +85,6 @@ class Decode(DecodeSearch):
         valid = best(worth, worth, kept) > -torch.inf
         blocks = found.first.view(-1, 1, 1, 1) + best(left, worth, kept) // self.block
         return blocks[:, :, 0], valid[:, :, 0]
+
+
+AnyDecode = Annotated[Decode | DecodeByBounds, Field(discriminator="kind")]

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from accel.kernels.decode_attention import grouped
 from accel.policies.decode_memory import Found
-from accel.policies.decode_search import DecodeSearch, Keys, Tokens
+from accel.policies.decode_search import Always, DecodeSearch, Keys, Tokens
 from accel.policies.policy import STRICT
-from accel.policies.stage_search import best
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,12 +27,15 @@ class DecodeByBounds(DecodeSearch):
     two keys a block.
 
     Args:
-        budget: keys to find besides the sink and the recent ones; a cache that they cover runs dense.
+        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        sink, window: tokens at the start, and before the queries, that are always kept.
         keys: keys of a block.
         refresh: for how many tokens the boxes serve, and for how many the blocks that were found.
     """
 
     budget: Keys = 2048
+    sink: Always = 256
+    window: Always = 1024
     keys: Literal[16, 32, 64, 128] = 16
     refresh: tuple[Tokens, Tokens] = (16, 4)
     kind: Literal["bounds"] = "bounds"
@@ -50,7 +52,8 @@ class DecodeByBounds(DecodeSearch):
         outside = (places < found.first[:, None]) | (places >= found.stop[:, None])
         worth = worth.masked_fill(outside[:, None], -torch.inf)
         kept = math.ceil(self.budget / self.block)
-        return best(places, worth, kept), best(worth, worth, kept) > -torch.inf
+        top = worth.topk(min(kept, worth.shape[2]), dim=-1)
+        return top.indices, top.values > -torch.inf
 
 
 def boxes(k: Tensor, columns: int) -> tuple[Tensor, Tensor]:

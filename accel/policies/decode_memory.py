@@ -18,26 +18,42 @@ class Found:
         first, stop: int64 [B | 1], the candidates are the blocks from `first` up to `stop`.
         entering: what the stages left for those after them: of chunks, those that enter each stage, int64
             [B | 1, Hkv | 1, 1, C], in keys after `first`.
-        blocks: int64 [B, Hkv, S], the sink and the best candidates, ascending; the first `count` are real.
-        count: int64 [B, Hkv].
+        indices, counts: int32 [B, Hkv, 1, S] and [B, Hkv, 1], as in a layout: sink, best candidates, window.
+        last: int32 [B | 1, 1, 1], one past the last block on the lists.
+        reach: the largest that `last` can be.
     """
 
     start: Tensor
     first: Tensor
     stop: Tensor
     entering: list[Tensor] = field(default_factory=list)
-    blocks: Tensor = field(default_factory=lambda: torch.empty(0))
-    count: Tensor = field(default_factory=lambda: torch.empty(0))
+    indices: Tensor = field(default_factory=lambda: torch.empty(0))
+    counts: Tensor = field(default_factory=lambda: torch.empty(0))
+    last: Tensor = field(default_factory=lambda: torch.empty(0))
+    reach: int = 0
 
-    def list_blocks(self, best: Tensor, valid: Tensor, sink_room: int) -> None:
-        """Take the blocks from the start up to `first`, and those of `best` [B, Hkv, K] that are `valid`."""
-        nowhere = torch.iinfo(torch.int32).max
+    def list_blocks(
+        self, best: Tensor, valid: Tensor, recent: Tensor, last: Tensor, sink_room: int, recent_room: int
+    ) -> None:
+        """List the blocks from the start up to `first`, those of `best` that are `valid`, and the window.
+
+        Args:
+            best, valid: [B, Hkv, K].
+            recent, last: int64 [B | 1], the first block of the window and one past its last.
+            sink_room, recent_room: blocks that there is room for.
+        """
+        recent = recent.maximum(last - recent_room)
         sink = self.start[:, None] + torch.arange(sink_room, device=best.device)
-        sink = torch.where(sink < self.first[:, None], sink, nowhere)[:, None]
-        best = torch.where(valid, best, nowhere)
-        both = torch.cat([sink.expand(*best.shape[:2], -1), best], dim=-1)
-        self.blocks = both.sort(dim=-1).values
-        self.count = (both < nowhere).sum(dim=-1)
+        window = recent[:, None] + torch.arange(recent_room, device=best.device)
+        always = torch.cat([sink, window], dim=1)
+        is_one = torch.cat([sink < self.first[:, None], window < last[:, None]], dim=1)
+        shape = (*best.shape[:2], -1)
+        blocks = torch.cat([best, always[:, None].expand(shape)], dim=-1)
+        listed = torch.cat([valid, is_one[:, None].expand(shape)], dim=-1)
+        nowhere = torch.iinfo(torch.int32).max
+        self.indices = torch.where(listed, blocks, nowhere).int().sort(dim=-1).values[:, :, None]
+        self.counts = listed.sum(dim=-1, dtype=torch.int32)[..., None]
+        self.last = last.int().view(-1, 1, 1)
 
 
 @dataclass

@@ -15,18 +15,22 @@ from accel.policies.decode_memory import DecodeMemory, Found
 
 Keys = Annotated[int, Field(ge=16)]
 Tokens = Annotated[int, Field(ge=1)]
+Always = Annotated[int, Field(ge=0)]
 
 
 class DecodeSearch(ABC):
     """Lists the sink, a number of keys that are searched for, and the window. Everything has a fixed size.
 
     Attributes:
-        budget: keys to find besides the sink and the recent ones; a cache that they cover runs dense.
+        budget: keys to find besides those that are always kept.
+        sink, window: tokens at the start, and before the queries, that always are.
         refresh: for how many tokens each stage's result serves.
         block: keys of a block of the layout.
     """
 
     budget: int
+    sink: int
+    window: int
     refresh: tuple[int, ...]
 
     @property
@@ -45,54 +49,55 @@ class DecodeSearch(ABC):
             The best blocks, int64 [B, Hkv, K], and whether each is one.
         """
 
-    def layout(
-        self, q: Tensor, k: Tensor, visible: Tensor | None, sink: int, window: int, memory: DecodeMemory
-    ) -> BlockLayout:
+    @property
+    def most_keys(self) -> int:
+        """Keys that a query is sure to see; a cache of no more is better read whole."""
+        return self.budget + self.sink + self.window
+
+    def layout(self, q: Tensor, k: Tensor, visible: Tensor | None, memory: DecodeMemory) -> BlockLayout:
         """The lists of each sample and key head for `decode_attention`. No host sync.
 
         No key between the sink and the window is ever out of both the lists' reach and the window: the window
-        begins where the candidates ended when the first stage last ran, and grows until it runs again.
+        begins where the candidates ended when the first stage last ran, and grows until it runs again. Lists
+        reach ahead, to the keys of the tokens that they serve: between two stages nothing is computed.
 
         Args:
             q: [B, H, M, D]; k: [B, Hkv, N, D], the queries' own keys the last that are visible.
             visible: bool [B | 1, M, N]; none where every query sees all keys up to its own.
-            sink, window: tokens at the start, and before the queries, that are always kept.
             memory: what was found for the tokens before; changed.
         """
-        begin, end = extent(visible, k)
         stage = memory.first_due(self.refresh, q, k)
-        recent = (end - q.shape[2] - window).clamp(min=0) // self.block
-        if stage == 0:
-            first = -(-(begin + sink) // self.block)
-            memory.found = Found(begin // self.block, first, torch.maximum(first, recent))
-        found = memory.found
-        assert found is not None
         if stage is not None:
-            room = max(k.shape[2] - sink - window, 1)
-            found.list_blocks(*self.search(q, k, found, stage, room), -(-sink // self.block) + 1)
-        return self._with_recent(found, recent, end, q.shape[2], k.shape[2], window, visible is None)
-
-    def _with_recent(
-        self, found: Found, recent: Tensor, end: Tensor, q_len: int, kv_len: int, window: int, causal: bool
-    ) -> BlockLayout:
-        """The lists with the blocks of the window behind them."""
-        room = math.ceil((window + q_len + max(self.refresh)) / self.block) + 2
-        last = -(-end // self.block)
-        start = torch.minimum(found.stop, recent).maximum(found.first).maximum(last - room)[:, None, None]
-        slots = torch.arange(found.blocks.shape[2] + room, device=end.device)
-        place = slots - found.count[..., None]  # [B, Hkv, S]
-        listed = torch.nn.functional.pad(found.blocks, (0, room))
-        indices = torch.where(place < 0, listed, start + place)
-        counts = found.count + (last[:, None] - start[..., 0]).clamp(min=0)
+            memory.found = self._find(q, k, visible, memory.found if stage else None, stage)
+        found, q_len, kv_len = memory.found, q.shape[2], k.shape[2]
+        assert found is not None
+        counts = found.counts
+        if found.reach > (blocks := -(-kv_len // self.block)):
+            counts = counts - (found.last - blocks).clamp(min=0)
         rows = max(16, 1 << (q_len - 1).bit_length())
-        return BlockLayout(
-            indices.int()[:, :, None],
-            counts.int()[..., None],
-            (rows, self.block),
-            q_len,
-            kv_len,
-            causal=causal,
+        return BlockLayout(found.indices, counts, (rows, self.block), q_len, kv_len, causal=visible is None)
+
+    def _find(self, q: Tensor, k: Tensor, visible: Tensor | None, found: Found | None, stage: int) -> Found:
+        """Run the stages that are due and list what they found, for this token and those until the next."""
+        # Until a stage runs again, a new text in an old static cache has only the sink to look at.
+        sink = max(self.sink, min(self.refresh))
+        begin, end = extent(visible, k)
+        recent = (end - q.shape[2] - self.window).clamp(min=0) // self.block
+        if found is None:
+            first = -(-(begin + sink) // self.block)
+            found = Found(begin // self.block, first, torch.maximum(first, recent))
+        best, valid = self.search(q, k, found, stage, max(k.shape[2] - sink - self.window, 1))
+        ahead = min(self.refresh) - 1
+        found.reach = -(-(k.shape[2] + ahead) // self.block)
+        found.list_blocks(
+            best,
+            valid,
+            torch.minimum(found.stop, recent).maximum(found.first),
+            -(-(end + ahead) // self.block),
+            -(-sink // self.block) + 1,
+            math.ceil((self.window + q.shape[2] + max(self.refresh) + ahead) / self.block) + 2,
         )
+        return found
 
 
 def extent(visible: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor]:

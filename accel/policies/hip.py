@@ -16,8 +16,7 @@ from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.candidates import Candidates, grid_candidates, sequence_candidates
-from accel.policies.decode import Decode
-from accel.policies.decode_bounds import DecodeByBounds
+from accel.policies.decode import AnyDecode
 from accel.policies.grid_blocks import require_grid
 from accel.policies.orders import Hilbert, Order, call_order
 from accel.policies.policy import STRICT, BlockSize, Policy
@@ -58,7 +57,7 @@ class Hip(Policy):
     window: Tokens = 1024
     order: Order = field(default_factory=Hilbert)
     block_size: BlockSize = (64, 64)
-    decode: Annotated[Decode | DecodeByBounds, Field(discriminator="kind")] | None = None
+    decode: AnyDecode | None = None
 
     @property
     def spans_heads(self) -> bool:  # type: ignore[override]

@@ -15,6 +15,7 @@ from accel.kernels.layout import BlockLayout
 from accel.kernels.order import TokenOrder
 from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
+from accel.policies.decode import AnyDecode
 from accel.policies.grid_blocks import block_counts, require_grid, text_blocks
 from accel.policies.key_importance import key_order
 from accel.policies.orders import Order, RowMajor, call_order, ordered_grid
@@ -43,6 +44,7 @@ class Permuted(Policy):
             segments.
         order: on a grid, the order of queries, and of keys before they are sorted.
         block_size: (query rows, key rows).
+        decode: how single queries after a cache find their keys; none plans them as any others.
     """
 
     method: Literal["permuted"] = "permuted"
@@ -52,6 +54,7 @@ class Permuted(Policy):
     select: Selector = field(default_factory=lambda: TopP(0.9))
     order: Order = field(default_factory=RowMajor)
     block_size: BlockSize = (128, 128)
+    decode: AnyDecode | None = None
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.segment % self.block_size[1]:

@@ -28,7 +28,7 @@ from accel.policies.permuted import Permuted
 from accel.recipe import Recipe
 from accel.worth import DENSE_FOR, SLOWER, Worth
 
-DECODE = Decode(budget=32, chunks=(32, 16), keep=(64,), refresh=(4, 2))
+DECODE = Decode(sink=64, window=64, budget=32, chunks=(32, 16), keep=(64,), refresh=(4, 2))
 POLICY = Hip(block_size=(64, 64), sink=64, window=64, decode=DECODE)
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ def test_one_measurement_for_all_lengths_between_two_powers_of_two(measured):
 
 def test_short_calls_are_dense_without_a_measurement(measured):
     assert break_even(*call(1023, 1023), POLICY) == 0 and not measured
-    assert not decode_pays(*call(1, 1023), POLICY)
+    assert not decode_pays(*call(1, 1023), DECODE)
 
 
 def test_very_long_calls_are_measured_shorter(measured):
@@ -129,19 +129,19 @@ def test_the_break_even_density_follows_from_four_times(seconds, expected, polic
 
 def test_decoding_is_timed_over_all_the_tokens_that_a_search_serves(monkeypatch):
     shape = Shape(1, 512, 2, 1, 16)
-    assert measure_decode(shape, POLICY, CPU, torch.float32, clock(3, 4)) == 0.75
+    assert measure_decode(shape, DECODE, CPU, torch.float32, clock(3, 4)) == 0.75
     for ratio, pays in ((0.75, True), (0.99, False), (2.0, False)):
         monkeypatch.setattr(crossover, "measure_decode", lambda *_, ratio=ratio: ratio)
         monkeypatch.setattr(measurements, "_KNOWN", {})
         cache_file().unlink(missing_ok=True)
-        assert decode_pays(*call(1, 2048), POLICY) is pays
+        assert decode_pays(*call(1, 2048), DECODE) is pays
 
 
 @mark.parametrize("lengths", [(256, 256), (64, 256)], ids=["prefill", "chunk"])
 def test_a_real_measurement_leaves_the_random_state_alone(lengths):
     before = torch.get_rng_state()
     assert 0 <= measure_break_even(Shape(*lengths, 2, 1, 16), POLICY, CPU, torch.float32) <= 1
-    assert measure_decode(Shape(*lengths, 2, 1, 16), POLICY, CPU, torch.float32) > 0
+    assert measure_decode(Shape(*lengths, 2, 1, 16), DECODE, CPU, torch.float32) > 0
     assert torch.equal(torch.get_rng_state(), before)
 
 

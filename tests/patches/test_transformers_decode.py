@@ -26,6 +26,7 @@ def inference():
 def decoding(model, budget=256, **schedule):
     """Every block of a prompt is kept, so that only decoding can differ from dense."""
     decode = {"budget": budget, "chunks": [64, 32, 16], "keep": [128, 64], "refresh": [8, 4, 2]}
+    decode |= {"kind": "stages", "sink": 16, "window": 16}
     policy = {"method": "hip", "sink": 16, "window": 16, "block_size": [16, 16], "decode": decode}
     schedule = {"min_tokens": 0, "sparse_decode": True, **schedule}
     rules = [{"match": "*", "policy": policy}]

@@ -223,12 +223,14 @@ def test_decode_can_run_sparse(static):
     torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
 
 
-@mark.parametrize(
-    "recipe",
-    ["llm-hip", "llm-permuted", "llm-xattention", "llm-a-shape", "llm-vertical-slash", "llm-flexprefill"],
-)
+DECODE = {"budget": 64, "sink": 64, "window": 64}
+CHANGES = {"llm-hip": DECODE, "llm-quest": {"rules.0.policy.decode": {"kind": "bounds", **DECODE}}}
+OTHERS = ["llm-permuted", "llm-xattention", "llm-a-shape", "llm-vertical-slash", "llm-flexprefill"]
+
+
+@mark.parametrize("recipe", [*CHANGES, *OTHERS])
 def test_sparse_decode_of_shipped_recipes(recipe):
-    changes = {"budget": 64, "sink": 64, "window": 64} if recipe == "llm-hip" else {}
+    changes = dict(CHANGES.get(recipe, {}))
     changes |= {"min_tokens": 0, "sparse_decode": True, "dense_layers": 0}
     model = accelerate_model(tiny.llama(), recipe, **changes)
     assert cached(700, 1, 1)(model).isfinite().all()

@@ -14,9 +14,10 @@ from accel.policies.decode_search import extent
 from accel.policies.probing import best_logits
 from accel.policies.stage_search import Stage, search_stages
 
-SMALL = Decode(budget=64, chunks=(64, 32, 16), keep=(256, 128), refresh=(8, 4, 2))
-BOUNDS = DecodeByBounds(budget=64, refresh=(8, 2))
 SINK, WINDOW = 20, 50
+ENDS = {"sink": SINK, "window": WINDOW}
+SMALL = Decode(budget=64, chunks=(64, 32, 16), keep=(256, 128), refresh=(8, 4, 2), **ENDS)
+BOUNDS = DecodeByBounds(budget=64, refresh=(8, 2), **ENDS)
 
 
 @fixture(autouse=True)
@@ -49,7 +50,7 @@ def search(request):
 @mark.parametrize("length", [400, 641, 700])
 def test_sink_and_window_are_kept_and_the_budget_is_a_number_of_keys(search, length):
     q, k, _ = qkv(length)
-    layout = search.layout(q, k, None, SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, None, DecodeMemory())
     keys = seen(layout)
     assert keys[..., :SINK].all() and keys[..., length - 1 - WINDOW :].all()
     always = -(-SINK // 16) * 16 + length - (length - 1 - WINDOW) // 16 * 16
@@ -57,10 +58,7 @@ def test_sink_and_window_are_kept_and_the_budget_is_a_number_of_keys(search, len
 
 
 def test_the_cache_may_grow_without_more_keys_being_read(search):
-    counts = [
-        search.layout(*qkv(n)[:2], None, SINK, WINDOW, DecodeMemory()).kv_num_blocks.max()
-        for n in (400, 4000)
-    ]
+    counts = [search.layout(*qkv(n)[:2], None, DecodeMemory()).kv_num_blocks.max() for n in (400, 4000)]
     assert abs(int(counts[0] - counts[1])) <= 1
 
 
@@ -73,7 +71,7 @@ def test_a_budget_that_covers_the_cache_is_dense_attention(search, visible, quer
     mask = None if visible is None else between(*visible, queries=queries)
     policy = replace(search, budget=640)
     memory = DecodeMemory()
-    layout = policy.layout(q, k, mask, SINK, WINDOW, memory)
+    layout = policy.layout(q, k, mask, memory)
     dense = torch.nn.functional.scaled_dot_product_attention(
         q, k, v, None if mask is None else mask[:, None], enable_gqa=True
     )
@@ -87,7 +85,7 @@ def test_no_key_is_lost_between_searches(search):
     ages = []
     for length in range(500, 521):
         q, k, v = qkv(length)
-        layout = policy.layout(q, k, None, SINK, WINDOW, memory)
+        layout = policy.layout(q, k, None, memory)
         dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         torch.testing.assert_close(decode_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-5)
         ages.append(memory.age)
@@ -96,7 +94,7 @@ def test_no_key_is_lost_between_searches(search):
 
 def test_padding_on_the_left_moves_the_sink(search):
     q, k, _ = qkv()
-    layout = search.layout(q, k, between([0, 300], [700, 700]), SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, between([0, 300], [700, 700]), DecodeMemory())
     keys = seen(layout)
     assert keys[1, :, 300 : 300 + SINK].all() and not keys[1, :, :288].any()
     assert keys[0, :, :SINK].all()
@@ -105,23 +103,23 @@ def test_padding_on_the_left_moves_the_sink(search):
 def test_nothing_unwritten_is_chosen(search):
     q, k, _ = qkv()
     k[:, :, 400:] = 100 * q.reshape(2, 2, 2, 1, 16).mean(2)
-    layout = search.layout(q, k, between([0, 0], [400, 300]), SINK, WINDOW, DecodeMemory())
+    layout = search.layout(q, k, between([0, 0], [400, 300]), DecodeMemory())
     keys = seen(layout)
-    assert not keys[0, :, 400:].any() and not keys[1, :, 304:].any()
+    assert not keys[0, :, 416:].any() and not keys[1, :, 304:].any()
     assert keys[1, :, 300 - 1 - WINDOW : 300].all()
 
 
 def test_samples_are_searched_alone(search):
     q, k, _ = qkv()
-    both = search.layout(q, k, between([0, 80], [650, 500]), SINK, WINDOW, DecodeMemory())
-    alone = search.layout(q[1:], k[1:], between([80], [500]), SINK, WINDOW, DecodeMemory())
+    both = search.layout(q, k, between([0, 80], [650, 500]), DecodeMemory())
+    alone = search.layout(q[1:], k[1:], between([80], [500]), DecodeMemory())
     assert torch.equal(seen(both)[1:], seen(alone, 1))
 
 
 def test_the_search_is_that_of_a_prompts_queries():
     """Without reuse the stages are those of `search_stages`, judged by the best head of a group."""
     q, k, _ = qkv(700)
-    layout = SMALL.layout(q, k, None, SINK, WINDOW, DecodeMemory())
+    layout = SMALL.layout(q, k, None, DecodeMemory())
     first, stop = -(-SINK // 16) * 16, (700 - 1 - WINDOW) // 16 * 16
     queries = grouped(q, 2)[:, :, None].float()
     stages = [Stage(1, 64, stop - first), Stage(1, 32, 256), Stage(1, 16, 128)]
@@ -141,7 +139,7 @@ def test_a_stage_serves_its_tokens_and_then_runs_again():
     for token, length in enumerate(range(600, 620)):
         if token == 1:
             k[0, :, 304:320] = 6 * q[0, :, :1]
-        layout = SMALL.layout(q, k[:, :, :length].clone(), None, SINK, WINDOW, memory)
+        layout = SMALL.layout(q, k[:, :, :length].clone(), None, memory)
         if seen(layout)[0, :, 304:320].all():
             found_at.append(token)
     assert found_at and found_at[0] in (2, 4, 8), "found when a stage that can see it runs, not before"
@@ -194,10 +192,10 @@ def test_a_new_text_in_an_old_static_cache_loses_nothing_it_has_to_keep(search):
     """A text of one token sends no prefill: what was found for the old one is out of date, never wrong."""
     q, k, v = qkv(700)
     memory = DecodeMemory()
-    search.layout(q, k, between([0, 0], [690, 690]), SINK, WINDOW, memory)
+    search.layout(q, k, between([0, 0], [690, 690]), memory)
     for end in range(1, 40):
         mask = between([0, 0], [end, end])
-        layout = search.layout(q, k, mask, SINK, WINDOW, memory)
+        layout = search.layout(q, k, mask, memory)
         dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask[:, None], enable_gqa=True)
         torch.testing.assert_close(decode_attention(q, k, v, layout, mask), dense, atol=1e-5, rtol=1e-5)
 
@@ -208,7 +206,7 @@ def test_planning_needs_no_values(search):
     for mask in (None, visible):
         memory = DecodeMemory()
         for _ in range(3):
-            assert search.layout(q, k, mask, SINK, WINDOW, memory).device.type == "meta"
+            assert search.layout(q, k, mask, memory).device.type == "meta"
 
 
 @mark.parametrize("length", [64, 70, 81])
@@ -227,7 +225,7 @@ def test_boxes_hold_their_keys_and_corners_bound_their_scores(length):
 def test_bounds_find_a_single_outstanding_key_anywhere(place):
     q, k, _ = qkv(700, heads=2)
     k[:, :, place] = 4 * q[:, :, 0]
-    layout = replace(BOUNDS, budget=16).layout(q, k, None, 16, 16, DecodeMemory())
+    layout = replace(BOUNDS, budget=16, sink=16, window=16).layout(q, k, None, DecodeMemory())
     assert seen(layout)[..., place].all()
 
 
@@ -237,7 +235,7 @@ def test_found_blocks_serve_until_they_are_judged_again():
     for token, length in enumerate(range(600, 620)):
         if token == 1:
             k[:, :, 304:320] = 6 * q[:, :, :1]
-        layout = BOUNDS.layout(q, k[:, :, :length].clone(), None, SINK, WINDOW, memory)
+        layout = BOUNDS.layout(q, k[:, :, :length].clone(), None, memory)
         if seen(layout)[..., 304:320].all():
             found_at.append(token)
     assert found_at == list(range(8, 20)), "boxes are made anew every 8 tokens"
@@ -253,7 +251,7 @@ def test_a_search_beats_chance_where_neighbours_are_alike():
     generator = torch.Generator().manual_seed(0)
     k = torch.randn(1, 2, 4096, 16, generator=generator).cumsum(2) / 8
     q = k[:, :, 1000:1001] + torch.randn(1, 2, 1, 16, generator=generator)
-    layout = Decode(budget=512).layout(q, k, None, 16, 16, DecodeMemory())
+    layout = Decode(budget=512, sink=16, window=16).layout(q, k, None, DecodeMemory())
     recall = ((q @ k.transpose(-1, -2) / 4).softmax(-1)[:, :, 0] * seen(layout, 1)).sum(-1).mean()
     assert float(layout.density) == approx(0.14, abs=0.02) and recall > 0.6
 
