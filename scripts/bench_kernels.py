@@ -12,23 +12,46 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.blocks import causal_blocks
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import TIERS, cannot_run
 from accel.load_pipeline import best_device
 from accel.versions import device_name, versions
+from kernel_peers import PEERS, Skipped
 
+DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
 CPU_SHAPES = ["1,4,5184,64", "1,4,8192,64"]
-CUDA_SHAPES = ["1,12,32760,128", "1,40,75600,128", "1,24,118800,128", "1,24,32768,64"]
+
+
+class Target(NamedTuple):
+    """The least rate of the best tier at a shape and density."""
+
+    shape: str
+    density: float
+    rate: float
+
+
+TARGETS = [
+    Target("1,40,75600,128", 1.0, 0.95),
+    Target("1,40,75600,128", 0.5, 0.95),
+    Target("1,40,75600,128", 0.25, 0.95),
+    Target("1,40,75600,128", 0.1, 0.90),
+    Target("1,24,118800,128", 0.25, 0.95),
+    Target("1,12,32760,128", 0.25, 0.90),
+    Target("1,24,32768,64", 0.25, 0.90),
+    Target("1,32/8,131072,128,causal", 0.2, 0.85),
+]
+RAGGED_TARGET = 0.95  # of the rate of equal lists
+RAGGED = ("1,40,75600,128", 0.2)
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class Row:
 
 def main(
     out: Annotated[Path, typer.Argument(help="CSV to write; a JSON with the machine goes beside it.")],
-    shape: Annotated[list[str] | None, typer.Option(help="B,H,N,D.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="B,H[/Hkv],N,D[,causal].")] = None,
     density: Annotated[list[float] | None, typer.Option(help="Of random layouts.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Query rows x key rows.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -60,71 +83,122 @@ def main(
     """Time every tier that can run here; prints a row as soon as it is measured."""
     device = torch.device(best_device())
     kind = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    rows = []
-    for text in shape or (CPU_SHAPES if device.type == "cpu" else CUDA_SHAPES):
-        q, k, v = (torch.randn(*map(int, text.split(",")), device=device, dtype=kind) for _ in range(3))
+    rows: list[Row] = []
+    skipped: dict[str, set[str]] = {}
+    for text, share in cases(shape, density, device):
+        q, k, v = inputs(text, device, kind)
         for size in block or ["128x128", "128x64", "64x64"]:
-            for share in density or [1.0, 0.5, 0.3, 0.25, 0.1]:
-                for ragged in (False, True) if share == 0.25 else (False,):
-                    layout = random_layout(q, size, share, ragged)
-                    calls = competitors(q, k, v, layout)
-                    for name, call in calls.items():
-                        rows.append(measure(name, call, q, k, v, layout, text, ragged, repeats))
-                        print(rows[-1], flush=True)
+            for ragged in (False, True) if share == 0.25 or (text, share) == RAGGED else (False,):
+                layout = random_layout(q, size, share, ragged, causal=text.endswith("causal"))
+                calls, reasons = competitors(q, k, v, layout)
+                for name, reason in reasons.items():
+                    skipped.setdefault(name, set()).add(reason)
+                for name, call in calls.items():
+                    rows.append(measure(name, call, q, k, v, layout, text, ragged, repeats))
+                    print(rows[-1], flush=True)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
     out.with_suffix(".json").write_text(
-        json.dumps({"machine": machine, "rows": [asdict(r) for r in rows]}, indent=1)
+        json.dumps(
+            {
+                "machine": machine,
+                "skipped": {name: sorted(reasons) for name, reasons in skipped.items()},
+                "targets": [held_against(target, rows) for target in TARGETS],
+                "ragged_target": {"of_equal": RAGGED_TARGET, "measured": ragged_share(rows)},
+                "rows": [asdict(row) for row in rows],
+            },
+            indent=1,
+        )
     )
+    for name, reasons in skipped.items():
+        print(f"skipped {name}: {'; '.join(sorted(reasons))}")
 
 
-def competitors(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> dict[str, Callable[[], Tensor]]:
-    """Every tier but the reference that can run these tensors; on a GPU also FlexAttention, the peer."""
-    tiers = [
-        name for name in TIERS if name != "reference" and not cannot_run(name, q.device, q.dtype, q.shape[3])
+def cases(
+    shapes: list[str] | None, densities: list[float] | None, device: torch.device
+) -> list[tuple[str, float]]:
+    """Shapes and densities to measure: what was asked for, or on a GPU every target and the ragged one."""
+    if shapes is None and densities is None and device.type != "cpu":
+        return [(target.shape, target.density) for target in TARGETS] + [RAGGED]
+    default = CPU_SHAPES if device.type == "cpu" else list(dict.fromkeys(t.shape for t in TARGETS))
+    return [(text, share) for text in shapes or default for share in densities or DENSITIES]
+
+
+def inputs(text: str, device: torch.device, kind: torch.dtype) -> list[Tensor]:
+    """Random q [B, H, N, D] and k, v [B, Hkv, N, D] of a shape."""
+    batch, heads, tokens, dim = text.removesuffix(",causal").split(",")
+    q_heads, _, kv_heads = heads.partition("/")
+    return [
+        torch.randn(int(batch), int(count), int(tokens), int(dim), device=device, dtype=kind)
+        for count in (q_heads, kv_heads or q_heads, kv_heads or q_heads)
     ]
-    if layout.block_size[0] != 128 and "hopper" in tiers:
-        tiers.remove("hopper")
-    calls = {name: partial(block_sparse_attention, q, k, v, layout, tier=name) for name in tiers}
-    if q.is_cuda:
-        mask = flex_mask(layout)
-        calls["flex_attention"] = partial(torch.compile(flex_attention), q, k, v, block_mask=mask)
-    return calls
 
 
-def flex_mask(layout: BlockLayout) -> BlockMask:
-    """The layout as FlexAttention's mask: all listed blocks full, without causality, padding or order."""
-    rows, columns = layout.block_size
-    listed = layout.listed
-
-    def is_listed(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return listed[b, h, query // rows, key // columns]
-
-    nothing = torch.zeros_like(layout.kv_num_blocks), torch.zeros_like(layout.kv_indices)
-    return BlockMask.from_kv_blocks(
-        *nothing,
-        layout.kv_num_blocks,
-        layout.kv_indices,
-        BLOCK_SIZE=layout.block_size,
-        mask_mod=is_listed,
-        seq_lengths=(layout.q_len, layout.kv_len),
-    )
+def held_against(target: Target, rows: list[Row]) -> dict[str, Any]:
+    """A target with the best rate of our tiers on equal lists; none where it was not measured."""
+    rates = [
+        row.rate
+        for row in rows
+        if row.shape == target.shape
+        and row.tier in TIERS
+        and not row.ragged
+        and math.isclose(row.density, target.density, abs_tol=0.01)
+    ]
+    best = max(rates, default=None)
+    return {**target._asdict(), "measured": best, "met": None if best is None else best >= target.rate}
 
 
-def random_layout(q: Tensor, size: str, density: float, ragged: bool) -> BlockLayout:
+def ragged_share(rows: list[Row]) -> float | None:
+    """The rate of ragged lists as a share of that of equal ones, best tier each; none if not measured."""
+    shape, density = RAGGED
+    rates: dict[bool, float] = {}
+    for row in rows:
+        if row.shape == shape and row.tier in TIERS and math.isclose(row.density, density, abs_tol=0.02):
+            rates[row.ragged] = max(row.rate, rates.get(row.ragged, 0.0))
+    return rates[True] / rates[False] if len(rates) == 2 else None
+
+
+def competitors(
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout
+) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
+    """Every tier but the reference that can run these tensors, on a GPU the peers too; who not, and why."""
+    refused = {name: cannot_run(name, q.device, q.dtype, q.shape[3]) for name in TIERS if name != "reference"}
+    if layout.block_size[0] != 128 and not refused["hopper"]:
+        refused["hopper"] = "takes query blocks of 128"
+    calls: dict[str, Callable[[], Tensor]] = {
+        name: partial(block_sparse_attention, q, k, v, layout, tier=name)
+        for name, reason in refused.items()
+        if reason is None
+    }
+    skipped = {name: reason for name, reason in refused.items() if reason}
+    for name, peer in PEERS.items():
+        try:
+            if not q.is_cuda:
+                raise Skipped("measured on a GPU only")
+            calls[name] = peer(q, k, v, layout)
+        except Skipped as reason:
+            skipped[name] = str(reason)
+    return calls, skipped
+
+
+def random_layout(q: Tensor, size: str, density: float, ragged: bool, causal: bool = False) -> BlockLayout:
     """Random blocks: as many in every row, or a lognormal number of them with the same mean."""
     rows, columns = map(int, size.split("x"))
     batch, heads, tokens, _ = q.shape
     q_blocks, kv_blocks = math.ceil(tokens / rows), math.ceil(tokens / columns)
-    count = torch.full((batch, heads, q_blocks, 1), density * kv_blocks)
+    past = torch.ones(q_blocks, kv_blocks, dtype=torch.bool)
+    if causal:
+        past = causal_blocks((rows, columns), tokens, tokens)
+    count = (density * past.sum(dim=-1, keepdim=True)).expand(batch, heads, -1, -1)
     if ragged:
         count = count * torch.randn(count.shape).mul(0.5).sub(0.125).exp()
-    rank = torch.rand(batch, heads, q_blocks, kv_blocks).argsort(-1).argsort(-1)
+    weight = torch.rand(batch, heads, q_blocks, kv_blocks).masked_fill(~past, 2.0)
+    rank = weight.argsort(-1).argsort(-1)
     keep = (rank < count.round().clamp(min=1)).to(q.device)
-    return BlockLayout.from_mask(keep, (rows, columns), tokens, tokens)
+    return BlockLayout.from_mask(keep, (rows, columns), tokens, tokens, causal=causal)
 
 
 def measure(
@@ -142,7 +216,7 @@ def measure(
 
     def dense() -> Tensor:
         with best_dense(q.device):
-            return scaled_dot_product_attention(q, k, v)
+            return scaled_dot_product_attention(q, k, v, is_causal=layout.causal, enable_gqa=True)
 
     for warm_up in (dense, sparse, dense, sparse):
         warm_up()
@@ -189,6 +263,8 @@ def error_of(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) 
     queries = min(256, q.shape[2])
     keep = layout.listed[0, 0, : math.ceil(queries / rows)].repeat_interleave(rows, 0)[:queries]
     mask = keep.repeat_interleave(columns, 1)[:, : k.shape[2]]
+    if layout.causal:
+        mask = mask & torch.ones_like(mask).tril()
     first, keys, values = q[0, 0, :queries].double(), k[0, 0].double(), v[0, 0].double()
     exact = scaled_dot_product_attention(first, keys, values, mask)
     return float((out[0, 0, :queries].double() - exact).norm() / exact.norm())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import typer
 from accel.kernels.tiers import choose_tier
 from accel.versions import device_name, versions
 
+SANITIZERS = ("memcheck", "racecheck")
 ROOT = Path(__file__).parents[1]
 
 
@@ -23,19 +25,41 @@ def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write.")],
     quick: Annotated[bool, typer.Option(help="One small shape instead of the published ones.")] = False,
 ) -> None:
-    """Run the tests marked `gpu`, then the benchmark. Exits with 1 without a GPU or on a failed test."""
+    """Run the tests marked `gpu`, the sanitizer, then the benchmarks. Exits with 1 without a GPU or if a test
+    or the sanitizer fails."""
     if not torch.cuda.is_available():
         print("no GPU: PyTorch sees no CUDA device here, so there is nothing to check", file=sys.stderr)
         raise typer.Exit(1)
     tests = run([sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--no-header", "-rfE"])
+    checks = {"tests": tests, **{f"sanitizer_{tool}": sanitize(tool) for tool in SANITIZERS}}
+    passed = all(check["returncode"] in (0, None) for check in checks.values())
     found = {
         "machine": machine(),
-        "tests": tests,
-        "kernels": kernels(quick) if tests["returncode"] == 0 else None,
+        **checks,
+        "kernels": kernels(quick) if passed else None,
+        "planning": planning(quick) if passed else None,
     }
     out.write_text(json.dumps(found, indent=1))
-    print(f"wrote {out}; tests {'passed' if tests['returncode'] == 0 else 'FAILED, so nothing was timed'}")
-    raise typer.Exit(int(tests["returncode"] != 0))
+    print(f"wrote {out}; checks {'passed' if passed else 'FAILED, so nothing was timed'}")
+    raise typer.Exit(int(not passed))
+
+
+def sanitize(tool: str) -> dict[str, Any]:
+    """compute-sanitizer on small cases of every tier and of planning; not run where it is not installed."""
+    if shutil.which("compute-sanitizer") is None:
+        return {"returncode": None, "output": "compute-sanitizer is not installed"}
+    test = "tests/kernels/test_every_tier.py"
+    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", test, "-k", "anything or captured"]
+    return run(["compute-sanitizer", "--tool", tool, "--error-exitcode", "86", *pytest])
+
+
+def planning(quick: bool) -> Any:
+    """What planning costs, stage by stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "planning.json"
+        shape = ["--shape", "1,12,8192,128"] if quick else []
+        done = run([sys.executable, str(ROOT / "scripts" / "bench_planning.py"), str(out), *shape])
+        return json.loads(out.read_text()) if done["returncode"] == 0 else done
 
 
 def kernels(quick: bool) -> Any:
