@@ -21,6 +21,7 @@ class Found:
         indices, counts: int32 [B, Hkv, 1, S] and [B, Hkv, 1], as in a layout: sink, best candidates, window.
         last: int32 [B | 1, 1, 1], one past the last block on the lists.
         reach: the largest that `last` can be.
+        density: of the lists when they were made; none before a layout was.
     """
 
     start: Tensor
@@ -31,6 +32,7 @@ class Found:
     counts: Tensor = field(default_factory=lambda: torch.empty(0))
     last: Tensor = field(default_factory=lambda: torch.empty(0))
     reach: int = 0
+    density: Tensor | None = None
 
     def list_blocks(
         self, best: Tensor, valid: Tensor, recent: Tensor, last: Tensor, sink_room: int, recent_room: int
@@ -54,6 +56,7 @@ class Found:
         self.indices = torch.where(listed, blocks, nowhere).int().sort(dim=-1).values[:, :, None]
         self.counts = listed.sum(dim=-1, dtype=torch.int32)[..., None]
         self.last = last.int().view(-1, 1, 1)
+        self.density = None
 
 
 @dataclass

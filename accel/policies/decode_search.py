@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -16,6 +17,17 @@ from accel.policies.decode_memory import DecodeMemory, Found
 Keys = Annotated[int, Field(ge=16)]
 Tokens = Annotated[int, Field(ge=1)]
 Always = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class DecodeLayout(BlockLayout):
+    """Lists that serve several tokens, and with them their density when they were made."""
+
+    made_at: Tensor | None = None
+
+    @property
+    def density(self) -> Tensor:
+        return super().density if self.made_at is None else self.made_at
 
 
 class DecodeSearch(ABC):
@@ -75,7 +87,10 @@ class DecodeSearch(ABC):
         if found.reach > (blocks := -(-kv_len // self.block)):
             counts = counts - (found.last - blocks).clamp(min=0)
         rows = max(16, 1 << (q_len - 1).bit_length())
-        return BlockLayout(found.indices, counts, (rows, self.block), q_len, kv_len, causal=visible is None)
+        lists = (found.indices, counts, (rows, self.block), q_len, kv_len, visible is None)
+        if found.density is None:
+            found.density = BlockLayout(*lists).density
+        return DecodeLayout(*lists, made_at=found.density)
 
     def _find(self, q: Tensor, k: Tensor, visible: Tensor | None, found: Found | None, stage: int) -> Found:
         """Run the stages that are due and list what they found, for this token and those until the next."""

@@ -181,6 +181,16 @@ def test_anything_else_starts_anew(changed):
     assert memory.first_due((4, 2), *changed) == 0
 
 
+def test_a_token_between_two_searches_computes_nothing(search):
+    memory, layouts = DecodeMemory(), []
+    q, k, _ = qkv(700)
+    for length in (600, 601, 602):
+        layouts.append(search.layout(q, k[:, :, :length], None, memory))
+    first, second, third = (layout.kv_indices.data_ptr() for layout in layouts)
+    assert first == second != third, "the finest stage serves two tokens"
+    assert layouts[0].density is layouts[1].density and 0 < layouts[0].density < 1
+
+
 def test_forgetting_starts_anew():
     memory, q = DecodeMemory(), torch.zeros(1, 2, 1, 4)
     memory.first_due((4, 2), q, torch.zeros(1, 1, 100, 4))
