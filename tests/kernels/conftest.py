@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from accel.kernels import reference
 from accel.kernels.layout import BlockLayout
@@ -220,3 +221,13 @@ class CompiledKernel:
 def offline(monkeypatch) -> OfflineCompiler:
     pytest.importorskip("triton")
     return OfflineCompiler(monkeypatch)
+
+
+@pytest.fixture
+def interpreter():
+    """Triton, where its interpreter works with the NumPy there is."""
+    triton, numpy = pytest.importorskip("triton"), pytest.importorskip("numpy")
+    if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
+        pytest.skip(
+            "Triton 3.6's interpreter makes scalars of arrays of one element, which NumPy 2.4 refuses"
+        )

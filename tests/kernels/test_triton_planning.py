@@ -22,8 +22,7 @@ def run_cases(**environment):
     assert not {"skipped", "deselected"} & set(done.stdout.split()), done.stdout
 
 
-def test_cases_in_the_interpreter():
-    pytest.importorskip("triton")
+def test_cases_in_the_interpreter(interpreter):
     run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
 
 
