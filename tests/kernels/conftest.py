@@ -229,5 +229,5 @@ def interpreter():
     triton, numpy = pytest.importorskip("triton"), pytest.importorskip("numpy")
     if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
         pytest.skip(
-            "Triton 3.6's interpreter makes scalars of arrays of one element, which NumPy 2.4 refuses"
+            "Triton 3.6's interpreter makes scalars of one-element arrays; NumPy 2.4 refuses"
         )
