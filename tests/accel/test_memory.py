@@ -1,0 +1,66 @@
+"""The peak of a block with acceleration is at most that of dense plus the margin docs/faults.md states."""
+
+import gc
+
+import pytest
+import torch
+
+from accel import accelerate_model, restore_model
+from block_memory import full_size_peaks, inputs, peaks, wan_block
+from memory_meter import MemoryMeter, peak_bytes
+
+MARGIN = 1.05
+RECIPES = ["radial", "draft", "auto", "permuted", "xattention", "pisa", "nabla"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_meter_counts_what_lives_and_forgets_what_does_not():
+    x = torch.zeros(1000)
+    assert peak_bytes(lambda: x.view(10, 100)) == 0
+    assert peak_bytes(lambda: ((x + 1) + 1) + 1) == 8000
+    assert peak_bytes(lambda: [x + n for n in range(5)]) == 20_000
+    with MemoryMeter() as meter:
+        y = x + 1
+        del y
+    assert (meter.live, meter.peak) == (0, 4000)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_block_on_the_cpu():
+    model = wan_block("cpu", torch.float32, num_attention_heads=4, attention_head_dim=64, ffn_dim=1536)
+    found = peaks(model, inputs(model, 5, 18, 20), [*RECIPES, "hip"])
+    over = {name: peak / found["dense"] for name, peak in found.items() if peak > MARGIN * found["dense"]}
+    assert not over
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_block_of_14b_parameters_at_720p():
+    found, queries = full_size_peaks(RECIPES)
+    assert found["dense"] > 10 * queries
+    over = {name: peak / found["dense"] for name, peak in found.items() if peak > MARGIN * found["dense"]}
+    assert not over
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_restoring_gives_all_memory_back():
+    model = wan_block("cpu", torch.float32, num_attention_heads=2, attention_head_dim=16, ffn_dim=64)
+    arguments = inputs(model, 3, 8, 10)
+    with torch.no_grad():
+        for name in ("auto", "draft"):
+            accelerate_model(model, name, min_tokens=0)
+            model(**arguments)
+            restore_model(model)
+        with MemoryMeter() as meter:
+            for name in ("auto", "draft"):
+                accelerate_model(model, name, min_tokens=0)
+                model(**arguments)
+                restore_model(model)
+            gc.collect()
+    assert meter.live == 0
