@@ -45,6 +45,8 @@ TWO_JOBS = {
     "wan, one choice for all heads": ("wan", 3, RAGGED, SHARED_SEARCH, ANYTHING, "accelerate first"),
     "wan, sorted keys": ("wan", 3, RAGGED, SORTED, ANYTHING, "parallel first"),
     "ltx": ("ltx", 3, RAGGED, PER_LAYER, ANYTHING, "accelerate first"),
+    "helios": ("helios", 3, RAGGED, PER_LAYER, ANYTHING, "accelerate first"),
+    "helios, history": ("helios-history", 3, RAGGED, PER_LAYER, ANYTHING, "parallel first"),
     "qwen, everything kept": ("qwen-image", 3, IMAGE, None, ANYTHING, "accelerate first"),
     "qwen, a budget a layer": ("qwen-image", 3, IMAGE, PER_LAYER, ANYTHING, "parallel first"),
     "flux": ("flux", 4, IMAGE, PER_LAYER, ANYTHING, "accelerate first"),

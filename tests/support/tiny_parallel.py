@@ -48,6 +48,8 @@ def model_and_inputs(name: str, heads: int, size: tuple[int, int, int]) -> tuple
         return model, tiny.inputs(model, size[0], 2 * size[1], 2 * size[2])
     case = CASES[name]
     config = {**case.config, "num_attention_heads": heads}
+    # Amplifying history is not the same for diffusers in one process and in several.
+    config.pop("is_amplify_history", None)
     if "cross_attention_dim" in config:
         config["cross_attention_dim"] = heads * config["attention_head_dim"]
     case = replace(case, config=config)
@@ -58,6 +60,12 @@ def model_and_inputs(name: str, heads: int, size: tuple[int, int, int]) -> tuple
     if name == "flux2":
         arguments |= {ids: arguments[ids][None] for ids in ("img_ids", "txt_ids")}
     return case.model(), arguments
+
+
+def plan_of(model: Any) -> dict[str, Any]:
+    """The model's own plan; Helios's without the blocks that only the published size has."""
+    names = {name for name, _ in model.named_modules()}
+    return {name: split for name, split in model._cp_plan.items() if "*" in name or name in names}
 
 
 def accelerate(model: Any, policy: dict[str, Any] | None) -> None:
@@ -89,7 +97,7 @@ def run(
     if order == "accelerate first":
         accelerate(model, policy)
     if parallel is not None:
-        model.enable_parallelism(config=ContextParallelConfig(**parallel))
+        model.enable_parallelism(config=ContextParallelConfig(**parallel), cp_plan=plan_of(model))
     if order == "parallel first":
         accelerate(model, policy)
     found = {"output": output(model, arguments).numpy()}
