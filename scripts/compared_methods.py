@@ -48,7 +48,7 @@ class Chance(Policy):
         return BlockLayout.from_mask(keep, self.block_size, q.shape[2], k.shape[2])
 
 
-# What every row gets of a budget that it shares with others, as in the recipes.
+# The least that every row gets of a budget that it shares with others.
 ROW_DENSITY = 0.1
 
 
@@ -59,6 +59,13 @@ def shared(density: float, budget: Budget) -> TopK:
 def composed(score: Score, budget: Budget, tail: bool = False) -> Build:
     return lambda density, block, grid: Composed(
         score=score, select=shared(density, budget), tail=tail, block_size=block
+    )
+
+
+def default(score: Score, tail: bool = False) -> Build:
+    """As the recipes have it: half of a layer's budget goes to every row alike."""
+    return lambda density, block, grid: Composed(
+        score=score, select=TopK(density, "layer", density / 2), tail=tail, block_size=block
     )
 
 
@@ -114,11 +121,14 @@ METHODS: dict[str, Build] = {
     "pooled, row, tail": composed(Pooled(), "row", tail=True),
     "pooled, row, tail, equal work": less(composed(Pooled(), "row", tail=True), tail_work),
     "strided, row": composed(Strided(8, 8), "row"),
-    "default": composed(Strided(8, 8), "layer"),
-    "default, means": composed(SubBlock(8, 8), "layer"),
-    "default, tail": composed(Strided(8, 8), "layer", tail=True),
-    "default, tail, equal work": less(composed(Strided(8, 8), "layer", tail=True), tail_work),
-    "default, tail, by error": composed(TailError(8, 8), "layer", tail=True),
+    "default": default(Strided(8, 8)),
+    "default, 8x4": default(Strided(8, 4)),
+    "default, tail, by error": default(TailError(8, 8), tail=True),
+    "tenth": composed(Strided(8, 8), "layer"),
+    "tenth, means": composed(SubBlock(8, 8), "layer"),
+    "tenth, tail": composed(Strided(8, 8), "layer", tail=True),
+    "tenth, tail, equal work": less(composed(Strided(8, 8), "layer", tail=True), tail_work),
+    "tenth, tail, by error": composed(TailError(8, 8), "layer", tail=True),
     "oracle, row": composed(Exact(), "row"),
     "oracle, layer": composed(Exact(), "layer"),
 }

@@ -23,7 +23,8 @@ def budget_table(rows: list[Record]) -> str:
         lines.append(cells)
     header = [f"against {name}: step {step}" for name in BASELINES for step in steps]
     wanted = densities(rows)
-    summary = [[f"default against {name}", *spread(rows, "default", name)] for name in BASELINES]
+    names = [(ours, theirs) for ours in ("default", "tenth") for theirs in BASELINES]
+    summary = [[f"{ours} against {theirs}", *spread(rows, ours, theirs)] for ours, theirs in names]
     return f"{markdown(['prompt', 'layer', *header], lines)}\n\n{SPREAD}\n\n" + markdown(
         ["at density", *(f"{density:g}" for density in wanted)], summary
     )
@@ -54,11 +55,11 @@ def tail_table(rows: list[Record], kinds: list[str]) -> str:
     """What the tail saves at equal listed density, and at equal work."""
     lines = []
     for kind in kinds:
-        for name in ("default", "pooled, row"):
+        for name in ("tenth", "pooled, row"):
             for suffix, words in ((", tail", "equal density"), (", tail, equal work", "equal work")):
                 savings = spread(of(rows, kind=kind), name + suffix, name)
                 lines.append([f"{kind}: {name}, tail against none, {words}", *savings])
-        by_error = spread(of(rows, kind=kind), "default, tail, by error", "default, tail")
-        lines.append([f"{kind}: default, tail, blocks chosen by error against by mass", *by_error])
+        by_error = spread(of(rows, kind=kind), "tenth, tail, by error", "tenth, tail")
+        lines.append([f"{kind}: tenth, tail, blocks chosen by error against by mass", *by_error])
     header = ["at density", *(f"{density:g}" for density in densities(rows))]
     return f"{SPREAD}\n\n{markdown(header, lines)}"

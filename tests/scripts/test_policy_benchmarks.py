@@ -30,7 +30,7 @@ def test_every_method_keeps_what_it_is_asked_for(name, density, sample):
 
 
 def test_at_equal_work_the_tail_pays_with_blocks(sample):
-    policy = METHODS["default, tail, equal work"](0.5, (64, 64), GRID)
+    policy = METHODS["tenth, tail, equal work"](0.5, (64, 64), GRID)
     layout = policy.layout(sample.q, sample.k, GRID, Context(grid=GRID))
     assert layout.density.item() + 1 / 64 == pytest.approx(0.5, abs=1e-3)
 
