@@ -88,7 +88,8 @@ class SparseAttention:
     def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> BlockLayout:
         if mask is not None:
             context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
-        key = (q.shape, k.shape, q.device, context.grid, self.layouts.reuses and self.hook.adapters)
+        adapters = self.layouts.reuses and self.hook.adapters
+        key = (q.shape, k.shape, q.device, context.grid, context.permuted, adapters)
         layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context))
         return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
 

@@ -1,4 +1,4 @@
-"""Skipping: whether something around one of a model's modules may leave it out of a forward."""
+"""Skipping: what diffusers' hooks do to a forward: leave modules out of it, or blur queries."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def may_skip(module: Any) -> bool:
     registry = getattr(module, "_diffusers_hook", None)
     hooks = registry.hooks.values() if registry is not None else ()
     return getattr(module, "_is_cached", False) or any(hasattr(hook, "new_forward") for hook in hooks)
+
+
+def blurs_queries(model: nn.Module) -> bool:
+    """Whether smoothed-energy guidance is at work, which takes the order of the tokens for that of pixels."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in model.modules())
+    hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
+    return any(type(hook).__name__ == "SmoothedEnergyGuidanceHook" for hook in hooks)

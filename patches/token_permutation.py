@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.patches.skipping import blurs_queries
 
 PERMUTABLE = ("WanTransformer3DModel",)
 
@@ -42,8 +43,9 @@ class TokenPermutation:
         self.context: Context | None = None
 
     def applies(self, model: Any, grid: TokenGrid | None) -> bool:
-        """Whether this forward's tokens are all in one place: not where they are split over devices."""
-        return grid is not None and getattr(model, "_parallel_config", None) is None
+        """Whether this forward's tokens may be moved: not where they are split over devices, or blurred."""
+        whole = grid is not None and getattr(model, "_parallel_config", None) is None
+        return whole and not blurs_queries(model)
 
     def attach(self, model: Any) -> None:
         """Hook a model that `is_permutable`."""
