@@ -14,7 +14,10 @@ LONG = 4096  # tokens; of shorter prompts what is kept anyway is more than the d
 BEGIN, END = "<!-- bench_needle: begin -->", "<!-- bench_needle: end -->"
 WIDTH, HEIGHT = 620, 380
 LEFT, RIGHT, TOP, BOTTOM = 60, WIDTH - 200, 40, HEIGHT - 50
-COLOURS = ("#1f6feb", "#d97706", "#2da44e", "#cf222e", "#8250df", "#57606a", "#bf3989", "#0f766e", "#953800")
+COLOURS = (
+    "#1f6feb", "#d97706", "#2da44e", "#cf222e", "#8250df",
+    "#57606a", "#bf3989", "#0f766e", "#953800", "#111111",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
