@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from accel.crossover import decode_pays
+from accel.crossover import decode_pays, floor_power_of_two
 from accel.kernels.decode_attention import decode_attention
 from accel.kernels.layout import BlockLayout
 from accel.patches.transformers_call import SequenceCall
@@ -34,6 +36,7 @@ class SequenceDecode:
         self.wanted = schedule.sparse_decode
         self.measured = schedule.min_tokens is None
         self.memory = DecodeMemory()
+        self._pays: dict[tuple[Any, ...], bool] = {}
 
     def takes(self, call: SequenceCall) -> bool:
         """Whether a call is decoding, and this policy has its own way to."""
@@ -46,9 +49,14 @@ class SequenceDecode:
         assert self.search is not None
         if call.k.shape[2] <= self.search.most_keys:
             return COVERED
-        if self.measured and not decode_pays(call.q, call.k, self.search):
-            return SLOWER
-        return None
+        return SLOWER if self.measured and not self._is_worth_it(call, self.search) else None
+
+    def _is_worth_it(self, call: SequenceCall, search: DecodeSearch) -> bool:
+        """The machine's answer, looked up once for a length: this is asked at every token."""
+        key = (floor_power_of_two(call.k.shape[2]), call.q.shape, call.q.dtype, call.q.device)
+        if key not in self._pays:
+            self._pays[key] = decode_pays(call.q, call.k, search)
+        return self._pays[key]
 
     def plan(self, call: SequenceCall) -> BlockLayout:
         """The lists of key blocks. The logits' scale is positive: it does not change which are best."""

@@ -161,11 +161,13 @@ def test_layers_can_stay_dense():
 
 
 @mark.parametrize("pays", [False, True])
-def test_the_machine_is_asked_where_no_length_is_given(monkeypatch, pays):
-    monkeypatch.setattr(sequence_decode, "decode_pays", lambda *call: pays)
+def test_the_machine_is_asked_once_where_no_length_is_given(monkeypatch, pays):
+    asked = []
+    monkeypatch.setattr(sequence_decode, "decode_pays", lambda *call: asked.append(call) or pays)
     fast = decoding(tiny.llama(), min_tokens=None)
     steps(fast, tiny.tokens(62), static(fast), 60)
     assert summary(fast).dense_reasons == ({SLOWER: 2} if pays else {SLOWER: 6})
+    assert len(asked) == 2, "once a layer, not once a token"
 
 
 def test_a_prompt_makes_the_layer_forget():
