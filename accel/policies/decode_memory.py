@@ -77,9 +77,13 @@ class DecodeMemory:
     found: Found | None = None
     _last: tuple[Any, ...] | None = None
 
+    def __reduce__(self) -> tuple[type[DecodeMemory], tuple[()]]:
+        # Copies and pickles are of another model, maybe in another process.
+        return DecodeMemory, ()
+
     def forget(self) -> None:
-        """Start anew at the next call."""
-        self._last = None
+        """Start anew at the next call, and hold no memory until then."""
+        self._last, self.found = None, None
 
     def first_due(self, refresh: tuple[int, ...], q: Tensor, k: Tensor) -> int | None:
         """The first stage to run for this token, to be followed by all after it; none if none is due."""

@@ -1,5 +1,7 @@
 """Decoding with Hip: exact budgets, reuse between tokens, what is always kept, and the published search."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import torch
@@ -189,6 +191,17 @@ def test_a_token_between_two_searches_computes_nothing(search):
     first, second, third = (layout.kv_indices.data_ptr() for layout in layouts)
     assert first == second != third, "the finest stage serves two tokens"
     assert layouts[0].density is layouts[1].density and 0 < layouts[0].density < 1
+
+
+def test_copies_remember_nothing_and_forgetting_frees_the_memory(search):
+    q, k, _ = qkv(700)
+    memory = DecodeMemory()
+    search.layout(q, k, None, memory)
+    for copied in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+        assert copied.found is None and copied.age == 0
+    assert memory.found is not None
+    memory.forget()
+    assert memory.found is None
 
 
 def test_forgetting_starts_anew():
