@@ -91,3 +91,14 @@ def test_lists_ascend_and_hold_what_is_kept(columns):
     ):
         assert listed[:count].tolist() == row.nonzero().flatten().tolist()
         assert not listed[count:].any()
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_choosing_and_listing_are_one_graph(bounds):
+    def plan(mass, must):
+        return compact_lists(keep_heaviest(mass, must, None, "layer", *bounds))
+
+    mass, must = scores("ties"), torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    compiled = torch.compile(plan, fullgraph=True, backend="eager")
+    for ours, theirs in zip(compiled(mass, must), plan(mass, must), strict=True):
+        assert torch.equal(ours, theirs)
