@@ -91,20 +91,19 @@ def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
 
 
 def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Try every method that a model with a token grid would run on a small one of zeros, at its first site:
-    tables of values for each layer and head are looked up there."""
+    """Try every method that a model with a token grid would run on a small one of zeros."""
     for number, rule in enumerate(recipe.rules):
         site = next((step.site for step in steps if step.rule is rule), None)
-        if site is not None:
-            tokens = torch.zeros(1, 1, TRIAL_GRID.tokens, 16).expand(1, site.heads, -1, -1)
-            context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    policy = at_progress(rule.policy, 0.0)
-                    policy.layout(tokens, tokens, TRIAL_GRID, context)
-            except ValueError as error:
-                raise RecipeError(f"rules[{number}].policy: {error}") from error
+        if site is None:
+            continue
+        tokens = torch.zeros(1, site.heads, TRIAL_GRID.tokens, 16)
+        context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                at_progress(rule.policy, 0.0).layout(tokens, tokens, TRIAL_GRID, context)
+        except ValueError as error:
+            raise RecipeError(f"rules[{number}].policy: {error}") from error
 
 
 def require_one_order(recipe: Recipe) -> None:

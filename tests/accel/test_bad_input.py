@@ -225,3 +225,10 @@ def test_errors_are_raised_by_us_and_not_from_deep_inside():
             require_models(make())
         except TypeError as error:
             assert traceback.extract_tb(error.__traceback__)[-1].filename.endswith("arguments.py")
+
+
+def test_a_recipe_with_a_value_for_each_head_is_tried_with_the_models_heads(model):
+    accelerate_model(model, "radial", decay=[[0.5, 0.9], [0.7, 0.7]], block_size=[16, 16])
+    assert torch.isfinite(output(model)).all()
+    with raises(ValueError, match="decay lists 1 heads for layer 0, the call has 2"):
+        accelerate_model(model, "radial", decay=[[0.5], [0.7]])
