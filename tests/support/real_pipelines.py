@@ -209,6 +209,15 @@ PIPELINES: dict[str, PipelineCase] = {
         frames=lambda f: 8 * (f - 1) + 1,
         components=lambda: {"safety_checker": Unchecked()},
     ),
+    "cosmos-image": PipelineCase(
+        "CosmosVideoToWorldPipeline",
+        "cosmos",
+        config={"in_channels": 5},
+        components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae(temporal=8)},
+        scheduler=EDM,
+        frames=lambda f: 8 * (f - 1) + 1,
+        call=lambda size, b: {"image": picture(size)},
+    ),
     "cosmos2": PipelineCase(
         "Cosmos2VideoToWorldPipeline",
         "cosmos",
