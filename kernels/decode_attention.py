@@ -83,7 +83,8 @@ def decode_attention(
     """
     _check(q, k, layout, visible)
     name = tier or ("triton" if cannot_run("triton", q.device, q.dtype, q.shape[3]) is None else "torch")
-    if reason := cannot_run(name, q.device, q.dtype, q.shape[3]):
+    # PyTorch reads nothing on the host here, so that it runs on the meta device too.
+    if reason := cannot_run(name, "cpu" if name == "torch" else q.device, q.dtype, q.shape[3]):
         raise ValueError(f"the {name} tier cannot run this call: it {reason}")
     scale = q.shape[3] ** -0.5 if scale is None else scale
     with torch.cuda.device_of(q):
