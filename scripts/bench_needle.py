@@ -144,6 +144,8 @@ def main() -> None:
             print(row, flush=True)
             lines = ",\n".join(json.dumps(asdict(each)) for each in rows)
             store.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    place = {name: number for number, name in enumerate((*MODES, "dense", *METHODS))}
+    rows.sort(key=lambda row: (place[row.mode], place.get(row.method, len(place))))
     options.out.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
     insert(options.out.with_suffix(".md"), report(rows))
 
