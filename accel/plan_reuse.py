@@ -9,6 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from accel.kernels.layout import BlockLayout
+from accel.packed_layout import PackedLayout, served
+from accel.packed_layout import kept as packed
 from accel.patches.context import Context
 from accel.policies.policy import STRICT
 
@@ -18,8 +20,8 @@ class Reuse:
     """For how long the blocks chosen once are kept. Off by default.
 
     A layout never outlives its generation (a new one begins where the steps start again), nor a change of
-    the tensors' shapes, of the grid or of the loaded adapters. It costs memory: a list of int32 for every
-    layer, head and block of queries.
+    the tensors' shapes, of the grid or of the loaded adapters. It costs memory: a bit for every layer,
+    head and pair of blocks, and the order of keys where each head has its own.
 
     Args:
         steps: a layout serves this many denoising steps, counted from the one it was made in.
@@ -34,7 +36,7 @@ class Reuse:
 
 @plain_dataclass(frozen=True)
 class _Kept:
-    layout: BlockLayout
+    layout: BlockLayout | PackedLayout
     context: Context
     key: Hashable
 
@@ -62,11 +64,11 @@ class LayoutCache:
         branch = 0 if self.reuse.branches else context.branch
         kept = self._kept.get(branch)
         if kept is not None and kept.key == key and self._serves(kept.context, context):
-            return kept.layout
+            return served(kept.layout)
         layout = make()
         if self.reuses:
             self._forget_before(context.generation)
-            self._kept[branch] = _Kept(layout, context, key)
+            self._kept[branch] = _Kept(packed(layout), context, key)
         return layout
 
     def _forget_before(self, generation: int) -> None:
