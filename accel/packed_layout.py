@@ -1,4 +1,4 @@
-"""A layout as one bit for each block: what is kept between steps, at a thirtieth of the bytes of its lists."""
+"""A layout as one bit for each block: what is kept between steps, a thirtieth of the bytes of its lists."""
 
 from __future__ import annotations
 
