@@ -40,6 +40,8 @@ def load_language_model(
     device = device or best_device()
     require_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    if model == "demo":
+        raise LoadError("'demo' is a video pipeline (accel generate); the demo to complete is 'demo-llm'")
     source = str(DEMO_LLM) if model == "demo-llm" else model
     require_folder(source, "transformers model", "config.json")
     # Without an explicit False, transformers would ask at the terminal whether to run a model's own code.

@@ -29,6 +29,8 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype | No
     device = device or best_device()
     require_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    if model == "demo-llm":
+        raise LoadError("'demo-llm' is a language model (accel complete); the demo to generate is 'demo'")
     source = str(DEMO_VIDEO) if model == "demo" else model
     require_folder(source, "diffusers pipeline", "model_index.json")
     try:

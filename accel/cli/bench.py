@@ -18,6 +18,7 @@ from rich.table import Table
 from accel.bench import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
 from accel.bench_plot import plot
 from accel.cli import options
+from accel.load_errors import require_device
 from accel.load_pipeline import best_device
 from accel.override import override
 from accel.recipe import Recipe
@@ -103,6 +104,7 @@ def _sweep(
     for path in out or []:
         require_known_format(path)
     device = device or best_device()
+    require_device(device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = random_model(shape, max(tokens) + ROOM, device, dtype, layers)
     rows = []

@@ -164,3 +164,10 @@ def test_a_device_that_is_not_there_is_told_before_loading(loader, device, expec
     assert "xpu" not in devices()
     with raises(LoadError, match=expected):
         loader[0]("no/such-model", device)
+
+
+def test_the_two_demos_are_told_apart():
+    with raises(LoadError, match="the demo to generate is 'demo'"):
+        load_pipeline("demo-llm", "cpu")
+    with raises(LoadError, match="the demo to complete is 'demo-llm'"):
+        load_language_model("demo", "cpu")
