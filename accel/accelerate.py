@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from accel.arguments import require_models, require_scheduler, require_sites
+from accel.arguments import require_models, require_scheduler, tell_of_foreign_processors
 from accel.default_recipe import default_recipe
 from accel.override import override
 from accel.patch import Patch, apply
@@ -68,7 +68,7 @@ def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **ov
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
-    require_sites(sites, models)
+    tell_of_foreign_processors(models)
     recipe = override(recipe, overrides)
     if recipe.permute_once:
         require_permutable(models.values())

@@ -11,8 +11,6 @@ from torch import nn
 
 from accel.patches.declined import why_not
 from accel.patches.family import FAMILIES, PIPELINE_COMPONENTS, family_of, is_language_model, supported_models
-from accel.patches.site import Site
-from accel.recipe_errors import RecipeError
 
 
 def require_models(pipe_or_model: Any) -> dict[str, nn.Module]:
@@ -91,12 +89,8 @@ def require_scheduler(scheduler: Any, pipe_or_model: Any, bare: bool) -> None:
         raise TypeError(f"scheduler must be one of diffusers', an object with timesteps, got {what}")
 
 
-def require_sites(sites: Sequence[Site], models: Mapping[str, nn.Module]) -> None:
-    """Tell of attention that somebody else's processor runs: it is left alone.
-
-    Raises:
-        RecipeError: if that leaves no site at all.
-    """
+def tell_of_foreign_processors(models: Mapping[str, nn.Module]) -> None:
+    """Warn of attention that somebody else's processor runs: it is left alone."""
     theirs = {
         f"{component}.{name}" if component else name: type(module.processor).__name__
         for component, model in models.items()
@@ -105,11 +99,6 @@ def require_sites(sites: Sequence[Site], models: Mapping[str, nn.Module]) -> Non
     if not theirs:
         return
     kinds = ", ".join(sorted(set(theirs.values())))
-    if not sites:
-        raise RecipeError(
-            f"all {len(theirs)} attention modules run a processor that is not diffusers' own ({kinds}); "
-            "set the stock one again (model.set_attn_processor) before accelerating"
-        )
     warnings.warn(
         f"left alone, since a processor that is not diffusers' own runs there ({kinds}): {', '.join(theirs)}",
         stacklevel=4,
