@@ -18,6 +18,7 @@ from rich.table import Table
 from accel.bench import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
 from accel.bench_plot import plot
 from accel.cli import options
+from accel.default_recipe import LANGUAGE_MODELS
 from accel.load_errors import require_device
 from accel.load_pipeline import best_device
 from accel.override import override
@@ -82,7 +83,7 @@ def decode(
 
 def bench_recipe(name: str | None, density: float | None, changes: list[str] | None) -> Recipe:
     """The recipe to time: a named one, or the default at a fixed density; never dense for its length."""
-    recipe = load_recipe(name or "llm-permuted")
+    recipe = load_recipe(name or LANGUAGE_MODELS)
     fixed: dict[str, Any] = {"min_tokens": 0}
     if name is None and density is not None:
         fixed["select"] = {"kind": "top_k", "density": density}
