@@ -228,6 +228,4 @@ def interpreter():
     """Triton, where its interpreter works with the NumPy there is."""
     triton, numpy = pytest.importorskip("triton"), pytest.importorskip("numpy")
     if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
-        pytest.skip(
-            "Triton 3.6's interpreter makes scalars of one-element arrays; NumPy 2.4 refuses"
-        )
+        pytest.skip("Triton 3.6's interpreter makes scalars of one-element arrays; NumPy 2.4 refuses")
