@@ -29,7 +29,7 @@ from accel.recipe_files import shipped_recipes
 METHODS = (
     "llm-permuted-bounds",
     "llm-permuted",
-    "llm-permuted, blocks of 64",
+    "llm-permuted, key blocks of 64",
     "llm-permuted-antidiagonal",
     "llm-xattention",
     "llm-hip",
@@ -40,7 +40,7 @@ METHODS = (
 )
 # A name of a method that is no recipe's: the recipe it is, and the fields of its policy that differ.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llm-permuted, blocks of 64": ("llm-permuted", {"block_size": (64, 64), "segment": 128}),
+    "llm-permuted, key blocks of 64": ("llm-permuted", {"block_size": (128, 64), "segment": 128}),
 }
 LAYERS = 4
 TRIAL_WIDTH = 16

@@ -90,7 +90,7 @@ def test_a_range_finds_needles_that_a_mean_misses_at_equal_density(model):
     dense = [hidden_states(model, sample) for sample in data]
     rows = {
         name: measure(model, turned(name, 0.33, 2048, 0), data, dense)
-        for name in ("llm-permuted-bounds", "llm-permuted, blocks of 64")
+        for name in ("llm-permuted-bounds", "llm-permuted, key blocks of 64")
     }
     bounds, means = rows.values()
     assert bounds["density"] == approx(means["density"], abs=0.03) and bounds["density"] < 0.37
