@@ -60,6 +60,7 @@ def main(
             if seconds > limit:
                 break
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
+    machine["repeats"] = repeats
     out.write_text(json.dumps({"machine": machine, "budget": budget, "rows": rows}, indent=1) + "\n")
     out.with_suffix(".md").write_text(table(rows, machine, budget))
 
@@ -84,7 +85,8 @@ def table(rows: list[dict], machine: dict, budget: int) -> str:
         "",
         f"`python scripts/bench_hip.py docs/benchmarks/hip-length.json`: {budget} keys for each block of 64 "
         "queries, besides sink and window; one head of 64, float32, "
-        f"{machine['device']}, {machine['threads']} threads. Seconds to choose the blocks, and the factor "
+        f"{machine['device']}, {machine['threads']} threads. Seconds to choose the blocks (median of "
+        f"{machine['repeats']}), and the factor "
         "from half the length: 2 is linear, 4 quadratic.",
         "",
         "| tokens | " + " | ".join(METHODS) + " |",

@@ -26,6 +26,6 @@ def test_a_method_over_the_limit_goes_no_further(tmp_path):
 def test_the_table_shows_the_growth():
     name = next(iter(bench_hip.METHODS))
     rows = [{"method": name, "tokens": n, "seconds": s, "density": 0.1} for n, s in ((256, 0.5), (512, 1.25))]
-    text = bench_hip.table(rows, {"device": "a device", "threads": 1}, 64)
+    text = bench_hip.table(rows, {"device": "a device", "threads": 1, "repeats": 1}, 64)
     assert "| 512 | 1.25 (x 2.5) |" in text
     assert rows[1]["seconds"] / rows[0]["seconds"] == approx(2.5)
