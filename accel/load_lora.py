@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accel.load_pipeline import LoadError
+from accel.load_errors import PICKLES, LoadError
 
 # What training code apart from peft's writes beside its weights (mit-han-lab/radial-attention).
 SCALE_FILE = "lora_config.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,9 @@ def _load(pipe: Any, lora: Lora, name: str) -> None:
     chosen = {} if file is None else {"weight_name": file}
     try:
         pipe.load_lora_weights(folder, adapter_name=name, use_safetensors=True, **chosen)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise LoadError(
-            f"cannot load LoRA weights from {lora.source!r}: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # a file of anybody's, read by three libraries, or a network
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LoadError(f"cannot load LoRA weights from {lora.source!r}: {why}") from error
     if not any(name in adapters for adapters in pipe.get_list_adapters().values()):
         models = ", ".join(sorted(pipe.components))
         raise LoadError(
@@ -87,6 +88,8 @@ def _locate(source: str) -> tuple[str, str | None]:
             )
         return str(path.parent), path.name
     if not path.is_dir():
+        if path.suffix in (".safetensors", *PICKLES) or not HUB_ID.fullmatch(source):
+            raise LoadError(f"{source}: no such file or folder of LoRA weights, and no hub id (OWNER/NAME)")
         return source, None
     files = sorted(file.name for file in path.glob("*.safetensors"))
     if len(files) != 1:

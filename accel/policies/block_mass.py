@@ -13,7 +13,7 @@ from accel.policies.representatives import Representatives
 
 Reduction = Literal["sum", "strongest", "tail_error"]
 
-CHUNK_ELEMENTS = 1 << 25
+CHUNK_ELEMENTS = 1 << 22
 WIDEST_ON_GPU = 256
 
 

@@ -93,6 +93,11 @@ def test_what_cannot_be_loaded_is_said(tmp_path, weights):
         load_loras(pipe, [Lora(str(tmp_path / "weights.bin"))])
     with raises(LoadError, match="expected one"):
         load_loras(pipe, [Lora(str(tmp_path))])
+    for missing in ("nowhere.bin", "nowhere.safetensors", "a/b/c", "nowhere"):
+        with raises(LoadError, match="no such file or folder"):
+            load_loras(pipe, [Lora(missing)])
+    with raises(LoadError, match="cannot load LoRA weights from 'nobody/nothing'"):
+        load_loras(pipe, [Lora("nobody/nothing")])
     with raises(LoadError, match="SOURCE=SCALE"):
         Lora.parse("weights=strong")
     with raises(LoadError, match="takes no LoRA"):

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from accel import accelerate_model, restore_model
+from accel import accelerate_model, restore_model, summary
 from block_memory import full_size_peaks, inputs, peaks, wan_block
 from memory_meter import MemoryMeter, peak_bytes
 
@@ -64,3 +64,25 @@ def test_restoring_gives_all_memory_back():
                 restore_model(model)
             gc.collect()
     assert meter.live == 0
+
+
+@pytest.mark.parametrize("recipe", ["llm-permuted-bounds", "llm-xattention"])
+@torch.no_grad()
+def test_a_prompt_takes_no_more_than_dense(recipe):
+    """A layer of a Llama of width 512 on 8,192 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=512, intermediate_size=1792, num_hidden_layers=1, num_attention_heads=8,
+        num_key_value_heads=2, vocab_size=256, max_position_embeddings=8192,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    tokens = torch.arange(8192)[None] % 256
+    with MemoryMeter() as dense:
+        model.model(tokens, use_cache=False)
+    accelerate_model(model, recipe, min_tokens=0)
+    with MemoryMeter() as sparse:
+        model.model(tokens, use_cache=False)
+    assert summary(model).sparse_density < 1
+    # Counts and densities that are kept are single numbers.
+    assert sparse.peak <= 1.001 * dense.peak, f"{sparse.peak / dense.peak:.3f} of dense"
