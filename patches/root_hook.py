@@ -19,6 +19,7 @@ from accel.patches.clock import Clock
 from accel.patches.context import Context, HeadShare
 from accel.patches.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.family import Family, family_of
+from accel.patches.own_hooks import owner_of, remove_hooks_of
 from accel.patches.reading import named_arguments
 from accel.patches.token_permutation import TokenPermutation
 
@@ -81,15 +82,8 @@ class RootHook:
         """Remove this hook's entries; does nothing when they are gone."""
         if self.permutation is not None:
             self.permutation.detach(model)
-        for hooks, extra in (
-            (model._forward_hooks, (model._forward_hooks_with_kwargs, model._forward_hooks_always_called)),
-            # Last, because it is by this one that `root_hook_of` finds what an interrupt has left.
-            (model._forward_pre_hooks, (model._forward_pre_hooks_with_kwargs,)),
-        ):
-            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-                del hooks[key]
-                for flags in extra:
-                    flags.pop(key, None)
+        # `root_hook_of` finds what an interrupt has left by the hook that goes last.
+        remove_hooks_of(self, model)
 
     @torch.compiler.disable
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -144,7 +138,7 @@ class RootHook:
 def root_hook_of(model: nn.Module) -> RootHook | None:
     """The hook that is attached to a model, if any."""
     for hook in model._forward_pre_hooks.values():
-        owner = getattr(hook, "__self__", None)
+        owner = owner_of(hook)
         if isinstance(owner, RootHook):
             return owner
     return None

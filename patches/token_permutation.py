@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.patches.own_hooks import remove_hooks_of
 from accel.patches.skipping import blurs_queries
 
 PERMUTABLE = ("WanTransformer3DModel",)
@@ -57,9 +58,7 @@ class TokenPermutation:
     def detach(self, model: Any) -> None:
         """Remove these hooks; does nothing when they are gone."""
         for module in (model.patch_embedding, model.rope, model.condition_embedder, model.norm_out):
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-                    del hooks[key]
+            remove_hooks_of(self, module)
 
     @torch.compiler.disable
     def permute_patches(self, module: nn.Module, args: tuple, patches: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ rows, heads and layers as far as the representatives can be trusted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.blocks import per_head
-from accel.policies.block_mass import block_mass
+from accel.policies.block_mass import Reduction, block_mass
 from accel.policies.policy import STRICT
 from accel.policies.representatives import (
     Representatives,
@@ -36,7 +36,10 @@ class BlockScore(ABC):
     """What the scores share.
 
     `steps` are the rows of queries and of keys that one representative stands for; they divide a block's.
+    `reduction` is what becomes of a block's entries, see `block_mass`.
     """
+
+    reduction: ClassVar[Reduction] = "sum"
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -67,7 +70,7 @@ class BlockScore(ABC):
             lengths: int32 [B], the first keys of each sample, those that are not padding; none where all are.
         """
         queries, keys = self.represent(q, k, block_size)
-        return block_mass(queries, keys.within(lengths), block_size, causal, may)
+        return block_mass(queries, keys.within(lengths), block_size, causal, may, self.reduction)
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
         """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; none where all are."""
@@ -155,18 +158,7 @@ class TailError(Strided):
     """
 
     kind: Literal["tail_error"] = "tail_error"  # type: ignore[assignment]
-
-    def mass(
-        self,
-        q: Tensor,
-        k: Tensor,
-        block_size: tuple[int, int],
-        causal: bool = False,
-        may: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        queries, keys = self.represent(q, k, block_size)
-        return block_mass(queries, keys.within(lengths), block_size, causal, may, reduction="tail_error")
+    reduction: ClassVar[Reduction] = "tail_error"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -216,6 +208,7 @@ class Sampled(BlockScore):
 
     per_block: Annotated[int, Field(ge=1, le=16)] = 16
     kind: Literal["sampled"] = "sampled"
+    reduction: ClassVar[Reduction] = "strongest"
 
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
@@ -237,7 +230,7 @@ class Sampled(BlockScore):
         if lengths is not None:
             sampled_keys = sample_positions(k.shape[2], block_size[1], self.per_block, k.device)
             keys = keys.without((sampled_keys >= lengths[:, None])[:, None])
-        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, reduction="strongest")
+        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, reduction=self.reduction)
 
 
 @dataclass(frozen=True, config=STRICT)

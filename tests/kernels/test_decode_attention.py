@@ -1,8 +1,5 @@
 """Decoding: a few queries over listed key blocks, on every tier, against attention token by token."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,33 +7,24 @@ import torch
 
 from accel.kernels.decode_attention import decode_attention
 from accel.kernels.layout import BlockLayout
+from kernel_cases import run_cases
 
 CASES = Path(__file__).with_name("decode_cases.py")
 
 
-def run_cases(tier, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(CASES)],
-        env={**os.environ, "DECODE_TIER": tier, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_cases_in_pytorch():
-    run_cases("torch")
+    run_cases(CASES, DECODE_TIER="torch", OMP_NUM_THREADS="1")
 
 
 def test_cases_in_the_interpreter():
     pytest.importorskip("triton")
-    run_cases("triton", TRITON_INTERPRET="1")
+    run_cases(CASES, DECODE_TIER="triton", OMP_NUM_THREADS="1", TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cases_on_the_gpu():
-    run_cases("triton", TRITON_INTERPRET="0")
+    run_cases(CASES, DECODE_TIER="triton", OMP_NUM_THREADS="1", TRITON_INTERPRET="0")
 
 
 @pytest.mark.gpu

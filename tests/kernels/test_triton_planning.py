@@ -1,35 +1,23 @@
 """The Triton kernels that plan: in the interpreter or on a GPU, and compiled offline."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from kernel_cases import run_cases
+
 CASES = Path(__file__).with_name("triton_planning_cases.py")
 
 
-def run_cases(**environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(CASES)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not {"skipped", "deselected"} & set(done.stdout.split()), done.stdout
-
-
 def test_cases_in_the_interpreter(interpreter):
-    run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    run_cases(CASES, TRITON_INTERPRET="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cases_on_the_gpu():
-    run_cases(TRITON_INTERPRET="0")
+    run_cases(CASES, TRITON_INTERPRET="0")
 
 
 SELECTIONS = [(80, 591, None, "row"), (90, 8192, 0.9, "row"), (90, 591, 0.9, "layer")]

@@ -14,6 +14,7 @@ from accel.patches.grid import TokenGrid
 from accel.policies.radial import Radial
 from accel.recipe import Recipe
 from tiny_families import CASES, VALID
+from traces import traces
 
 RADIAL = {"method": "radial", "decay": 0.3, "block_size": [16, 16]}
 LANDSCAPE, PORTRAIT = (3, 8, 9), (2, 11, 5)
@@ -126,18 +127,6 @@ def test_restore_is_bit_identical_and_leaves_no_trace(case):
     restore_model(model)
     assert torch.equal(output(model, arguments), expected)
     assert traces(model) == before
-
-
-def traces(model) -> dict:
-    """Everything an attribute, a hook or a processor could hide in."""
-    return {
-        name: {
-            key: dict(value) if isinstance(value, dict) else value
-            for key, value in vars(module).items()
-            if not isinstance(value, torch.Tensor)
-        }
-        for name, module in model.named_modules()
-    }
 
 
 def compiled(model, arguments, sites) -> tuple[CompileCounter, list[torch.Tensor]]:

@@ -9,6 +9,7 @@ import tiny_language as tiny
 from accel import accelerate_model, restore_model, summary
 from accel.recipe import Recipe
 from keep_everything import DENSE, keep_everything
+from traces import traces as module_traces
 
 HIP = Recipe.model_validate(
     {
@@ -47,13 +48,8 @@ def logits(model, length=150, batch=1):
 
 def traces(model) -> dict:
     """Everything an attribute, a hook, a buffer or a configuration could hide in."""
-    state = {}
+    state = module_traces(model)
     for name, module in model.named_modules():
-        state[name] = {
-            key: dict(value) if isinstance(value, dict) else value
-            for key, value in vars(module).items()
-            if not isinstance(value, torch.Tensor)
-        }
         config = getattr(module, "config", None)
         state[name, "config"] = copy.deepcopy(vars(config)) if config is not None else None
     return state

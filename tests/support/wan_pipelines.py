@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from accel.patches.grid import TokenGrid
 from pipeline_case import UNIPC, PipelineCase
 from stand_ins import clip, picture, seeing, vae
 from tiny_families import CASES
 from tiny_inputs import noise
+
+
+def image_and_text(size: tuple[int, int, int], batch: int) -> dict[str, Any]:
+    """Call arguments of a pipeline whose transformer reads 512 tokens of text beside the image's."""
+    return {
+        "image": picture(size),
+        "prompt_embeds": noise(batch, 512, 16),
+        "negative_prompt_embeds": noise(batch + 7, 512, 16)[:batch],
+    }
+
 
 PIPELINES: dict[str, PipelineCase] = {
     "wan-t2v": PipelineCase("WanPipeline", "wan", scheduler=UNIPC),
@@ -19,11 +31,7 @@ PIPELINES: dict[str, PipelineCase] = {
         config={"in_channels": 12},
         components=seeing,
         scheduler=UNIPC,
-        call=lambda size, b: {
-            "image": picture(size),
-            "prompt_embeds": noise(b, 512, 16),
-            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
-        },
+        call=image_and_text,
     ),
     "wan2.2-i2v": PipelineCase(
         "WanImageToVideoPipeline",
@@ -49,11 +57,9 @@ PIPELINES: dict[str, PipelineCase] = {
         prompts=1,
         frames=None,
         call=lambda size, b: {
-            "image": picture(size),
+            **image_and_text(size, b),
             "pose_video": clip(size, 4 * (size[0] - 2) + 1),
             "face_video": clip(size, 4 * (size[0] - 2) + 1),
-            "prompt_embeds": noise(b, 512, 16),
-            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
             "segment_frame_length": 4 * (size[0] - 2) + 1,
             "guidance_scale": 3.0,
         },
@@ -64,11 +70,7 @@ PIPELINES: dict[str, PipelineCase] = {
         config={"in_channels": 12},
         components=seeing,
         scheduler=UNIPC,
-        call=lambda size, b: {
-            "image": picture(size),
-            "prompt_embeds": noise(b, 512, 16),
-            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
-        },
+        call=image_and_text,
         grids=lambda size: {TokenGrid(2, *size[1:])},
     ),
     "wan2.2-t2v": PipelineCase(
@@ -90,10 +92,6 @@ PIPELINES: dict[str, PipelineCase] = {
         config={"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 32},
         components=seeing,
         scheduler=UNIPC,
-        call=lambda size, b: {
-            "image": picture(size),
-            "prompt_embeds": noise(b, 512, 16),
-            "negative_prompt_embeds": noise(b + 7, 512, 16)[:b],
-        },
+        call=image_and_text,
     ),
 }
