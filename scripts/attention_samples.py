@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
+from accel.demo.paths import DEMO_SETTINGS
 from accel.load_pipeline import load_pipeline
 from accel.patches.clock import Clock
 from accel.patches.context import Context
@@ -17,6 +17,7 @@ from accel.patches.family import find_sites
 from accel.patches.grid import TokenGrid
 from accel.patches.install import install
 from accel.patches.root_hook import RootHook
+from policy_prompts import prompt_of
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Sample:
 
 
 def demo_samples(
-    prompts: int, layers: tuple[int, ...], steps: tuple[int, ...], folder: Path
+    prompts: Iterable[int], layers: tuple[int, ...], steps: tuple[int, ...], folder: Path
 ) -> Iterator[Sample]:
     """The demo's calls at these layers and steps, conditional pass; captured once, then read back."""
-    for number in range(prompts):
+    for number in prompts:
         file = folder / f"demo-{number}.pt"
         if not file.exists():
             found = capture(number, layers, steps)
@@ -85,5 +86,5 @@ def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> lis
     settings = {key: value for key, value in asdict(DEMO_SETTINGS).items() if key != "fps"}
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        pipe(DEMO_PROMPTS[number], **settings, generator=generator, output_type="latent")
+        pipe(prompt_of(number), **settings, generator=generator, output_type="latent")
     return found

@@ -1,7 +1,8 @@
 """Measure what each method loses: recall, output error and planning cost at equal density, on q, k, v.
 
     python scripts/bench_policies.py docs/benchmarks/policies.json --captures captures
-    python scripts/bench_policies.py out.json --no-synthetic --density 0.4 --method default
+    python scripts/bench_policies.py docs/benchmarks/policies-held-out.json --held-out --prompts 5
+    python scripts/bench_policies.py out.json --synthetic 0 --density 0.4 --method default
 
 Samples are captured from the embedded demo (prompts x layers x steps) and made up at the size of Wan at 480p.
 What is in the file already is not measured again. Every number but the milliseconds repeats
@@ -33,6 +34,7 @@ from attention_error import Probes
 from attention_samples import Sample, demo_samples
 from compared_methods import METHODS, BlockSize, shared
 from planning_cost import planning_cost
+from policy_prompts import FIRST_HELD_OUT
 from policy_rows import read
 from synthetic_attention import synthetic_sample
 
@@ -75,6 +77,7 @@ def main(
     prompts: Annotated[int, typer.Option(min=1, max=8, help="demo prompts")] = 3,
     densities: Annotated[list[float] | None, typer.Option("--density", help="repeat")] = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="only these; repeat")] = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="prompts 8 and up, nothing made up")] = False,
     demo: Annotated[bool, typer.Option(help="capture the embedded demo")] = True,
     synthetic: Annotated[int, typer.Option(min=0, help="how many made-up samples")] = 1,
     captures: Annotated[Path, typer.Option(help="folder to keep captured samples in")] = Path("captures"),
@@ -84,7 +87,9 @@ def main(
     warnings.filterwarnings("ignore", message="radial: decay")
     captures.mkdir(parents=True, exist_ok=True)
     rows = [Row(**row) for row in read(out)] if out.exists() else []
-    for sample in samples(prompts if demo else 0, synthetic, captures):
+    first = FIRST_HELD_OUT if held_out else 0
+    numbers = range(first, first + prompts) if demo else range(0)
+    for sample in samples(numbers, 0 if held_out else synthetic, captures):
         here = [row for row in rows if (row.kind, row.prompt, row.layer, row.step) == place_of(sample)]
         done = {(row.method, row.wanted) for row in here}
         wanted = ((name, density) for density in densities or DENSITIES for name in methods or METHODS)
@@ -96,7 +101,7 @@ def main(
             write(out, rows)
 
 
-def samples(prompts: int, synthetic: int, captures: Path) -> Iterator[Sample]:
+def samples(prompts: range, synthetic: int, captures: Path) -> Iterator[Sample]:
     yield from demo_samples(prompts, LAYERS, STEPS, captures)
     for seed in range(synthetic):
         yield synthetic_sample(seed)

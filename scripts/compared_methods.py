@@ -120,6 +120,7 @@ METHODS: dict[str, Build] = {
     "pooled, row": composed(Pooled(), "row"),
     "pooled, row, tail": composed(Pooled(), "row", tail=True),
     "pooled, row, tail, equal work": less(composed(Pooled(), "row", tail=True), tail_work),
+    "xattention": composed(Antidiagonal(16), "row"),
     "strided, row": composed(Strided(8, 8), "row"),
     "default": default(Strided(8, 8)),
     "default, 8x4": default(Strided(8, 4)),
