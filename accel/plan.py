@@ -81,7 +81,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
 def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
     """Try every method that a language model would run on a text of zeros: no grid, and causal."""
-    tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16)
+    tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16, device="cpu")
     for number, rule in enumerate(recipe.rules):
         if any(step.rule is rule for step in steps):
             try:
@@ -96,7 +96,7 @@ def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
         site = next((step.site for step in steps if step.rule is rule), None)
         if site is None:
             continue
-        tokens = torch.zeros(1, site.heads, TRIAL_GRID.tokens, 16)
+        tokens = torch.zeros(1, site.heads, TRIAL_GRID.tokens, 16, device="cpu")
         context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
         try:
             with warnings.catch_warnings():

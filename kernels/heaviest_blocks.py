@@ -70,7 +70,7 @@ def bounds(
     mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float
 ) -> tuple[Tensor, Tensor]:
     """Int32 [..., 1] each: the fewest and the most blocks of a budget, what must be kept aside."""
-    available = _available(mass, may, budget)
+    available = _available(mass, may, budget).float()
     return (min_density * available).round().int(), (density * available).round().int()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from accel.kernels.blocks import blocks_of_tokens
 from accel.patches.grid import TokenGrid
+from accel.policies.from_sizes import from_sizes
 from accel.policies.grid_blocks import block_counts
 from accel.policies.orders import Order, token_order
 from accel.policies.policy import STRICT
@@ -69,7 +69,7 @@ class Always:
         return _sequence_blocks(self.sink, self.recent, q_len, kv_len, block_size, device)
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def _grid_blocks(
     always: Always, grid: TokenGrid, order: Order, block_size: tuple[int, int], device: torch.device
 ) -> Tensor:
@@ -104,7 +104,7 @@ def _keep_adjacent(keep: Tensor, rows: Tensor, columns: Tensor) -> None:
         keep[rows[tuple(here)], columns[tuple(there)]] = True
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def _sequence_blocks(
     sink: int, recent: int, q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device
 ) -> Tensor:

@@ -97,7 +97,7 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 def _key_bias(keys: Representatives, heads: int) -> Tensor:
     """Broadcasting to [B, H, 1, C]: the log of how many tokens each stands for; -inf where absent."""
-    bias = keys.counts.log()
+    bias = keys.counts.float().log()
     if keys.absent is None:
         return bias
     return bias.masked_fill(per_head(keys.absent, heads)[:, :, None], -torch.inf)

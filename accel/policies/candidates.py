@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from accel.patches.grid import TokenGrid
 from accel.policies.always import Always
+from accel.policies.from_sizes import from_sizes
 from accel.policies.orders import Order
 
 
@@ -58,7 +58,7 @@ class SequenceCandidates(NamedTuple):
 Candidates = GridCandidates | SequenceCandidates
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def grid_candidates(
     grid: TokenGrid, order: Order, block_size: tuple[int, int], device: torch.device
 ) -> GridCandidates:
@@ -69,7 +69,7 @@ def grid_candidates(
     return GridCandidates(must.to(device), table.to(device), counts.to(device), int(counts.max()))
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def sequence_candidates(
     q_len: int, kv_len: int, sink: int, window: int, block_size: tuple[int, int], device: torch.device
 ) -> SequenceCandidates:

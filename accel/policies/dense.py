@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.policies.from_sizes import from_sizes
 from accel.policies.policy import STRICT, BlockSize, Policy
 
 
@@ -28,6 +28,6 @@ class Dense(Policy):
         return _full(q.shape[2], k.shape[2], self.block_size, q.device)
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def _full(q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device) -> BlockLayout:
     return BlockLayout.full(q_len, kv_len, block_size, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +14,7 @@ from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.always import Always
+from accel.policies.from_sizes import from_sizes
 from accel.policies.grid_blocks import block_counts, require_grid
 from accel.policies.orders import Tile, token_order
 from accel.policies.policy import STRICT, BlockSize, Policy
@@ -116,7 +116,7 @@ def strongest_region(worth: Tensor, axis: int, regions: Tensor) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def block_regions(grid: TokenGrid, region: tuple[int, int], rows: int, device: torch.device) -> Tensor:
     """Int64 [video blocks, R]: the regions in each block of `rows` tokens, the first repeated to fill R."""
     across = -(-grid.width // region[1])

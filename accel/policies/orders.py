@@ -7,7 +7,6 @@ that blocks are cut from the first video token on.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from accel.kernels.order import TokenOrder
 from accel.patches.grid import TokenGrid
+from accel.policies.from_sizes import from_sizes
 from accel.policies.hilbert import hilbert_positions
 from accel.policies.policy import STRICT
 
@@ -89,7 +89,7 @@ class Axes:
 Order = Annotated[RowMajor | Tile | Hilbert | Axes, Field(discriminator="kind")]
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
     """The order of all tokens of `grid`, text included; none where it is that of the sequence."""
     if isinstance(order, RowMajor):

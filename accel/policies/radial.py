@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from accel.kernels.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.policies.from_sizes import from_sizes
 from accel.policies.grid_blocks import require_grid
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.radial_mask import HAS_SINK, Reduction, Rule, half_widths, keep_any, keep_strict
@@ -82,7 +82,7 @@ class Radial(Policy):
         return of_layer if share is None else of_layer[share.own]
 
 
-@lru_cache(maxsize=128)
+@from_sizes(128)
 def _layout(
     grid: TokenGrid,
     decays: tuple[float, ...],
@@ -95,7 +95,7 @@ def _layout(
     return BlockLayout.from_mask(keep.unsqueeze(0).to(device), block_size, grid.tokens, grid.tokens)
 
 
-@lru_cache(maxsize=128)
+@from_sizes(128)
 def _keep(
     grid: TokenGrid, decay: float, rule: Rule, reduction: Reduction, block_size: tuple[int, int]
 ) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from accel.policies.from_sizes import from_sizes
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,13 @@ def _cells(tokens: Tensor, rows: int) -> Tensor:
     return tokens.unflatten(2, (groups, rows))
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def _every(length: int, step: int, offset: int, device: torch.device) -> Tensor:
     firsts = torch.arange(0, length, step)
     return (firsts + offset).clamp(max=length - 1).to(device)
 
 
-@lru_cache(maxsize=64)
+@from_sizes()
 def sample_positions(length: int, rows: int, count: int, device: torch.device) -> Tensor:
     """Int64 [blocks * count]: the tokens that stand for each block of `rows`, at the same offsets in each."""
     offsets = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count]

@@ -102,3 +102,14 @@ def test_choosing_and_listing_are_one_graph(bounds):
     compiled = torch.compile(plan, fullgraph=True, backend="eager")
     for ours, theirs in zip(compiled(mass, must), plan(mass, must), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_default_type_does_not_round_budgets():
+    mass = torch.rand(1, 4, 150, 150, dtype=torch.float32)
+    nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    torch.set_default_dtype(torch.float16)
+    try:
+        keep = keep_heaviest(mass, nothing, None, "layer", 0.8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert int(keep.sum()) == round(0.8 * mass.numel())

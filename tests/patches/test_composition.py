@@ -160,3 +160,17 @@ def test_gradients_run_dense_with_that_reason():
     model(**inputs)[0].sum().backward()
     assert latent.grad.isfinite().all()
     assert summary(model).dense_reasons == {"gradients are recorded": 3}
+
+
+@torch.no_grad()
+def test_a_default_device_is_no_matter():
+    pooled = {"method": "compose", "score": {"kind": "pooled"}, "select": {"kind": "top_k", "density": 0.4}}
+    policy = {**pooled, "order": {"kind": "hilbert"}}
+    recipe = Recipe.model_validate({"rules": [{"match": "*", "policy": policy}]})
+    model = tiny.wan()
+    inputs = tiny.inputs(model, frames=3)
+    with torch.device("meta"):
+        accelerate_model(model, recipe)
+        model(**inputs)
+    account = summary(model)
+    assert account.calls == 3 and not account.dense_reasons

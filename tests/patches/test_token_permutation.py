@@ -145,3 +145,14 @@ def test_no_call_permutes_its_own(monkeypatch):
     once(**tiny.inputs(once))
     with raises(AssertionError, match="permuted its tokens"):
         each(**tiny.inputs(each))
+
+
+def test_a_model_that_generated_can_be_trained():
+    model = tiny.wan(num_layers=1).requires_grad_(True)
+    accelerate_model(
+        model, recipe({**POOLED, "order": {"kind": "tile", "size": [3, 2, 5]}}, permute_once=True)
+    )
+    with torch.inference_mode():
+        model(**tiny.inputs(model))
+    model(**tiny.inputs(model))[0].sum().backward()
+    assert model.patch_embedding.weight.grad is not None
