@@ -1,5 +1,7 @@
 """torch.compile: one graph for all layers and steps, and no recompilation when dense turns sparse."""
 
+from importlib import import_module
+
 import torch
 from diffusers import FirstBlockCacheConfig
 from pytest import mark
@@ -123,3 +125,10 @@ def test_compiled_blocks_with_hooks_of_diffusers(treat):
     account = summary(pipe)
     assert account.sparse_density == 1 and not account.never_called
     assert (account.calls < 3 * 3) == (treat is cache)
+
+
+@mark.parametrize("name", ["attend", "attend_sequence"])
+def test_cuda_graphs_are_recorded_around_attention(name):
+    import_module("accel.patches.transformers_seat")
+    operator = getattr(torch.ops.sparse_accel, name).default
+    assert torch.Tag.cudagraph_unsafe in operator.tags
