@@ -66,15 +66,15 @@ def block_sparse_attention(
             not the asked one can run the call.
     """
     _check(q, k, v, layout, scale)
-    name = _tier(q, tier)
+    name = _tier(q, layout, tier)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(q):
         return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
 
 
-def _tier(q: Tensor, asked: str | None) -> str:
+def _tier(q: Tensor, layout: BlockLayout, asked: str | None) -> str:
     if asked is None:
-        choice = choose_tier(q.device, q.dtype, q.shape[-1])
+        choice = choose_tier(q.device, q.dtype, q.shape[-1], layout)
         if choice.unsupported is not None:
             raise ValueError(f"no tier can run this call: {choice.unsupported}")
         return choice.name

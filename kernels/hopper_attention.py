@@ -13,10 +13,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from accel.kernels.block_order import to_block_order, to_sequence_order
-from accel.kernels.hopper_kernel import BLOCK_M, ROWS, hopper_kernel
+from accel.kernels.hopper_kernel import ROWS, hopper_kernel
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E
 from accel.kernels.tail import tail_log_count, tail_means
+from accel.kernels.tiers import cannot_take
 from accel.kernels.triton_config import strides
 from accel.kernels.triton_tail import add_tail
 from accel.kernels.work_order import work_order_if_it_matters
@@ -67,10 +68,8 @@ def _check(q: Tensor, layout: BlockLayout) -> None:
             f"the hopper tier takes {sorted(map(str, GLUON_TYPES))} and head dims {sorted(STAGES)}, "
             f"got {q.dtype} and {q.shape[-1]}"
         )
-    if layout.block_size[0] != BLOCK_M.value:
-        raise ValueError(f"the hopper tier takes query blocks of {BLOCK_M.value}, got {layout.block_size[0]}")
-    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
-        raise ValueError("the hopper tier does not join an order with causality or padding")
+    if reason := cannot_take("hopper", layout):
+        raise ValueError(f"the hopper tier {reason}")
 
 
 def _aligned(tokens: Tensor) -> Tensor:

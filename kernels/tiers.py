@@ -7,9 +7,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from accel.kernels.verdicts import PASSED, verdict
+
+if TYPE_CHECKING:
+    from accel.kernels.layout import BlockLayout
 
 TIERS: dict[str, str] = {
     "reference": "accel.kernels.reference",
@@ -17,7 +22,9 @@ TIERS: dict[str, str] = {
     "triton": "accel.kernels.triton_attention",
     "hopper": "accel.kernels.hopper_attention",
 }
-HOPPER_UNPROVEN = "has not been proven on a GPU yet and runs only where it is asked for"
+# Before Triton, the fastest first, and each only where it has passed its test on the machine.
+ON_PROOF = ("hopper",)
+UNTESTED = "has not been tested on this machine yet; `accel doctor --prove` does so"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -36,20 +43,45 @@ class TierChoice:
     unsupported: str | None = None
 
 
-def choose_tier(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> TierChoice:
-    """The tier for heads of `head_dim` in `dtype` on `device`: Triton on a GPU, PyTorch elsewhere."""
+def choose_tier(
+    device: torch.device | str, dtype: torch.dtype, head_dim: int, layout: BlockLayout | None = None
+) -> TierChoice:
+    """The tier for heads of `head_dim` in `dtype` on `device`, and for `layout` if one is given: Triton on a
+    GPU, or a faster one that has passed its test there; PyTorch elsewhere."""
     device = torch.device(device)
     not_triton = cannot_run("triton", device, dtype, head_dim)
     if device.type == "cuda" and not_triton is None:
-        if cannot_run("hopper", device, dtype, head_dim) is None:
-            return TierChoice("triton", f"a Triton kernel for any GPU; the hopper tier {HOPPER_UNPROVEN}")
-        return TierChoice("triton", "a Triton kernel for any GPU")
+        return _choose_on_gpu(device, dtype, head_dim, layout)
     not_torch = cannot_run("torch", device, dtype, head_dim)
     return TierChoice(
         "torch",
         f"gathers the listed blocks in PyTorch; the triton tier {not_triton}",
         unsupported=None if not_torch is None else f"the torch tier {not_torch}",
     )
+
+
+def _choose_on_gpu(
+    device: torch.device, dtype: torch.dtype, head_dim: int, layout: BlockLayout | None
+) -> TierChoice:
+    reason = "a Triton kernel for any GPU"
+    for name in ON_PROOF:
+        if cannot_run(name, device, dtype, head_dim) is not None:
+            continue
+        against = untrusted(name, device, dtype, head_dim)
+        if against is None and layout is not None:
+            against = cannot_take(name, layout)
+        if against is None:
+            return TierChoice(name, "a kernel for this GPU, which has passed its test on this machine")
+        reason += f"; the {name} tier {against}"
+    return TierChoice("triton", reason)
+
+
+def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why a tier of `ON_PROOF` is not taken for calls that it could run; none if it is."""
+    if torch.compiler.is_compiling():
+        return "is not traced by torch.compile"
+    found = verdict(name, device, dtype, head_dim) or UNTESTED
+    return None if found == PASSED else found
 
 
 def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -91,6 +123,17 @@ def _hopper_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) 
     if dtype not in (torch.float16, torch.bfloat16):
         return f"does not take {dtype}"
     return None if head_dim in (64, 128) else f"takes head dims 64 and 128, not {head_dim}"
+
+
+def cannot_take(name: str, layout: BlockLayout) -> str | None:
+    """Why tier `name` cannot run a layout, to be read after its name; none if it can."""
+    if name != "hopper":
+        return None
+    if layout.block_size[0] != 128:
+        return f"takes query blocks of 128, got {layout.block_size[0]}"
+    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
+        return "does not join an order with causality or padding"
+    return None
 
 
 def load_tier(name: str) -> Callable[..., Any]:
