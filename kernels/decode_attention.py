@@ -19,7 +19,6 @@ from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import cannot_run
 
 DECODE_TIERS = {"torch": "accel.kernels.decode_attention", "triton": "accel.kernels.triton_decode"}
-MOST_ROWS = 128
 
 
 @overload
@@ -151,10 +150,8 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
             f"the layout is of {layout.q_len} queries and {layout.kv_len} keys in {layout.num_q_blocks} "
             f"blocks of queries, got {q_len} and {kv_len}; decoding takes one block"
         )
-    if heads % kv_heads or heads // kv_heads * q_len > MOST_ROWS:
-        raise ValueError(
-            f"{heads} heads of {q_len} queries on {kv_heads} key heads are no tile of {MOST_ROWS}"
-        )
+    if heads % kv_heads:
+        raise ValueError(f"query heads must be a multiple of key heads, got {heads} and {kv_heads}")
     if layout.kv_indices.shape[0] not in (1, batch) or layout.kv_indices.shape[1] not in (1, kv_heads):
         raise ValueError(
             f"lists for {tuple(layout.kv_indices.shape[:2])} samples and key heads do not fit k "

@@ -39,7 +39,10 @@ class SequenceSeat(Seat):
         mask: Tensor | None,
         kwargs: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """Output [B, M, H, Dv], and the probabilities where the call ran dense and has them."""
+        """Output [B, M, H, Dv], and the probabilities where the call ran dense and has them.
+
+        The output is contiguous, as transformers' own are: some models view it in another shape.
+        """
         weights: list[Tensor | None] = [None]
         call = sequence_call(module, q, k, v, mask, kwargs)
         forward: Any = eager if call.wants_weights and has_eager(module) else self.dense
@@ -50,11 +53,12 @@ class SequenceSeat(Seat):
 
         dtype = autocast_dtype(q.device)
         if dtype is None:
-            return self.fn(call, run_dense), weights[0]  # type: ignore[call-arg, arg-type]
+            out = self.fn(call, run_dense)  # type: ignore[call-arg, arg-type]
+            return out.contiguous(), weights[0]
         call = replace(call, q=cast(q, dtype), k=cast(k, dtype), v=cast(v, dtype))
         with torch.autocast(q.device.type, enabled=False):
             out = self.fn(call, under_autocast(run_dense, q.device, dtype))  # type: ignore[call-arg, arg-type]
-        return out, weights[0]
+        return out.contiguous(), weights[0]
 
 
 def sequence_call(
@@ -87,7 +91,8 @@ def attend_sequence(
     )  # fmt: skip
 
 
-@torch.library.custom_op("sparse_accel::attend_sequence", mutates_args=())
+# As for `sparse_accel::attend`: a recorded graph would replay one call's decision for all.
+@torch.library.custom_op("sparse_accel::attend_sequence", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
 def _attend_op(
     q: Tensor,
     k: Tensor,
@@ -110,8 +115,7 @@ def _attend_op(
         "is_causal": causal,
     }
     kwargs |= {"s_aux": sinks, "position_bias": bias}
-    out, _ = seat.run(seat.module, q, k, v, mask, kwargs)
-    return out.contiguous()
+    return seat.run(seat.module, q, k, v, mask, kwargs)[0]
 
 
 @_attend_op.register_fake

@@ -79,6 +79,10 @@ def test_groups_and_a_few_queries(group, queries):
     check(queries, group=group, causal=True)
 
 
+def test_more_rows_for_a_key_head_than_a_tile_has():
+    check(3, group=7, dim=16, causal=True)
+
+
 @pytest.mark.parametrize("columns", [16, 32, 64, 128])
 def test_blocks_of_keys(columns):
     check(columns=columns)

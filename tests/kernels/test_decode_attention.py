@@ -43,19 +43,41 @@ def test_decoding_can_be_captured():
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
-@pytest.mark.parametrize(("dim", "columns"), [(128, 16), (128, 128), (64, 16)], ids=str)
-def test_kernels_compile_without_spills(offline, capability, dim, columns):
+SHARED_MEMORY = 101_376  # bytes that a block can have on sm_86, sm_89 and sm_120
+
+
+@pytest.mark.parametrize("capability", [80, 86, 90, 120], ids="sm_{}".format)
+@pytest.mark.parametrize(
+    ("dim", "columns", "rows", "dtype"),
+    [
+        (128, 16, 4, torch.bfloat16),
+        (128, 128, 4, torch.bfloat16),
+        (64, 16, 71, torch.bfloat16),
+        (256, 128, 40, torch.bfloat16),
+        (128, 16, 4, torch.float32),
+    ],
+    ids=str,
+)
+def test_kernels_compile_without_spills(offline, capability, dim, columns, rows, dtype):
     from accel.kernels.triton_decode import attend
 
-    q, k = torch.empty(1, 8, 4, dim, dtype=torch.bfloat16), torch.empty(1, 8, 4096, dim, dtype=torch.bfloat16)
+    q, k = torch.empty(1, 8, rows, dim, dtype=dtype), torch.empty(1, 8, 4096, dim, dtype=dtype)
     layout = BlockLayout.full(1, 4096, (16, columns))
     visible = torch.ones(1, 1, 4096, dtype=torch.bool)
     kernels = offline(capability, attend, q, k, k, layout, visible, 1.0)
     assert [kernel.name for kernel in kernels] == ["decode_kernel", "join_kernel"]
     for kernel in kernels:
-        assert kernel.spills == 0 and kernel.shared_memory <= {80: 166_912, 90: 232_448}[capability]
-    assert any(opcode.startswith("HMMA") for opcode in kernels[0].sass)
+        assert kernel.spills == 0 and kernel.shared_memory <= SHARED_MEMORY
+    if dtype == torch.bfloat16:
+        assert any(opcode.startswith(("HMMA", "HGMMA")) for opcode in kernels[0].sass)
+
+
+def test_the_parts_of_a_long_list_are_joined_without_spills(offline):
+    from accel.kernels.triton_decode import attend
+
+    q, k = (torch.empty(1, 1, rows, 256, dtype=torch.bfloat16) for rows in (1, 65536))
+    _, join = offline(86, attend, q, k, k, BlockLayout.full(1, 65536, (16, 16)), None, 1.0)
+    assert join.spills == 0
 
 
 def test_enough_programs_fill_the_device():

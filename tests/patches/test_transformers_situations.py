@@ -3,9 +3,11 @@
 import torch
 from pytest import approx, fixture, mark, raises
 from transformers import DynamicCache, StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import tiny_language as tiny
 from accel import accelerate_model, restore_model, summary
+from accel.patches.transformers_attention import NAME
 from accel.patches.transformers_mask import NOT_CAUSAL
 from keep_everything import keep_everything
 
@@ -46,6 +48,13 @@ def cached(*lengths, cache=DynamicCache, **cache_options):
 
 def test_prefill():
     check(tiny.llama, lambda model: model(tiny.tokens(100)).logits, 2, {})
+
+
+def test_the_output_can_be_viewed_as_some_models_do():
+    layer = keep_everything(tiny.llama(), sparse_decode=True).model.layers[0].self_attn
+    q, k = torch.randn(2, 4, 40, 16), torch.randn(2, 2, 40, 16)
+    out, _ = ALL_ATTENTION_FUNCTIONS[NAME](layer, q, k, k, None)
+    assert out.view(2, 40, 64).shape == (2, 40, 64)
 
 
 def test_decode():
