@@ -25,6 +25,7 @@ from accel.patches.context import Context
 from accel.policies.decode_memory import DecodeMemory
 from accel.policies.decode_search import DecodeSearch
 from accel.policies.policy import Policy
+from accel.tier_proof import prove_if_unknown
 from accel.versions import device_name
 
 SHORTEST = 1024
@@ -85,6 +86,7 @@ def break_even(q: Tensor, k: Tensor, policy: Policy) -> float:
     """
     if k.shape[2] < SHORTEST:
         return 0.0
+    prove_if_unknown(q.device, q.dtype, q.shape[3])
     shape = Shape.of(q, k)
     key = _key(q, shape, policy)
     return measured_once(key, lambda: measure_break_even(shape, policy, q.device, q.dtype))

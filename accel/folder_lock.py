@@ -38,6 +38,11 @@ class FolderLock:
         if fcntl is not None:
             self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def wait(self) -> None:
+        """Hold the folder alone, as soon as nobody else does."""
+        if fcntl is not None:
+            self._lock(fcntl.LOCK_EX)
+
     def share(self) -> None:
         """Let the other processes of this run hold it too; they call this one only."""
         if fcntl is not None:

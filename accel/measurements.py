@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from accel.kernels.verdicts import verdict_file
+
 _KNOWN: dict[str, float] = {}
 
 
@@ -23,8 +25,7 @@ def measured_once(key: str, measure: Callable[[], float]) -> float:
 
 def cache_file() -> Path:
     """Where they are kept; deleting the file measures anew."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sparse-accel" / "crossover.json"
+    return verdict_file().with_name("crossover.json")
 
 
 def _read_file() -> dict[str, float]:

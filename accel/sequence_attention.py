@@ -14,7 +14,6 @@ from accel.attention_sink import with_sinks
 from accel.call_record import CallRecord
 from accel.dense_queries import with_dense_queries
 from accel.faults import Fault, Guard
-from accel.kernels.block_sparse_attention import block_sparse_attention
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
@@ -25,6 +24,7 @@ from accel.policies.policy import Policy
 from accel.schedule import Schedule
 from accel.sequence_decode import SequenceDecode
 from accel.stopwatch import Stopwatch
+from accel.tier_proof import block_sparse_attention
 from accel.worth import SLOWER, Worth
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from accel.call_record import CallRecord
 from accel.faults import Guard
-from accel.kernels.block_sparse_attention import block_sparse_attention
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
@@ -24,6 +23,7 @@ from accel.policies.policy import Policy
 from accel.policies.ramp import at_progress
 from accel.schedule import Schedule
 from accel.stopwatch import Stopwatch
+from accel.tier_proof import block_sparse_attention
 
 
 class SparseAttention:

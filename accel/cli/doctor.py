@@ -1,32 +1,64 @@
-"""accel doctor: what this machine has, which kernel tier it gets, and why."""
+"""accel doctor: what this machine has, which kernel tier it gets, and why; and the tests of tiers."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 
 from accel.cli.options import Json
-from accel.kernels.tiers import choose_tier
+from accel.kernels.tiers import ON_PROOF, cannot_run, choose_tier
+from accel.kernels.verdicts import PASSED, key, verdict_file
 from accel.load_pipeline import best_device
 from accel.recipe_files import shipped_recipes
+from accel.tier_proof import prove
 from accel.versions import device_name, versions
 
+HEAD_DIMS = (64, 96, 128, 256)
+Proving = Annotated[
+    bool, typer.Option("--prove", help="Test, and again, the tiers that run only where they have passed.")
+]
 
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine has and which kernel tier it gets, and why."""
+
+def doctor(proving: Proving = False, as_json: Json = False) -> None:
+    """Say what this machine has and which kernel tier it gets, and why. Exits with 1 if a test finds a tier
+    wrong."""
     device = torch.device(best_device())
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    choice = choose_tier(device, dtype, 128)
-    if as_json:
-        facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
-        print(json.dumps({**facts, "recipes": list(shipped_recipes())}, default=str))
-        return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
     console.print(f"device   {device_name(device)}")
     for package, version in versions().items():
         console.print(f"{package:<13} {version}")
+    proofs = prove_all(console) if proving else []
+    choice = choose_tier(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
     console.print(f"tier     {choice.name}: {choice.reason}")
     console.print(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
+    if as_json:
+        facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
+        print(json.dumps({**facts, "proofs": proofs, "recipes": list(shipped_recipes())}, default=str))
+    if any(proof["verdict"] != PASSED for proof in proofs):
+        raise typer.Exit(1)
+
+
+def prove_all(console: Console) -> list[dict[str, Any]]:
+    """Test every tier that has to be, for every type and head dim, on each kind of GPU that PyTorch sees."""
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    calls = {
+        key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)
+        for gpu in reversed(gpus)
+        for tier in ON_PROOF
+        for dtype in (torch.bfloat16, torch.float16)
+        for head_dim in HEAD_DIMS
+        if cannot_run(tier, gpu, dtype, head_dim) is None
+    }
+    proofs = []
+    for tier, gpu, dtype, head_dim in calls.values():
+        found = prove(tier, gpu, dtype, head_dim)
+        proofs.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "verdict": found})
+        console.print(f"proof    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
+    kept = f"kept in {verdict_file()}" if proofs else "nothing here runs only where it has passed a test"
+    console.print(f"proof    {kept}")
+    return proofs

@@ -1,0 +1,308 @@
+"""Tiers are tried in a child that may hang or die, once a machine, and what was found is kept."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from pytest import CaptureFixture, MonkeyPatch, fixture, importorskip, mark, raises, skip, warns
+from typer import Exit
+
+import tiny
+import tiny_language
+from accel import accelerate_model, tier_proof, tier_trial
+from accel.cli import doctor
+from accel.kernels.tiers import cannot_run, choose_tier
+from accel.kernels.verdicts import PASSED, verdict_file
+from accel.recipe import Recipe
+from accel.tier_proof import prove, prove_if_unknown
+from accel.tier_trial import NOT_TESTED, command, judged, outcome
+from fake_hopper import fake_hopper, forget
+
+importorskip("triton")
+VIDEO = Recipe.model_validate(
+    {"rules": [{"match": "*", "policy": {"method": "radial", "block_size": [16, 16]}}]}
+)
+CALL = torch.device("cuda"), torch.bfloat16, 128
+FAILED = "failed its test on this machine: plain: LSE: error 1.0"
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
+@fixture
+def hopper(tmp_path):
+    with fake_hopper(tmp_path) as patch:
+        yield patch
+
+
+@fixture
+def tried(hopper):
+    """What is tried; `tried.says` is the outcome."""
+
+    class Tried(list):
+        says = PASSED
+
+    tried = Tried()
+    hopper.setattr(tier_proof, "trial", lambda *call: tried.append(call) or tried.says)
+    return tried
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", "import json, os, signal, subprocess, sys, time\n" + code]
+
+
+ENDS = {
+    "passed": ("print('plain'); print(json.dumps({'failure': None}))", PASSED),
+    "failed": ("print(json.dumps({'failure': 'plain: out'}))", "failed its test on this machine: plain: out"),
+    "noise": ("print(json.dumps({'failure': None})); print('leaked'); sys.exit(3)", PASSED),
+    "hang": (
+        "print('late', flush=True); time.sleep(60)",
+        "did not finish its test within 1.5 s, at: late",
+    ),
+    "hang-of-a-grandchild": (
+        "print('plain', flush=True); subprocess.run([sys.executable, '-c', 'while True: pass'])",
+        "did not finish its test within 1.5 s, at: plain",
+    ),
+    "abort": (
+        "print('plain', flush=True); os.abort()",
+        "ended its test's process with code -6, at: plain",
+    ),
+    "error": (
+        "print('plain', flush=True); sys.exit('CUDA error')",
+        "ended its test's process with code 1, at: plain (CUDA error)",
+    ),
+    "killed": (
+        "print('plain', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+        f"{NOT_TESTED}: its test was killed from outside",
+    ),
+    "no-device": (
+        "sys.exit('all CUDA-capable devices are busy')",
+        f"{NOT_TESTED}: it never began, and ended its test's process with code 1 "
+        "(all CUDA-capable devices are busy)",
+    ),
+    "memory": ("print(json.dumps({'obstacle': 'out of memory'}))", f"{NOT_TESTED}: out of memory"),
+    "interpreter": ("print(json.dumps({'failure': os.environ.get('TRITON_INTERPRET')}))", PASSED),
+}
+
+
+@mark.parametrize(("code", "expected"), ENDS.values(), ids=ENDS.keys())
+def test_how_a_child_ends_is_the_verdict(monkeypatch, code, expected):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    started = time.monotonic()
+    assert outcome(python(code), 1.5 if "1.5" in expected else 60) == expected
+    assert time.monotonic() - started < 20
+
+
+def test_a_program_without_an_interpreter_tests_nothing(monkeypatch):
+    assert outcome(["/no/such/python"], 9).startswith(f"{NOT_TESTED}: [Errno 2]")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert outcome(python("pass"), 9).startswith(f"{NOT_TESTED}: this program")
+
+
+def test_an_interrupt_takes_the_child_along(monkeypatch):
+    children = []
+
+    class Interrupted(subprocess.Popen):
+        def communicate(self, timeout=None):
+            if children:
+                return super().communicate(timeout=timeout)
+            children.append(self)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with raises(KeyboardInterrupt):
+        outcome(python("time.sleep(60)"), 60)
+    assert children[0].returncode == -9
+
+
+def test_the_child_runs_the_proof_and_says_how_it_ended(monkeypatch):
+    """The true child, on the PyTorch tier and a few of the calls."""
+    interpreter, flag, code = command("torch", torch.device("cpu"), torch.float32, 16)
+    few = "from accel.kernels import proof; proof.TILES = (2,); proof.KEY_ROWS = (64,); from accel.tier_trial"
+    assert outcome([interpreter, flag, code.replace("from accel.tier_trial", few)], 120) == PASSED
+
+
+@mark.parametrize("printed", ["[1]\n", "null\n", "{broken\n"])
+def test_only_our_own_line_is_an_outcome(printed):
+    assert judged(printed, "", "ended") == f"ended, at: {printed.strip()}"
+
+
+def test_a_tier_is_tried_once_a_machine_and_says_so(tried):
+    with warns(UserWarning, match=r"trying the hopper tier for bfloat16 and head dim 128.* kept in .*\.json"):
+        prove_if_unknown(*CALL)
+    assert choose_tier(*CALL).name == "hopper"
+    prove_if_unknown(*CALL)
+    forget()
+    prove_if_unknown(*CALL)
+    assert tried == [("hopper", *CALL)] and list(json.loads(verdict_file().read_text()).values()) == [PASSED]
+
+
+def test_a_tier_that_fails_is_told_of_and_left_out(tried):
+    tried.says = FAILED
+    with warns(UserWarning, match="the hopper tier failed its test .* the Triton tier runs instead"):
+        prove_if_unknown(*CALL)
+    forget()
+    prove_if_unknown(*CALL)
+    assert len(tried) == 1 and choose_tier(*CALL).name == "triton" and FAILED in choose_tier(*CALL).reason
+
+
+def test_each_type_and_head_dim_is_tried(tried):
+    calls = [CALL, (CALL[0], torch.float16, 128), (CALL[0], torch.bfloat16, 64)]
+    for call in calls:
+        with warns(UserWarning):
+            prove_if_unknown(*call)
+    forget()
+    assert len(tried) == 3 and {choose_tier(*call).name for call in calls} == {"hopper"}
+
+
+def test_what_says_nothing_of_the_tier_is_not_kept(tried):
+    tried.says = f"{NOT_TESTED}: out of memory"
+    with warns(UserWarning):
+        prove_if_unknown(*CALL)
+    prove_if_unknown(*CALL)
+    assert len(tried) == 1 and not verdict_file().exists()
+    assert f"the hopper tier {tried.says}" in choose_tier(*CALL).reason
+    forget()
+    tried.says = PASSED
+    with warns(UserWarning):
+        prove_if_unknown(*CALL)
+    assert choose_tier(*CALL).name == "hopper"
+
+
+NOT_TRIED = {
+    "switched-off": (CALL, lambda patch: patch.setenv("ACCEL_PROVE", "0")),
+    "captured": (CALL, lambda patch: patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)),
+    "cpu": ((torch.device("cpu"), torch.bfloat16, 128), lambda patch: None),
+    "float32": ((CALL[0], torch.float32, 128), lambda patch: None),
+    "ampere": (CALL, lambda patch: patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))),
+}
+
+
+@mark.parametrize(("call", "change"), NOT_TRIED.values(), ids=NOT_TRIED.keys())
+@mark.filterwarnings("error")
+def test_where_nothing_is_tried(hopper, tried, call, change):
+    change(hopper)
+    prove_if_unknown(*call)
+    assert not tried and choose_tier(*call).name != "hopper"
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(hopper, tried):
+    hopper.setenv("XDG_CACHE_HOME", "/dev/null")
+    with warns(UserWarning):
+        prove_if_unknown(*CALL)
+    assert choose_tier(*CALL).name == "hopper" and prove("hopper", *CALL, again=False) == PASSED
+    assert len(tried) == 1
+
+
+@mark.parametrize("content", ["", "{broken", "[1]"])
+def test_a_file_that_is_not_ours_is_replaced(tried, content):
+    verdict_file().parent.mkdir(parents=True)
+    verdict_file().write_text(content)
+    assert prove("hopper", *CALL) == PASSED
+    assert list(json.loads(verdict_file().read_text()).values()) == [PASSED]
+
+
+def test_trying_again_replaces_the_verdict(tried):
+    tried.says = FAILED
+    prove("hopper", *CALL)
+    tried.says = PASSED
+    assert prove("hopper", *CALL, again=False) == FAILED and prove("hopper", *CALL) == PASSED
+    forget()
+    assert choose_tier(*CALL).name == "hopper"
+
+
+def test_threads_wait_for_one_trial(hopper):
+    tried = []
+    hopper.setattr(tier_proof, "trial", lambda *call: tried.append(call) or time.sleep(0.3) or PASSED)
+    threads = [threading.Thread(target=prove, args=("hopper", *CALL, False)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tried) == 1
+
+
+def test_processes_wait_for_one_trial(tmp_path):
+    code = f"""
+import sys, time, torch
+sys.path.insert(0, {str(SUPPORT)!r})
+from pathlib import Path
+from accel import tier_proof
+from accel.kernels.tiers import choose_tier
+from fake_hopper import fake_hopper
+def trial(*call):
+    with open({str(tmp_path / "trials")!r}, "a") as file:
+        file.write("x")
+    time.sleep(3)
+    return "passed"
+tier_proof.trial = trial
+with fake_hopper(Path({str(tmp_path)!r})):
+    call = torch.device("cuda"), torch.bfloat16, 128
+    tier_proof.prove_if_unknown(*call)
+    print(choose_tier(*call).name)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["hopper\n", "hopper\n"]
+    assert (tmp_path / "trials").read_text() == "x"
+
+
+@mark.parametrize("kind", ["video", "text"])
+@torch.no_grad()
+def test_a_sparse_call_asks_for_the_proof_of_its_own_shape(monkeypatch, kind):
+    asked = []
+    monkeypatch.setattr(tier_proof, "prove_if_unknown", lambda *call: asked.append(call))
+    if kind == "video":
+        model = accelerate_model(tiny.wan(), VIDEO)
+        model(**tiny.inputs(model))
+    else:
+        model = accelerate_model(tiny_language.llama(), "llm-permuted", min_tokens=0, dense_queries=0)
+        model(tiny_language.tokens(150), use_cache=False)
+    assert set(asked) == {(torch.device("cpu"), torch.float32, 16)}
+
+
+def proofs(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
+    patch.setattr(doctor, "best_device", lambda: "cuda")
+    try:
+        doctor.doctor(proving=True, **options)
+    except Exit as end:
+        assert end.exit_code == 1
+        return "FAILED " + capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_the_doctor_tries_every_type_and_head_dim(hopper, tried, capsys):
+    printed = proofs(hopper, capsys)
+    assert "NVIDIA H200, bfloat16, head dim 128: passed" in printed and "FAILED" not in printed
+    assert "tier     hopper: " in printed and str(verdict_file()) in printed
+    assert {(call[2], call[3]) for call in tried} >= {
+        (dtype, dim) for dtype in (torch.bfloat16, torch.float16) for dim in (64, 128)
+    }
+
+
+def test_the_doctor_fails_with_the_tier(hopper, tried, capsys):
+    tried.says = FAILED
+    printed = proofs(hopper, capsys)
+    assert (
+        printed.startswith("FAILED") and f"head dim 64: {FAILED}" in printed and "tier     triton" in printed
+    )
+    data = json.loads(proofs(hopper, capsys, as_json=True).removeprefix("FAILED "))
+    assert {proof["verdict"] for proof in data["proofs"]} == {FAILED}
+
+
+def test_the_doctor_has_nothing_to_try_on_a_cpu(capsys):
+    if torch.cuda.is_available():
+        skip("there is a GPU")
+    doctor.doctor(proving=True)
+    assert "nothing here" in capsys.readouterr().out
+
+
+@mark.gpu
+def test_the_trial_of_a_gpu_passes(tmp_path, monkeypatch):
+    if not torch.cuda.is_available() or cannot_run("hopper", *CALL):
+        skip("needs a Hopper GPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert tier_trial.trial("hopper", *CALL) == PASSED
