@@ -2,7 +2,7 @@
 
 A prototype of its schedule ran on an H200; this kernel adds to it ragged lengths, grouped heads, causality,
 padding, the LSE, empty lists and fp16. Tests compile it, read its machine code and run its source in an
-emulator of Gluon; until it has run on a GPU it is used only where it is asked for by name.
+emulator of Gluon. By itself it is chosen only on machines where it has passed `accel.kernels.proof`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,8 +78,8 @@ def first_failure(
         tell: is given each form before it runs.
     """
     device = torch.device(device)
-    for columns in KEY_ROWS:
-        for name, form in FORMS.items():
+    with torch.cuda.device_of(torch.empty(0, device=device)):
+        for columns, (name, form) in product(KEY_ROWS, FORMS.items()):
             tell(f"{name}, key blocks of {columns}")
             for tiles in TILES:
                 q, k, v, layout = problem(form, columns, tiles, device, dtype, head_dim)
@@ -125,7 +127,7 @@ def problem(
 def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> str | None:
     """What is wrong with a tier's output and LSE of one call; none if nothing is."""
     try:
-        with torch.cuda.device_of(q), new_tensors_of_nan():
+        with new_tensors_of_nan():
             attend = load_tier(tier)
             first, second = (attend(q, k, v, layout, return_lse=True) for _ in range(2))
             if q.is_cuda:
@@ -141,11 +143,19 @@ def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> s
 
 
 def disagreement(
-    result: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, slack: float = 2.0
+    result: Sequence[Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    slack: float = 2.0,
+    **options: Any,
 ) -> str | None:
     """Where (out, LSE) is farther from float64 than `slack` times the reference in q's type; none if near."""
-    exact = reference.block_sparse_attention(q.double(), k.double(), v.double(), layout, return_lse=True)
-    eager = reference.block_sparse_attention(q, k, v, layout, return_lse=True)
+    eager, exact = (
+        reference.block_sparse_attention(q.to(t), k.to(t), v.to(t), layout, return_lse=True, **options)
+        for t in (q.dtype, torch.float64)
+    )
     for name, value, rounded, truth in zip(("out", "LSE"), result, eager, exact, strict=True):
         value, rounded, truth = value.double(), rounded.double(), truth.double()
         finite = truth.isfinite()
