@@ -6,19 +6,27 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from accel.call_record import CallRecord
-from accel.kernels.layout import BlockLayout
 
 STRICT_VARIABLE = "ACCEL_STRICT"
 PATIENCE = 3
 SHOWN = 100
 
+
+class Planned(Protocol):
+    """What was planned for a call: a layout, or several."""
+
+    @property
+    def density(self) -> Tensor: ...
+
+
 T = TypeVar("T")
+P = TypeVar("P", bound=Planned)
 Kind = Literal["memory", "kernel", "bug"]
 Doing = Literal["planning", "the kernel"]
 
@@ -106,8 +114,8 @@ class Guard:
 
     def run(
         self,
-        plan: Callable[[], BlockLayout],
-        attend: Callable[[BlockLayout], Tensor],
+        plan: Callable[[], P],
+        attend: Callable[[P], Tensor],
         dense: Callable[[], Tensor],
         record: CallRecord,
         step: int | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,14 +24,19 @@ from accel.schedule import Schedule
 from accel.sequence_decode import SequenceDecode
 from accel.stopwatch import Stopwatch
 from accel.tier_proof import block_sparse_attention
+from accel.unpadded import Layouts, Parts
+from accel.window_layout import window_layout
 from accel.worth import SLOWER, Worth
+
+WINDOW = "sliding window"
 
 
 class SequenceAttention:
     """The attention function that is seated at one layer (a `SequenceFn`).
 
-    Sparse where what each query may see is exactly causal, cache and padding on the right included; all
-    else is dense, as the model would have run it.
+    Sparse where what each query may see is exactly causal, cache, padding and a sliding window included; all
+    else is dense, as the model would have run it. Under a window nothing is chosen and nothing lost: its
+    blocks are read and no others.
 
     Args:
         site: where; only its place among the layers is kept.
@@ -57,16 +61,24 @@ class SequenceAttention:
                 return self._decode(call, dense)
             self.decode.memory.forget()
             visible = self._visible(call)
-            planned = visible if isinstance(visible, str) else self._worthwhile(call, visible)
-            if isinstance(planned, str) or isinstance(visible, str):
-                self.record.count_dense(str(planned), None)
+            if isinstance(visible, str):
+                self.record.count_dense(visible, None)
+                return dense()
+            parts = Parts.of(call, visible)
+            planned = self._worthwhile(call, visible, parts)
+            if isinstance(planned, str):
+                self.record.count_dense(planned, None)
                 return dense()
             return self.guard.run(
-                planned, lambda layout: self._attend(call, visible, layout), dense, self.record, None
+                planned,
+                lambda layouts: parts.attend(layouts, self._attend, call.q).transpose(1, 2),
+                dense,
+                self.record,
+                None,
             )
 
     def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
-        reason = self._dense_reason(call) or self.guard.stays_dense
+        reason = self._dense_reason(call) or (WINDOW if call.cut_by_window else self.guard.stays_dense)
         if reason is None:
             found = self.guard.attempt("planning", lambda: self.decode.dense_reason(call))
             reason = self.guard.remember(found) if isinstance(found, Fault) else found
@@ -87,28 +99,26 @@ class SequenceAttention:
             return reason
         visible = call.visible()
         if isinstance(visible, str):
-            return visible
+            return WINDOW if call.cut_by_window else visible
         return self.schedule.dense_reason(self.context, visible.kv_len) or visible
 
-    def _worthwhile(self, call: SequenceCall, visible: Visible) -> Callable[[], BlockLayout] | str:
-        """What gives the layout, or why sparse attention does not pay; the first call of a length measures.
+    def _worthwhile(self, call: SequenceCall, visible: Visible, parts: Parts) -> Callable[[], Layouts] | str:
+        """What gives the layouts, or why sparse attention does not pay; the first call of a length measures.
 
         Blocks are chosen here only where the machine is to say whether they are few enough.
         """
         if self.schedule.min_tokens is not None:
-            return lambda: self._plan(call, visible)
+            return lambda: self._plan(parts, visible.window)
         keys = call.k[:, :, : visible.kv_len]
         most = self.guard.attempt("planning", lambda: self.worth.most(call.q, keys, self.policy))
         if most == 0:
             return SLOWER
-        layout = most if isinstance(most, Fault) else self._attempted_plan(call, visible)
-        if isinstance(most, Fault) or isinstance(layout, Fault):
-            assert isinstance(layout, Fault)
-            return self.guard.remember(layout)
-        return (lambda: layout) if self.worth.pays(call.q, keys, layout, most) else SLOWER
-
-    def _attempted_plan(self, call: SequenceCall, visible: Visible) -> BlockLayout | Fault:
-        return self.guard.attempt("planning", lambda: self._plan(call, visible))
+        if isinstance(most, Fault):
+            return self.guard.remember(most)
+        layouts = self.guard.attempt("planning", lambda: self._plan(parts, visible.window))
+        if isinstance(layouts, Fault):
+            return self.guard.remember(layouts)
+        return (lambda: layouts) if self.worth.pays(call.q, keys, layouts, most) else SLOWER
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
@@ -126,19 +136,24 @@ class SequenceAttention:
             return reason
         return self.schedule.dense_reason(self.context, call.k.shape[2])
 
-    def _plan(self, call: SequenceCall, visible: Visible) -> BlockLayout:
-        k = call.k[:, :, : visible.kv_len]
-        layout = self.policy.layout(as_scaled(call.q, call.scale), k, None, self.context)
-        if call.q.shape[2] > 1:
-            layout = with_dense_queries(layout, self.schedule.dense_queries)
-        return layout if visible.kv_lengths is None else replace(layout, kv_lengths=visible.kv_lengths)
+    def _plan(self, parts: Parts, window: int | None) -> Layouts:
+        if window is not None:
+            return parts.plan(
+                lambda part: window_layout(part.q.shape[2], part.k.shape[2], window, part.q.device)
+            )
+        return parts.plan(self._choose)
 
-    def _attend(self, call: SequenceCall, visible: Visible, layout: BlockLayout) -> Tensor:
-        k, v = call.k[:, :, : visible.kv_len], call.v[:, :, : visible.kv_len]
-        if call.sinks is None:
-            return block_sparse_attention(call.q, k, v, layout, scale=call.scale).transpose(1, 2)
-        out, lse = block_sparse_attention(call.q, k, v, layout, scale=call.scale, return_lse=True)
-        return with_sinks(out, lse, call.sinks).transpose(1, 2)
+    def _choose(self, part: SequenceCall) -> BlockLayout:
+        layout = self.policy.layout(as_scaled(part.q, part.scale), part.k, None, self.context)
+        if part.q.shape[2] == 1:
+            return layout
+        return with_dense_queries(layout, self.schedule.dense_queries)
+
+    def _attend(self, part: SequenceCall, layout: BlockLayout) -> Tensor:
+        if part.sinks is None:
+            return block_sparse_attention(part.q, part.k, part.v, layout, scale=part.scale)
+        out, lse = block_sparse_attention(part.q, part.k, part.v, layout, scale=part.scale, return_lse=True)
+        return with_sinks(out, lse, part.sinks)
 
 
 def as_scaled(q: Tensor, scale: float | None) -> Tensor:

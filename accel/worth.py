@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from accel.crossover import Shape, break_even
-from accel.kernels.layout import BlockLayout
+from accel.faults import Planned
 from accel.policies.policy import Policy
 
 DENSE_FOR = 16
@@ -30,7 +30,7 @@ class Worth:
             return 0.0
         return break_even(q, k, policy)
 
-    def pays(self, q: Tensor, k: Tensor, layout: BlockLayout, most: float) -> bool:
+    def pays(self, q: Tensor, k: Tensor, layout: Planned, most: float) -> bool:
         """Whether a call's layout is sparse enough. Waits for the device, once a call."""
         if float(layout.density) < most:
             return True

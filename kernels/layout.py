@@ -40,6 +40,8 @@ class BlockLayout:
             the number of its tokens that are not padding (arXiv 2602.01077, order 0). Under `causal` only
             blocks that lie wholly in the past of every query of the query block take part. A block that must
             not be approximated, such as one with text in it, is a block to list.
+        window: under `causal`, query i sees key j only if position(j) > position(i) + N - M - window; none
+            where it sees the whole past.
 
     Raises:
         ValueError: if shapes, types or sizes contradict each other.
@@ -55,6 +57,7 @@ class BlockLayout:
     q_order: TokenOrder | None = None
     kv_order: TokenOrder | None = None
     tail: bool = False
+    window: int | None = None
 
     def __post_init__(self) -> None:
         rows, columns = self.block_size
@@ -84,6 +87,11 @@ class BlockLayout:
         ):
             raise ValueError(
                 f"kv_lengths must be int32 [B], got {self.kv_lengths.dtype} {tuple(self.kv_lengths.shape)}"
+            )
+        if self.window is not None and (self.window < 1 or not self.causal or self.tail):
+            raise ValueError(
+                f"a window is of at least 1 token, causal and without a tail, got window={self.window}, "
+                f"causal={self.causal}, tail={self.tail}"
             )
         for name, order, length in (
             ("q_order", self.q_order, self.q_len),
@@ -184,6 +192,8 @@ class BlockLayout:
         if self.causal:
             queries = torch.arange(self.q_len, device=self.device) + self.kv_len - self.q_len
             seen &= keys <= queries[:, None]
+            if self.window is not None:
+                seen &= keys > queries[:, None] - self.window
         if self.kv_lengths is not None:
             seen &= keys < self.kv_lengths[:, None, None, None]
         return seen

@@ -26,6 +26,7 @@ class Rows:
         q_positions: int64 [R, rows] and kv_positions: int64 [B x Hkv x Nb, columns], in the sequence.
         kv_ends: int64 [R]; keys at positions from here on are padding.
         causal_offset: N - M, or none: queries see the future.
+        window: how many keys up to its own a query sees, or none: all of them.
         q_blocks: Mb.
         kv_len: N.
     """
@@ -41,6 +42,7 @@ class Rows:
     kv_positions: Tensor
     kv_ends: Tensor
     causal_offset: int | None
+    window: int | None
     q_blocks: int
     kv_len: int
 
@@ -82,6 +84,7 @@ class Rows:
             kv_positions=per_head(kv_positions, kv_heads).expand(batch, -1, -1, -1).reshape(-1, columns),
             kv_ends=ends.expand(batch, heads, q_blocks).flatten(),
             causal_offset=layout.kv_len - layout.q_len if layout.causal else None,
+            window=layout.window,
             q_blocks=q_blocks,
             kv_len=layout.kv_len,
         )
@@ -103,7 +106,9 @@ class Rows:
         seen = keys < self.kv_ends[chunk, None, None]
         if self.causal_offset is None:
             return seen.expand(-1, self.q.shape[1], -1)
-        return seen & (keys <= self.q_positions[chunk][..., None] + self.causal_offset)
+        last = self.q_positions[chunk][..., None] + self.causal_offset
+        seen = seen & (keys <= last)
+        return seen if self.window is None else seen & (keys > last - self.window)
 
 
 def _blocks(tokens: Tensor, rows: int) -> Tensor:
@@ -120,7 +125,7 @@ def _visible(
     listed = torch.arange(lists.shape[3], device=lists.device) < counts[..., None]
     nothing = torch.zeros_like(counts)
     ordered = layout.q_order is not None or layout.kv_order is not None
-    if ordered and (layout.causal or layout.kv_lengths is not None):
+    if layout.window is not None or (ordered and (layout.causal or layout.kv_lengths is not None)):
         return nothing, nothing, counts
     if not layout.causal:
         keys = (ends[..., None] - lists * columns).clamp(0, columns) * listed

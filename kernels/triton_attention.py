@@ -5,7 +5,7 @@ One program computes one block of queries of one head. It walks that block's lis
 (arXiv 2307.08691) in base 2, in tiles of a block or less; what is not listed is neither read nor multiplied.
 Lists ascend: tiles that every query sees come first and need no mask; the few that the end, the padding
 or causality cuts come last. Under an order with causality or padding every tile is masked, by its tokens'
-positions in the sequence.
+positions in the sequence; so is every tile under a window, which cuts the first ones of a list as well.
 
 Only keys and values are gathered into an order, in one pass each: queries are read from, and outputs written
 to, their places in the sequence.
@@ -48,7 +48,7 @@ def block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
     q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides,
     indices_strides, counts_strides, work_strides, q_position_strides, kv_position_strides,
-    heads, group, M, N, scale, CAUSAL: tl.constexpr, D: tl.constexpr,
+    heads, group, M, N, scale, window, CAUSAL: tl.constexpr, D: tl.constexpr,
     PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -77,10 +77,10 @@ def block_sparse_kernel(
     counts_ptr += b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2]
     count = tl.load(counts_ptr) * TILES
     full = 0
-    if kv_positions_ptr is None:
+    if window is None and kv_positions_ptr is None:
         seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
         full = _full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
-    else:
+    if kv_positions_ptr is not None:
         kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -106,6 +106,8 @@ def block_sparse_kernel(
         visible = present[None, :]
         if CAUSAL:
             visible &= positions[None, :] <= q_positions[:, None] + N - M
+        if window is not None:
+            visible &= positions[None, :] > q_positions[:, None] + N - M - window
         scores = tl.where(visible, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
 
@@ -159,7 +161,7 @@ def _launch(
     block_sparse_kernel[(layout.num_q_blocks * parts, batch * heads)](
         q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
         *(strides(x) for x in (q, k, v, out, indices, counts, work, q_positions, kv_positions)),
-        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value,
+        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
         CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
         TILES=columns // config["BLOCK_N"], **config,
     )  # fmt: skip

@@ -56,15 +56,19 @@ class SequenceCall:
             return "position bias"
         if self.dropout:
             return "dropout"
-        if self.window is not None and self.k.shape[2] > self.window:
-            return "sliding window"
         if self.v.shape[3] != self.k.shape[3]:
             return f"values of {self.v.shape[3]} and keys of {self.k.shape[3]} numbers a head"
         return None
 
+    @property
+    def cut_by_window(self) -> bool:
+        """Whether the window hides some key from some query."""
+        return self.window is not None and self.k.shape[2] > self.window
+
     def visible(self) -> Visible | str:
         """What the queries see, or why only dense attention can honour it. May read the mask."""
-        return read_visible(self.mask, self.q.shape[2], self.k.shape[2])
+        window = self.window if self.cut_by_window else None
+        return read_visible(self.mask, self.q.shape[2], self.k.shape[2], window)
 
     def visible_keys(self) -> Tensor | str | None:
         """Bool [B, M, N], the keys that each query sees, or why that cannot be told. Reads no device."""

@@ -34,6 +34,7 @@ class Case:
     order: str | None = None
     tail: bool = False
     empty_row: bool = False
+    window: int | None = None
 
     def with_(self, **changes) -> Case:
         return replace(self, **changes)
@@ -57,6 +58,7 @@ class Case:
             q_order=self._order(self.q_len, self.heads, generator, device),
             kv_order=self._order(self.kv_len, self.kv_heads, generator, device),
             tail=self.tail,
+            window=self.window,
         )
 
     def _order(self, length, heads, generator, device) -> TokenOrder | None:
@@ -94,6 +96,10 @@ CASES = {
     "order-per-head": Case(order="heads", q_len=130),
     "order-causal": Case(order="heads", causal=True),
     "order-padded": Case(order="shared", kv_lengths=(100, 203)),
+    "window": Case(causal=True, window=70),
+    "window-offset": Case(causal=True, window=1, q_len=70, kv_len=203, block=(128, 32)),
+    "window-padded": Case(causal=True, window=100, kv_lengths=(203, 77), block=(64, 128)),
+    "window-order": Case(causal=True, window=60, order="heads"),
     "tail": Case(tail=True, density=0.3),
     "tail-causal": Case(tail=True, causal=True, density=0.3, q_len=150),
     "tail-padded": Case(tail=True, kv_lengths=(203, 77), density=0.3),

@@ -35,6 +35,8 @@ def brute_force_mask(layout, keep, batch, heads):
                     seen = head_keep[i // rows][j // columns]
                     if layout.causal:
                         seen &= key <= query + layout.kv_len - layout.q_len
+                    if layout.window is not None:
+                        seen &= key > query + layout.kv_len - layout.q_len - layout.window
                     if layout.kv_lengths is not None:
                         seen &= key < int(layout.kv_lengths[b])
                     mask[b, h, query, key] = seen
@@ -47,6 +49,7 @@ CASES = {
     "padded": {"kv_lengths": torch.tensor([50, 17], dtype=torch.int32)},
     "one-order": {"q_order": shared_order(37), "kv_order": shared_order(53), "causal": True},
     "order-per-head": {"q_order": head_order(37), "kv_order": head_order(53), "causal": True},
+    "window": {"causal": True, "window": 20},
     "keys-per-head": {"kv_order": head_order(53), "kv_lengths": torch.tensor([53, 20], dtype=torch.int32)},
 }
 
@@ -115,6 +118,14 @@ REFUSED = {
 def test_layout_refuses_what_contradicts_itself(arguments, message):
     with pytest.raises(ValueError, match=message):
         BlockLayout(*arguments)
+
+
+@pytest.mark.parametrize("rest", [{"window": 5}, {"window": 0, "causal": True}], ids=str)
+def test_layout_refuses_windows_that_are_none(rest):
+    with pytest.raises(ValueError, match="a window is of at least 1 token"):
+        BlockLayout(LISTS, COUNTS, (64, 64), 100, 100, **rest)
+    with pytest.raises(ValueError, match="without a tail"):
+        BlockLayout(LISTS, COUNTS, (64, 64), 100, 100, window=5, causal=True, tail=True)
 
 
 def test_layout_refuses_orders_and_lengths_of_other_sizes():

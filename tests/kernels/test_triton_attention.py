@@ -52,6 +52,15 @@ def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
         assert kernel.spills == 0
 
 
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+def test_windows_compile_without_spills(base_case, offline, capability):
+    from accel.kernels.triton_attention import block_sparse_attention
+
+    case = base_case.with_(dim=128, block=(128, 64), causal=True, window=100)
+    (kernel,) = offline(capability, block_sparse_attention, *case.qkv(torch.bfloat16), case.layout())
+    assert kernel.spills == 0
+
+
 def test_orders_compile_almost_without_spills(base_case, offline):
     case = base_case.with_(dim=128, block=(128, 64), order="heads")
     for kernel in compiled(offline, case, torch.bfloat16, 80):

@@ -96,12 +96,48 @@ def padded(side):
     return forward
 
 
-def test_padding_on_the_left_is_dense():
-    check(tiny.llama, padded("left"), 0, {NOT_CAUSAL: 2})
+@mark.parametrize("side", ["left", "right"])
+@mark.parametrize("build", [tiny.llama, tiny.gpt_oss], ids=["llama", "sinks"])
+def test_padding_is_sparse(build, side):
+    check(build, padded(side), 2, {}, **({"sliding_window": 400} if build is tiny.gpt_oss else {}))
 
 
-def test_padding_on_the_right_is_sparse():
-    check(tiny.llama, padded("right"), 2, {})
+@mark.parametrize("side", ["left", "right"])
+def test_padding_under_a_window_is_sparse(side):
+    check(tiny.gemma3, padded(side), 2, {}, sliding_window=20)
+
+
+@mark.parametrize("padding", [30, 60], ids="padding={}".format)
+def test_a_prompt_in_parts_that_is_padded_on_the_left_is_sparse(padding):
+    """The second part begins behind the padding, or inside it."""
+
+    def forward(model):
+        ids, mask = tiny.tokens(80, 2), torch.ones(2, 80, dtype=torch.long)
+        mask[1, :padding] = 0
+        past = DynamicCache(config=model.config)
+        model(ids[:, :50], attention_mask=mask[:, :50], past_key_values=past)
+        logits = model(ids[:, 50:], attention_mask=mask, past_key_values=past).logits
+        return logits * mask[:, 50:, None]
+
+    check(tiny.llama, forward, 4, {})
+
+
+def test_padding_on_the_left_changes_nothing_of_a_sample():
+    """Alone or beside a longer one: the same blocks are chosen and the same tokens come out."""
+    policy = {"method": "permuted", "segment": 64, "block_size": [32, 32], "probes": 32}
+    policy |= {"select": {"kind": "top_k", "density": 0.3}}
+    changes = {"min_tokens": 0, "dense_queries": 20, "rules.0.policy": policy}
+    model = accelerate_model(tiny.llama(), "llm-permuted", **changes)
+    short, long = tiny.tokens(600), tiny.tokens(900, seed=1)
+    alone = model(short).logits
+    ids = torch.cat([torch.nn.functional.pad(short, (300, 0)), long])
+    mask = torch.ones_like(ids)
+    mask[0, :300] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    beside = model(ids, attention_mask=mask, position_ids=positions).logits[:1, 300:]
+    account = summary(model)
+    assert account.dense_reasons == {} and account.sparse_density < 0.9
+    torch.testing.assert_close(beside, alone, atol=5e-5, rtol=5e-5)
 
 
 def test_padded_decode():
@@ -111,22 +147,28 @@ def test_padded_decode():
         ids = tiny.tokens(40, 2)
         return model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
 
-    check(tiny.llama, generate, 0, {NOT_CAUSAL: 2, "decode": 6})
+    check(tiny.llama, generate, 2, {"decode": 6})
 
 
 @mark.parametrize("build", [tiny.mistral, tiny.gemma3], ids=["mistral", "gemma3"])
 @mark.parametrize("length", [30, 100], ids=["inside-window", "beyond-window"])
 def test_sliding_windows(build, length):
-    windowed = 2 if build is tiny.mistral else 1
-    sparse, dense = (2, {}) if length == 30 else (2 - windowed, {"sliding window": windowed})
-    check(build, lambda model: model(tiny.tokens(length)).logits, sparse, dense, sliding_window=40)
+    check(build, lambda model: model(tiny.tokens(length)).logits, 2, {}, sliding_window=40)
 
 
 @mark.parametrize("build", [tiny.mistral, tiny.gemma3], ids=["mistral", "gemma3"])
 def test_sliding_windows_with_a_cache(build):
-    windowed = 2 if build is tiny.mistral else 1
-    dense = {"sliding window": 2 * windowed, "decode": 2}
-    check(build, cached(60, 50, 1), 2 * (2 - windowed), dense, sliding_window=40)
+    check(build, cached(60, 50, 1), 4, {"decode": 2}, sliding_window=40)
+
+
+def test_windowed_layers_lose_nothing_whatever_the_recipe():
+    """Every layer of this model has a window: only its blocks are read, and no key in it is dropped."""
+    stock = tiny.mistral(sliding_window=100)
+    fast = accelerate_model(tiny.mistral(sliding_window=100), "llm-a-shape", min_tokens=0, dense_layers=0)
+    ids = tiny.tokens(900)
+    torch.testing.assert_close(fast(ids).logits, stock(ids).logits, atol=5e-5, rtol=5e-5)
+    account = summary(fast)
+    assert account.dense_reasons == {} and account.sparse_density < 0.6
 
 
 def test_softcap_is_dense():
