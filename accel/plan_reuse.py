@@ -24,7 +24,8 @@ class Reuse:
     head and pair of blocks, and the order of keys where each head has its own.
 
     Args:
-        steps: a layout serves this many denoising steps, counted from the one it was made in.
+        steps: a layout serves this many denoising steps, counted from the one it was made in. Where no
+            scheduler counts them, those that had a forward are counted.
         max_progress: it is made anew once progress has moved by more than this, in (0, 1].
         branches: the second pass of classifier-free guidance takes over the layout of the first.
     """
@@ -42,33 +43,36 @@ class _Kept:
 
 
 class LayoutCache:
-    """The layouts of one site, one for each branch of guidance."""
+    """The layouts of one site, one for each branch of guidance and call that it gets in a forward."""
 
     def __init__(self, reuse: Reuse) -> None:
         self.reuse = reuse
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[tuple[int, int], _Kept] = {}
 
     @property
     def reuses(self) -> bool:
         """Whether layouts are kept at all."""
         return self.reuse != Reuse()
 
-    def layout(self, context: Context, key: Hashable, make: Callable[[], BlockLayout]) -> BlockLayout:
+    def layout(
+        self, context: Context, key: Hashable, make: Callable[[], BlockLayout], call: int = 0
+    ) -> BlockLayout:
         """The kept layout if it still serves this call, else a new one.
 
         Args:
             context: of the call.
             key: whatever the layout depends on besides; another key is another layout.
             make: chooses the blocks.
+            call: which of the forward's calls to the site; some models make one for each sample.
         """
-        branch = 0 if self.reuse.branches else context.branch
-        kept = self._kept.get(branch)
+        place = (0 if self.reuse.branches else context.branch, call)
+        kept = self._kept.get(place)
         if kept is not None and kept.key == key and self._serves(kept.context, context):
             return served(kept.layout)
         layout = make()
         if self.reuses:
             self._forget_before(context.generation)
-            self._kept[branch] = _Kept(packed(layout), context, key)
+            self._kept[place] = _Kept(packed(layout), context, key)
         return layout
 
     def _forget_before(self, generation: int) -> None:
@@ -78,6 +82,5 @@ class LayoutCache:
         if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:
             return False
         if made.step is None or now.step is None:
-            same_step = made.progress == now.progress
-            return same_step if self.reuse.steps == 1 else True
+            return now.turn - made.turn < self.reuse.steps
         return 0 <= now.step - made.step < self.reuse.steps

@@ -15,6 +15,7 @@ from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
 from accel.patches.function_modes import interceptor
+from accel.patches.gradients import records_gradients
 from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
 from accel.plan_reuse import LayoutCache, Reuse
@@ -57,6 +58,8 @@ class SparseAttention:
         self.record = CallRecord()
         self.guard = Guard(site.full_name, set() if told is None else told)
         self.stopwatch: Stopwatch | None = None
+        self._forward: Context | None = None
+        self._calls = 0
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
@@ -70,6 +73,7 @@ class SparseAttention:
         context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
         context = replace(context, heads=self.hook.heads(self.heads))
         context = context.of_call(q.shape[1])
+        call = self._call_of_forward()
         reason = self._dense_reason(q, k, v, mask, context) or self.guard.stays_dense
         if reason is not None:
             self.record.count_dense(reason, context.step)
@@ -77,7 +81,7 @@ class SparseAttention:
         arrival = self.hook.arrival(q.device)
         q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
         return self.guard.run(
-            lambda: self._plan(q, k, mask, context),
+            lambda: self._plan(q, k, mask, context, call),
             lambda layout: put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival),
             dense,
             self.record,
@@ -85,12 +89,18 @@ class SparseAttention:
             alone=context.heads is None or not self.policy.spans_heads,
         )
 
-    def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> BlockLayout:
+    def _call_of_forward(self) -> int:
+        """Which of the forward's calls to this site this one is: some models make one for each sample."""
+        self._calls = self._calls + 1 if self._forward is self.hook.current else 0
+        self._forward = self.hook.current
+        return self._calls
+
+    def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context, call: int) -> BlockLayout:
         if mask is not None:
             context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
         adapters = self.layouts.reuses and self.hook.adapters
         key = (q.shape, k.shape, q.device, context.grid, context.permuted, adapters)
-        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context))
+        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), call)
         return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
@@ -105,7 +115,7 @@ class SparseAttention:
         """Why this call runs dense, or none; the most general reason first."""
         if self.policy.method == "dense":
             return "dense by recipe"
-        if torch.is_grad_enabled() and q.requires_grad:
+        if records_gradients(q, k, v) or self.hook.may_run_twice:
             return "gradients are recorded"
         if self.hook.current is None:
             return "outside the model's forward"

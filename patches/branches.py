@@ -23,6 +23,11 @@ class Branches:
     _known: dict[int, tuple[weakref.ref[Tensor], int]] = field(default_factory=dict)
     _in_step: set[int] = field(default_factory=set)
 
+    @property
+    def passes(self) -> int:
+        """How many passes the step had so far."""
+        return len(self._in_step)
+
     def begin_step(self) -> None:
         """Forget which passes the step had."""
         self._in_step = set()

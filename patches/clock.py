@@ -11,6 +11,7 @@ from torch import Tensor
 from accel.patches.branches import Branches
 
 TRAIN_TIMESTEPS = 1000
+MOST_PASSES = 16  # forwards that stand at one place of a schedule; more are no guidance but runs of their own
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Tick:
     n_steps: int | None
     progress: float
     generation: int
+    turn: int
     branch: int
 
 
@@ -33,37 +35,41 @@ class Clock:
 
     Args:
         pipeline: the pipeline whose scheduler counts; held weakly, asked anew at every forward, so that a
-            scheduler swapped after acceleration is seen. Its copies and pickles know no pipeline.
+            scheduler swapped after acceleration is seen. Once it is gone, the scheduler it had goes on
+            counting for as long as another pipeline has it. Its copies and pickles know no pipeline.
         scheduler: the scheduler itself, for a bare model.
     """
 
     def __init__(self, pipeline: Any = None, scheduler: Any = None) -> None:
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = scheduler
+        self._inherited: Any = None
         self._last: tuple[Any, float] | None = None
         self._last_timesteps: Any = None
         self._branches = Branches()
         self._generation = 0
+        self._turn = -1
 
     def read(self, timestep: Tensor, text: Tensor | None = None) -> Tick:
         """The tick of a forward that was called with `timestep` and, to tell its branch by, its text."""
         step, n_steps, progress = self._position(timestep)
-        self._begin_if_new(progress)
-        position = (step, progress)
-        if position != self._last:
-            self._branches.begin_step()
-        self._last = position
-        return Tick(step, n_steps, progress, self._generation, self._branches.number(text))
-
-    def _begin_if_new(self, progress: float) -> None:
-        """A new generation begins where a schedule is set anew, or where progress falls back."""
-        timesteps = getattr(self._current_scheduler(), "timesteps", None)
-        fell_back = self._last is not None and progress < self._last[1]
-        if fell_back or timesteps is not self._last_timesteps:
+        if self._is_new(progress) or (
+            self._last == (step, progress) and self._branches.passes >= MOST_PASSES
+        ):
             self._generation += 1
-            self._last = None
+            self._last, self._turn = None, -1
             self._branches = Branches()
+        if self._last != (step, progress):
+            self._branches.begin_step()
+            self._turn += 1
+        self._last = (step, progress)
+        return Tick(step, n_steps, progress, self._generation, self._turn, self._branches.number(text))
+
+    def _is_new(self, progress: float) -> bool:
+        """Whether a generation begins: where a schedule is set anew, or where progress falls back."""
+        timesteps, before = getattr(self._current_scheduler(), "timesteps", None), self._last_timesteps
         self._last_timesteps = timesteps
+        return timesteps is not before or (self._last is not None and progress < self._last[1])
 
     @property
     def source(self) -> str:
@@ -82,8 +88,14 @@ class Clock:
         return None, None, min(max(1 - level, 0.0), 1.0)
 
     def _current_scheduler(self) -> Any:
-        pipeline = self._pipeline() if self._pipeline is not None else None
-        return getattr(pipeline, "scheduler", None) if pipeline is not None else self._scheduler
+        if self._pipeline is None:
+            return self._scheduler
+        pipeline = self._pipeline()
+        if pipeline is None:
+            return self._inherited() if self._inherited is not None else None
+        scheduler = getattr(pipeline, "scheduler", None)
+        self._inherited = None if scheduler is None else weakref.ref(scheduler)
+        return scheduler
 
     @staticmethod
     def _scheduler_step(scheduler: Any, timesteps: Tensor, timestep: Tensor) -> int | None:
@@ -96,5 +108,5 @@ class Clock:
         return step
 
     def __getstate__(self) -> dict[str, Any]:
-        forgotten = {"_pipeline": None, "_last": None, "_last_timesteps": None, "_branches": Branches()}
-        return {**self.__dict__, **forgotten}
+        unknown = dict.fromkeys(("_pipeline", "_inherited", "_last", "_last_timesteps"))
+        return {**self.__dict__, **unknown, "_branches": Branches()}

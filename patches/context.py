@@ -23,6 +23,7 @@ class Context:
         n_steps: steps of the schedule; none with `step`.
         progress: share of the schedule already done, in [0, 1].
         generation: counts the runs of the schedule; another number is another video.
+        turn: counts the steps of this generation that had a forward, from 0, known or not by their number.
         branch: 0 for the first forward of a step, 1 for the second (classifier-free guidance), and so on.
         layer: index of the attention call's layer among the model's attention sites.
         n_layers: number of those.
@@ -40,6 +41,7 @@ class Context:
     n_steps: int | None = None
     progress: float = 0.0
     generation: int = 0
+    turn: int = 0
     branch: int = 0
     layer: int = 0
     n_layers: int = 1

@@ -18,6 +18,7 @@ from diffusers.models.attention_dispatch import (
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from accel.patches.gradients import records_gradients
 from accel.patches.seat import attend
 from accel.patches.ulysses import ParallelRoute, attend_in_parallel
 
@@ -67,7 +68,7 @@ def _routed_attention(
             return attend_in_parallel(query, key, value, mask, enable_gqa, _parallel_config)
     if not isinstance(attn_mask, Routed):
         return plain_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-    if torch.is_grad_enabled() and query.requires_grad and torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and records_gradients(query, key, value):
         return dispatch_attention_fn(query, key, value, attn_mask=attn_mask.mask)
     return attend(query, key, value, attn_mask.mask, attn_mask.handle)
 

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from accel.patches.diffusers_backend import BACKEND, DenseDispatch, register
+from accel.patches.gradients import records_gradients
 from accel.patches.layer_skip import introduce
 from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
 from accel.patches.site import AttentionFn
@@ -138,7 +139,7 @@ def traceable(func: Callable) -> Callable:
 def is_plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> bool:
     """Whether a call asks for nothing but a mask, and may be hidden from a compiler."""
     odd = args[1:] or kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("scale") is not None
-    traced_backward = torch.compiler.is_compiling() and torch.is_grad_enabled() and query.requires_grad
+    traced_backward = torch.compiler.is_compiling() and records_gradients(query, key, value)
     return not odd and not traced_backward
 
 

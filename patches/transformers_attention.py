@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from accel.patches.gradients import records_gradients
 from accel.patches.transformers_dense import DenseForward, eager, sdpa
 from accel.patches.transformers_seat import SequenceSeat, attend_sequence
 
@@ -59,7 +60,7 @@ def _route(
         raise RuntimeError(CONTINUOUS_BATCHING)
     seat: SequenceSeat | None = getattr(module, "accel_seat", None)
     compiling = torch.compiler.is_compiling()
-    if seat is None or (compiling and torch.is_grad_enabled() and query.requires_grad):
+    if seat is None or (compiling and records_gradients(query, key, value)):
         return dense(module, query, key, value, mask, **kwargs)
     if compiling:
         return attend_sequence(seat, query, key, value, mask, kwargs), None

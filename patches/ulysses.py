@@ -13,6 +13,7 @@ import torch
 from diffusers.models.attention_dispatch import _templated_context_parallel_attention, dispatch_attention_fn
 from torch import Tensor
 
+from accel.patches.gradients import records_gradients
 from accel.patches.seat import attend, seat_at
 
 
@@ -51,7 +52,7 @@ def attend_in_parallel(
     """
     if is_ring(route.config):
         return attend(query, key, value, mask, route.handle)
-    if torch.is_grad_enabled() and query.requires_grad:
+    if records_gradients(query, key, value):
         if torch.compiler.is_compiling():
             return dispatch_attention_fn(query, key, value, attn_mask=mask, parallel_config=route.config)
         seat: Any = seat_at(route.handle)

@@ -63,10 +63,22 @@ def test_another_generation_or_key_ends_it():
     assert made(Reuse(steps=9), steps(3), keys=["a", "a", "b"]) == [1, 1, 2]
 
 
-def test_without_step_numbers_progress_decides():
-    contexts = [Context(progress=progress, generation=1) for progress in (0.1, 0.1, 0.3, 0.8)]
-    assert made(Reuse(steps=2, max_progress=0.3), contexts) == [1, 1, 1, 2]
+def test_steps_without_a_number_are_counted():
+    contexts = [
+        Context(progress=progress, generation=1, turn=turn)
+        for turn, progress in ((0, 0.1), (0, 0.1), (1, 0.3), (2, 0.8))
+    ]
+    assert made(Reuse(steps=2), contexts) == [1, 1, 1, 2]
+    assert made(Reuse(steps=9, max_progress=0.3), contexts) == [1, 1, 1, 2]
     assert made(Reuse(branches=True), contexts) == [1, 1, 2, 3]
+
+
+def test_each_call_of_a_forward_keeps_its_own():
+    cache, make = LayoutCache(Reuse(steps=2)), Maker()
+    for context in steps(2):
+        for call in (0, 1):
+            cache.layout(context, "alike", make, call)
+    assert make.made == 2
 
 
 @mark.parametrize("change", ["shape", "adapter", "generation"])

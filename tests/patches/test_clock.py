@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pytest import approx, fixture, mark
 
 from accel.patches.branches import Branches, text_of
-from accel.patches.clock import Clock
+from accel.patches.clock import MOST_PASSES, Clock
 
 
 class Pipeline:
@@ -119,6 +119,42 @@ def test_without_scheduler_the_noise_level_tells(timestep, progress):
 
 def test_a_scheduler_that_does_not_count_falls_back_to_the_noise_level(scheduler):
     assert Clock(scheduler=scheduler).read(torch.tensor([123.0])).step is None
+
+
+def test_steps_are_counted_where_they_have_no_number():
+    clock, levels = Clock(), (1000.0, 1000.0, 600.0, 600.0, 200.0, 1000.0)
+    ticks = [clock.read(torch.tensor([level])) for level in levels]
+    assert [(tick.generation, tick.turn) for tick in ticks] == [
+        (0, 0),
+        (0, 0),
+        (0, 1),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+    ]
+
+
+def test_more_passes_than_guidance_has_are_generations_of_their_own():
+    clock, text = Clock(), torch.zeros(1)
+    ticks = [clock.read(torch.tensor([500.0]), text) for _ in range(3 * MOST_PASSES)]
+    assert max(tick.branch for tick in ticks) == MOST_PASSES - 1
+    assert [tick.generation for tick in ticks[::MOST_PASSES]] == [0, 1, 2]
+
+
+def test_a_scheduler_outlives_its_pipeline_in_another(scheduler):
+    clock = Clock(first := Pipeline(scheduler))
+    clock.read(scheduler.timesteps[:1])
+    second = Pipeline(first.scheduler)
+    del first
+    assert [tick.step for tick in run(clock, second.scheduler)] == list(range(6))
+
+
+def test_a_scheduler_that_is_gone_counts_no_more():
+    pipe = Pipeline(FlowMatchEulerDiscreteScheduler())
+    clock = Clock(pipe)
+    clock.read(torch.tensor([1000.0]))
+    del pipe
+    assert clock.source == "noise level"
 
 
 def test_copies_and_pickles_know_no_pipeline(scheduler):

@@ -4,11 +4,13 @@ import copy
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import torch
 from diffusers import AttentionBackendName, WanTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pytest import mark, raises
+from torch.utils.checkpoint import checkpoint
 
 import tiny
 from accel import accelerate_model, restore_model, summary
@@ -160,6 +162,40 @@ def test_gradients_run_dense_with_that_reason():
     model(**inputs)[0].sum().backward()
     assert latent.grad.isfinite().all()
     assert summary(model).dense_reasons == {"gradients are recorded": 3}
+
+
+@mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@mark.parametrize("part", ["to_q", "to_k", "to_v"])
+def test_the_gradient_of_one_projection_is_the_dense_models(part, compiled):
+    gradients = []
+    for accelerated in (False, True):
+        model = tiny.wan(num_layers=1)
+        weight = getattr(model.blocks[0].attn1, part).weight.requires_grad_(True)
+        if accelerated:
+            accelerate_model(model, RADIAL)
+        if compiled:
+            torch._dynamo.reset()
+            model.compile_repeated_blocks(backend="aot_eager")
+        model(**tiny.inputs(model))[0].square().sum().backward()
+        gradients.append(weight.grad)
+    torch.testing.assert_close(*gradients)
+    assert compiled or summary(model).dense_reasons == {"gradients are recorded": 1}
+
+
+@mark.parametrize("reentrant", [False, True], ids=["diffusers", "reentrant"])
+def test_gradient_checkpoints_see_the_same_attention_twice(reentrant):
+    gradients = []
+    for accelerated in (False, True):
+        model = tiny.wan(num_layers=2).requires_grad_(True).train()
+        model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=reentrant))
+        if accelerated:
+            accelerate_model(model, RADIAL)
+        model(**tiny.inputs(model))[0].square().sum().backward()
+        gradients.append(model.patch_embedding.weight.grad)
+    assert torch.equal(*gradients)
+    with torch.no_grad():
+        model(**tiny.inputs(model))
+    assert summary(model).dense_reasons == {"gradients are recorded": 4}
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from pytest import mark
 
 from accel import accelerate_model, restore_model, summary
 from accel.recipe import Recipe
+from real_pipelines import PIPELINES
+from tiny_inputs import TEXT
 from tiny_wan_pipeline import POOLED, attentions, keep_every_block, latents, recipe, wan_pipeline
 
 
@@ -68,6 +70,26 @@ def test_a_new_prompt_gets_layouts_of_its_own():
     changes = {"callback_on_step_end": other_prompt, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
     latents(pipe, guidance_scale=1.0, **changes)
     assert [step for step, _ in made] == [0, 3]
+
+
+@mark.parametrize("name", ["mochi", "cogvideox"])
+def test_layouts_serve_as_many_steps_where_samples_come_one_by_one_or_nobody_counts(name):
+    case = PIPELINES[name]
+    pipe = accelerate_model(case.pipe(), recipe(reuse={"steps": 2}))
+    attention = attentions(pipe)[0]
+    made = layouts_made(attention)
+    case.run(pipe, (3, 6, 8), num_inference_steps=6)
+    assert attention.record.calls == 6 * (4 if name == "mochi" else 1)
+    assert len(made) == attention.record.calls / 2
+
+
+def test_samples_that_come_one_by_one_keep_blocks_of_their_own():
+    case, latents, all_text = PIPELINES["mochi"], [], torch.ones(2, TEXT)
+    masks = {"prompt_attention_mask": all_text, "negative_prompt_attention_mask": all_text}
+    for reuse in ({"steps": 1}, {"steps": 2, "max_progress": 1e-6}):
+        pipe = accelerate_model(case.pipe(), recipe(reuse=reuse))
+        latents.append(case.run(pipe, (3, 6, 8), **masks))
+    assert torch.equal(*latents)
 
 
 def test_a_generation_after_an_interrupt_starts_anew():
