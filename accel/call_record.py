@@ -8,18 +8,32 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Densities:
+    """Of some calls: how many, and the sum of their densities, a scalar that stays on its device until read.
+
+    A sum and not a list: a process that serves requests for days holds no more than at first.
+    """
+
+    count: int
+    total: Tensor
+
+    def and_one(self, density: Tensor) -> Densities:
+        return Densities(self.count + 1, self.total.to(density.device) + density)
+
+
 @dataclass
 class CallRecord:
-    """Counts of one site since its recipe was applied. Densities stay on the device until they are read.
+    """Counts of one site since its recipe was applied.
 
     Args:
         dense: calls that ran dense, by reason.
-        sparse: densities of the calls that ran sparse, by denoising step (none where it is not known).
+        sparse: the calls that ran sparse, by denoising step (none where it is not known).
         dense_steps: steps of the dense calls, likewise.
     """
 
     dense: Counter[str] = field(default_factory=Counter)
-    sparse: dict[int | None, list[Tensor]] = field(default_factory=dict)
+    sparse: dict[int | None, Densities] = field(default_factory=dict)
     dense_steps: Counter[int | None] = field(default_factory=Counter)
 
     def count_dense(self, reason: str, step: int | None) -> None:
@@ -27,11 +41,12 @@ class CallRecord:
         self.dense_steps[step] += 1
 
     def count_sparse(self, density: Tensor, step: int | None) -> None:
-        self.sparse.setdefault(step, []).append(density)
+        before = self.sparse.get(step)
+        self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
 
     @property
     def sparse_calls(self) -> int:
-        return sum(len(densities) for densities in self.sparse.values())
+        return sum(calls.count for calls in self.sparse.values())
 
     @property
     def calls(self) -> int:
@@ -39,8 +54,9 @@ class CallRecord:
 
     def density(self) -> float | None:
         """Mean density of the sparse calls; none without any. Waits for the device."""
-        densities = [float(density) for values in self.sparse.values() for density in values]
-        return sum(densities) / len(densities) if densities else None
+        if not self.sparse:
+            return None
+        return sum(float(calls.total) for calls in self.sparse.values()) / self.sparse_calls
 
     def density_by_step(self) -> dict[int, float]:
         """Mean density of each known step, a dense call counting 1."""
@@ -48,6 +64,7 @@ class CallRecord:
         return {step: self._mean_at(step) for step in sorted(steps)}
 
     def _mean_at(self, step: int) -> float:
-        densities = [float(density) for density in self.sparse.get(step, [])]
-        dense_calls = self.dense_steps[step]
-        return (sum(densities) + dense_calls) / (len(densities) + dense_calls)
+        dense_calls, sparse = self.dense_steps[step], self.sparse.get(step)
+        if sparse is None:
+            return 1.0
+        return (float(sparse.total) + dense_calls) / (sparse.count + dense_calls)

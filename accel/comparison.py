@@ -77,7 +77,6 @@ def density_map(patch: Patch) -> tuple[tuple[float | None, ...], ...]:
 
 
 def _cell(record: Any, step: int) -> float | None:
-    densities = [float(density) for density in record.sparse.get(step, [])]
-    if densities:
-        return sum(densities) / len(densities)
+    if step in record.sparse:
+        return float(record.sparse[step].total) / record.sparse[step].count
     return None if record.dense_steps[step] else math.nan

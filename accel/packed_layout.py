@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from accel.kernels.compact_lists import compact_lists
 from accel.kernels.layout import BlockLayout
 
 LARGE = 1 << 20
@@ -35,9 +36,7 @@ class PackedLayout:
     def unpacked(self) -> BlockLayout:
         count = self.rest.num_kv_blocks
         listed = (self.bits[..., None] & _weights(self.rest.device)).flatten(3)[..., :count] > 0
-        columns = torch.arange(count, device=self.rest.device, dtype=torch.int32)
-        indices = torch.where(listed, columns, columns + count).sort(dim=-1).values % count
-        return replace(self.rest, kv_indices=indices)
+        return replace(self.rest, kv_indices=compact_lists(listed)[0])
 
 
 def kept(layout: BlockLayout) -> BlockLayout | PackedLayout:

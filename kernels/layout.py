@@ -156,8 +156,8 @@ class BlockLayout:
         For causal layouts, of the blocks a dense causal kernel would execute; an order can scatter the past
         over more blocks than those, and the quotient then exceeds 1.
         """
-        executed = self.kv_num_blocks.double().mean(dim=(0, 1)).sum()
-        return executed / self.dense_blocks
+        lists = self.kv_num_blocks.shape[:2].numel()
+        return self.kv_num_blocks.sum().float() / (lists * self.dense_blocks)
 
     @property
     def dense_blocks(self) -> int:
