@@ -1,4 +1,4 @@
-"""Runs the Hopper kernel's own source on a CPU: three threads a program, barriers, lazy products, TMA boxes.
+"""Runs the Hopper kernels' own source on a CPU: three threads a program, barriers, lazy products, TMA boxes.
 
 It emulates what Gluon promises, not what a GPU does: it finds wrong indices, phases, masks and deadlocks, and
 reads of a tile before it came or after its place was freed; it says nothing about speed or memory fences.
@@ -57,7 +57,7 @@ class Shared:
 
     def __init__(self, tensor):
         self.tensor = tensor
-        self.dtype = tensor.dtype
+        self.dtype, self.shape = tensor.dtype, tensor.shape
 
     def index(self, i):
         return Shared(self.tensor[int(i)])
@@ -114,7 +114,8 @@ class Product:
         if self.value is None:
             time.sleep(program.product_seconds)
             a = (self.a.tensor if isinstance(self.a, Shared) else self.a).float()
-            self.value = a @ self.b.tensor.float() + self.accumulator
+            sums = self.accumulator
+            self.value = a @ self.b.tensor.float() + (sums.value if isinstance(sums, Product) else sums)
 
 
 in_flight = threading.local()
@@ -144,27 +145,29 @@ class Descriptor:
         self.tensor, self.dtype = tensor, tensor.dtype
         self.block_type = SimpleNamespace(shape=box, nbytes=math.prod(box) * tensor.itemsize)
 
-    def rows(self, coordinates):
-        b, h, row, _ = (int(c) for c in coordinates)
-        return self.tensor[b, h, row : row + self.block_type.shape[2]]
+    def box(self, coordinates):
+        b, h, row, column = (int(c) for c in coordinates)
+        _, _, rows, columns = self.block_type.shape
+        return self.tensor[b, h, row : row + rows, column : column + columns]
 
 
 def tma_load(descriptor, coordinates, barrier, place):
     time.sleep(program.copy_seconds)
-    rows = descriptor.rows(coordinates)
+    box = descriptor.box(coordinates)
     place.tensor.zero_()
-    place.tensor[: len(rows)] = rows
+    place.tensor[: box.shape[0], : box.shape[1]] = box
     barrier.update(bytes_=-descriptor.block_type.nbytes)
 
 
 def tma_store(descriptor, coordinates, place):
-    rows = descriptor.rows(coordinates)
-    rows.copy_(place.tensor[: len(rows)])
+    box = descriptor.box(coordinates)
+    box.copy_(place.tensor[: box.shape[0], : box.shape[1]])
 
 
 def load(pointer, mask=None, other=0):
     if not isinstance(pointer.offset, torch.Tensor):
-        return Scalar(pointer.memory[int(pointer.offset)]) if mask is None or mask else Scalar(other)
+        value = pointer.memory[int(pointer.offset)].item() if mask is None or mask else other
+        return Scalar(value) if isinstance(value, int) else value
     offsets = pointer.offset if mask is None else torch.where(mask, pointer.offset, 0)
     return torch.where(mask, pointer.memory[offsets], other) if mask is not None else pointer.memory[offsets]
 
@@ -180,6 +183,11 @@ def elementwise(on_tensors, on_scalars):
         return Scalar(on_scalars(*values))
 
     return apply
+
+
+def four_in_e4m3(_assembly, _constraints, numbers, **_options):
+    """The only assembly there is: four numbers in the bytes of one, the first lowest."""
+    return torch.stack(numbers, dim=-1).to(torch.float8_e4m3fn).view(torch.int32)[..., 0]
 
 
 def warp_specialize(partitions, _workers, _registers):
@@ -214,7 +222,7 @@ def _language():
         constexpr=lambda value: value,
         NVMMADistributedLayout=ignored, SliceLayout=ignored, DotOperandLayout=ignored,
         NVMMASharedLayout=SimpleNamespace(get_default_for=ignored),
-        int64=torch.int64, float32=torch.float32, load=load, store=store,
+        int8=torch.int8, int32=torch.int32, int64=torch.int64, float32=torch.float32, load=load, store=store,
         static_range=range, convert_layout=lambda value, _layout: value,
         arange=lambda start, end, _layout: torch.arange(start, end),
         zeros=lambda shape, dtype, _layout: torch.zeros(shape, dtype=dtype),
@@ -222,7 +230,9 @@ def _language():
         where=elementwise(torch.where, lambda c, a, b: a if c else b),
         maximum=elementwise(torch.maximum, max), minimum=elementwise(torch.minimum, min),
         max=lambda x, axis: x.amax(axis), sum=lambda x, axis: x.sum(axis),
-        exp2=torch.exp2, log2=torch.log2, cdiv=lambda a, b: Scalar(-(-a // b)),
+        split=lambda x: x.unbind(-1), join=lambda a, b: torch.stack((a, b), dim=-1),
+        cast=lambda x, dtype, bitcast: x.view(dtype), inline_asm_elementwise=four_in_e4m3,
+        exp2=torch.exp2, log2=torch.log2, ceil=torch.ceil, cdiv=lambda a, b: Scalar(-(-a // b)),
         program_id=lambda axis: Scalar(program.ids[axis]),
         num_programs=lambda axis: Scalar(program.grid[axis]),
         allocate_shared_memory=allocate_shared_memory, warp_specialize=warp_specialize,
@@ -268,8 +278,12 @@ class Launcher:
         return launch
 
 
-def emulated_kernel(path: Path) -> Launcher:
-    """The kernel of the source file at `path`, its Gluon replaced by this emulation."""
+def emulated_kernel(path: Path, uses: tuple[Path, ...] = ()) -> Launcher:
+    """The kernel that the source file at `path` is named for, its Gluon replaced by this emulation.
+
+    Args:
+        uses: source files of kernels that it imports from, to be emulated too.
+    """
     gluon = ModuleType("triton.experimental.gluon")
     gluon.jit, gluon.language = (lambda function: function), _language()
     hopper = ModuleType("triton.experimental.gluon.language.nvidia.hopper")
@@ -282,7 +296,9 @@ def emulated_kernel(path: Path) -> Launcher:
     ]
     packages = {name: ModuleType(name) for name in names}
     packages["triton.experimental"].gluon = gluon
-    namespace = {"__name__": "emulated"}
     with patch.dict(sys.modules, {**packages, gluon.__name__: gluon, hopper.__name__: hopper}):
-        exec(compile(path.read_text(), str(path), "exec"), namespace)
-    return Launcher(namespace["hopper_kernel"])
+        for source in (*uses, path):
+            module = ModuleType(f"accel.kernels.{source.stem}")
+            sys.modules[module.__name__] = module
+            exec(compile(source.read_text(), str(source), "exec"), vars(module))
+    return Launcher(getattr(module, path.stem))
