@@ -100,12 +100,18 @@ def restore_model(pipe_or_model: Model) -> Model:
 def accelerated(
     pipe_or_model: Model, recipe: Recipe | str | Path | None = None, **overrides: Any
 ) -> Iterator[Model]:
-    """`with accelerated(pipe): ...`: accelerate inside the block, restore at its end, whatever happens."""
+    """`with accelerated(pipe): ...`: accelerate inside the block, restore at its end, whatever happens.
+
+    What was in force before the block is in force again after it, with its counts.
+    """
+    before = patches_of(pipe_or_model)
     accelerate_model(pipe_or_model, recipe, **overrides)
     try:
         yield pipe_or_model
     finally:
         restore_model(pipe_or_model)
+        for patch in before:
+            patch.put_in()
 
 
 def summary(pipe_or_model: Any) -> Summary:

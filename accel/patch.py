@@ -56,6 +56,13 @@ class Patch:
         self.told: set[str] = set()
         self.notices = Notices(self.told)
 
+    def put_in(self) -> None:
+        """Put everything in again that `remove` took out."""
+        for component, hook in self.hooks.items():
+            hook.attach(self.models[component])
+        for seat in self.seats:
+            seat.uninstall.put_in()
+
     def remove(self) -> None:
         """Take everything out again. Doing it twice does nothing."""
         for seat in reversed(self.seats):

@@ -77,6 +77,18 @@ def test_accelerated_restores_even_when_the_block_raises(model):
     assert torch.equal(output(model), expected) and hooks(model) == 0
 
 
+def test_an_acceleration_inside_another_gives_it_back(model):
+    plain = output(model)
+    with accelerated(model, RECIPE):
+        expected = output(model)
+        with accelerated(model, RECIPE, method="dense"):
+            output(model)
+            assert summary(model).dense_reasons == {"dense by recipe": 3}
+        assert torch.equal(output(model), expected) and not torch.equal(expected, plain)
+        assert summary(model).calls == 6 and hooks(model) == 2
+    assert torch.equal(output(model), plain) and hooks(model) == 0
+
+
 @mark.parametrize("fails_at", [0, 1, 4])
 def test_a_failure_half_way_leaves_every_model_as_it_was(monkeypatch, fails_at):
     pipe = Pipeline()
