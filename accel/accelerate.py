@@ -22,6 +22,7 @@ from accel.recipe import Recipe
 from accel.recipe_errors import RecipeError
 from accel.recipe_files import load_recipe
 from accel.summary import Summary, summarize
+from accel.tier_proof import prove_for
 
 Model = TypeVar("Model")
 
@@ -34,6 +35,9 @@ def accelerate_model(
     **overrides: Any,
 ) -> Model:
     """Make a loaded model's attention block-sparse, by a recipe. Applying again replaces.
+
+    A kernel that runs only where it has passed a test is tested now, once a machine, if the model is on a GPU
+    for which it is made, and else before the first sparse call there.
 
     Args:
         pipe_or_model: a diffusers pipeline (every expert is patched, text encoders never), a bare
@@ -55,6 +59,7 @@ def accelerate_model(
     bare = "" in models
     require_scheduler(scheduler, pipe_or_model, bare)
     plan = plan_for(pipe_or_model, recipe, **overrides)
+    prove_for(plan)
     restore_model(pipe_or_model)
     apply(plan, models, Clock(None if bare else pipe_or_model, scheduler))
     return pipe_or_model

@@ -21,6 +21,7 @@ from accel.kernels import block_sparse_attention as operation
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import ON_PROOF, cannot_run
 from accel.kernels.verdicts import PASSED, key, known, read_file, verdict, verdict_file
+from accel.plan import Plan
 from accel.tier_trial import NOT_TESTED, SECONDS, trial
 from accel.whole_file import whole_file
 
@@ -32,6 +33,20 @@ def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout,
     """The kernels' `block_sparse_attention`, on a tier that is tried first where nobody has yet."""
     prove_if_unknown(q.device, q.dtype, q.shape[-1])
     return operation.block_sparse_attention(q, k, v, layout, **options)
+
+
+def prove_for(plan: Plan) -> None:
+    """Try what the sites of a plan will run on, as far as their weights show it: a model that is still on the
+    CPU, or quantised, shows it at its first sparse call."""
+    sites = [step.site for step in plan.matched if step.rule and step.rule.policy.method != "dense"]
+    projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site in sites]
+    weights = [getattr(projection, "weight", None) for projection in projections]
+    for device, dtype, head_dim in {
+        (weight.device, weight.dtype, len(weight) // site.heads)
+        for site, weight in zip(sites, weights, strict=True)
+        if isinstance(weight, Tensor)
+    }:
+        prove_if_unknown(device, dtype, head_dim)
 
 
 def prove_if_unknown(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:

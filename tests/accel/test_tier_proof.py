@@ -15,6 +15,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model, tier_proof, tier_trial
 from accel.cli import doctor
+from accel.generate import DENSE
 from accel.kernels.tiers import cannot_run, choose_tier
 from accel.kernels.verdicts import PASSED, verdict_file
 from accel.recipe import Recipe
@@ -252,16 +253,25 @@ with fake_hopper(Path({str(tmp_path)!r})):
 
 @mark.parametrize("kind", ["video", "text"])
 @torch.no_grad()
-def test_a_sparse_call_asks_for_the_proof_of_its_own_shape(monkeypatch, kind):
+def test_applying_and_sparse_calls_ask_for_the_proof_of_their_shape(monkeypatch, kind):
     asked = []
     monkeypatch.setattr(tier_proof, "prove_if_unknown", lambda *call: asked.append(call))
     if kind == "video":
         model = accelerate_model(tiny.wan(), VIDEO)
+        at_once = set(asked)
+        asked.clear()
         model(**tiny.inputs(model))
     else:
         model = accelerate_model(tiny_language.llama(), "llm-permuted", min_tokens=0, dense_queries=0)
+        at_once = set(asked)
+        asked.clear()
         model(tiny_language.tokens(150), use_cache=False)
-    assert set(asked) == {(torch.device("cpu"), torch.float32, 16)}
+    assert set(asked) == at_once == {(torch.device("cpu"), torch.float32, 16)}
+
+
+def test_a_dense_recipe_asks_for_no_proof(monkeypatch):
+    monkeypatch.setattr(tier_proof, "prove_if_unknown", None)
+    accelerate_model(tiny.wan(), DENSE)
 
 
 def proofs(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
