@@ -26,8 +26,10 @@ DEMO_TOKENS = 8192
 
 
 def complete(
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to continue; the demo has one of its own.")
+    ] = None,
     model: Annotated[str, typer.Option(help="'demo-llm', a model folder, or a hub id.")] = "demo-llm",
-    prompt: Annotated[str | None, typer.Option(help="What to continue; the demo has one of its own.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A UTF-8 text to continue.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to answer with, at most.", min=1)] = 16,
     recipe: options.RecipeName = None,
@@ -64,7 +66,7 @@ def _prompt(
 ) -> tuple[str, str | None]:
     """What to continue, and the answer where it is known: of the demo's own question."""
     if prompt is not None and prompt_file is not None:
-        raise ValueError("--prompt and --prompt-file exclude each other")
+        raise ValueError("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:
         return prompt_file.read_text(encoding="utf-8"), None
     if prompt is not None:

@@ -80,7 +80,7 @@ def test_json_tells_both_runs_and_their_agreement(question, tmp_path):
 
 
 def test_text_output_reads_well(question):
-    result = invoke("--prompt", question[0], "--max-new-tokens", "2", "--dense")
+    result = invoke(question[0], "--max-new-tokens", "2", "--dense")
     assert result.exit_code == 0
     for part in ("seconds to the first token", "tokens a second", "agreement", "599 tokens of prompt"):
         assert part in result.stdout
@@ -89,8 +89,8 @@ def test_text_output_reads_well(question):
 @mark.parametrize(
     "arguments, error, message",
     [
-        (["--prompt", "a", "--prompt-file", "b"], ValueError, "exclude"),
-        (["--model", "no/such-model", "--prompt", "a"], LoadError, "cannot load"),
+        (["a", "--prompt-file", "b"], ValueError, "exclude"),
+        (["a", "--model", "no/such-model"], LoadError, "cannot load"),
         (["--prompt-file", "no-such-file.txt"], OSError, "no-such-file"),
     ],
 )
