@@ -53,8 +53,13 @@ def decode_kernel(
         if CAUSAL:
             seen &= keys[None, :] <= (rows % M)[:, None] + N - M
         if visible_ptr is not None:
-            of_row = b * visible_strides[0] + (rows % M)[:, None] * visible_strides[1]
-            seen &= tl.load(visible_ptr + of_row + keys[None, :], mask=seen, other=0) != 0
+            mask_ptr = visible_ptr + b * visible_strides[0] + keys
+            if M == 1:
+                seen &= (tl.load(mask_ptr, mask=present, other=0) != 0)[None, :]
+            else:
+                # In a branch, as Triton 3.6 has no asynchronous copies of single bytes.
+                of_row = (rows % M)[:, None] * visible_strides[1]
+                seen &= tl.load(mask_ptr[None, :] + of_row, mask=seen, other=0) != 0
         k = load_rows(k_ptr + keys[:, None] * k_strides[2], present[:, None], D, BLOCK_D)
         v = load_rows(v_ptr + keys[:, None] * v_strides[2], present[:, None], D, BLOCK_D)
         scores = tl.where(seen, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
@@ -130,8 +135,7 @@ def launch_config(rows: int, dim: int, itemsize: int) -> dict[str, int]:
     Nothing spills, and all of it fits the 99 KiB of shared memory that every GPU from sm_80 on has.
     """
     wide, small = dim > 128, itemsize <= 2
-    most_rows = 16 if not small else 32 if wide else 64
-    block_m = min(max(triton.next_power_of_2(rows), 16), most_rows)
+    block_m = min(max(triton.next_power_of_2(rows), 16), 64 if small and not wide else 16)
     return {
         "BLOCK_M": block_m,
         "BLOCK_N": (32 if wide else 64) if small else (16 if dim > 64 else 32),

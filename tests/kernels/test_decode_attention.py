@@ -48,22 +48,22 @@ SHARED_MEMORY = 101_376  # bytes that a block can have on sm_86, sm_89 and sm_12
 
 @pytest.mark.parametrize("capability", [80, 86, 90, 120], ids="sm_{}".format)
 @pytest.mark.parametrize(
-    ("dim", "columns", "rows", "dtype"),
+    ("dim", "columns", "rows", "queries", "dtype"),
     [
-        (128, 16, 4, torch.bfloat16),
-        (128, 128, 4, torch.bfloat16),
-        (64, 16, 71, torch.bfloat16),
-        (256, 128, 40, torch.bfloat16),
-        (128, 16, 4, torch.float32),
+        (128, 16, 4, 1, torch.bfloat16),
+        (128, 128, 32, 8, torch.bfloat16),
+        (64, 16, 71, 1, torch.bfloat16),
+        (256, 128, 40, 1, torch.bfloat16),
+        (128, 16, 4, 1, torch.float32),
     ],
     ids=str,
 )
-def test_kernels_compile_without_spills(offline, capability, dim, columns, rows, dtype):
+def test_kernels_compile_without_spills(offline, capability, dim, columns, rows, queries, dtype):
     from accel.kernels.triton_decode import attend
 
     q, k = torch.empty(1, 8, rows, dim, dtype=dtype), torch.empty(1, 8, 4096, dim, dtype=dtype)
-    layout = BlockLayout.full(1, 4096, (16, columns))
-    visible = torch.ones(1, 1, 4096, dtype=torch.bool)
+    layout = BlockLayout.full(queries, 4096, (16, columns))
+    visible = torch.ones(1, queries, 4096, dtype=torch.bool)
     kernels = offline(capability, attend, q, k, k, layout, visible, 1.0)
     assert [kernel.name for kernel in kernels] == ["decode_kernel", "join_kernel"]
     for kernel in kernels:
