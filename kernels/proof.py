@@ -40,6 +40,7 @@ class Form:
     """
 
     causal: bool = False
+    window: int | None = None
     group: int = 1
     padded: bool = False
     even: bool = False
@@ -53,6 +54,7 @@ FORMS: dict[str, Form] = {
     "lengths that 16 divides": Form(even=True),
     "few rows": Form(few=True),
     "causal": Form(causal=True, group=3),
+    "causal in a window": Form(causal=True, window=200, group=3),
     "padded": Form(padded=True),
     "causal and padded": Form(causal=True, padded=True, group=3),
     "in an order": Form(order="shared"),
@@ -120,7 +122,7 @@ def problem(
     kv_heads = heads // form.group
     layout = BlockLayout.from_mask(
         keep, (ROWS, columns), q_len, kv_len,
-        causal=form.causal, kv_lengths=lengths,
+        causal=form.causal, window=form.window, kv_lengths=lengths,
         q_order=order(q_len, heads), kv_order=order(kv_len, kv_heads), tail=form.tail,
     )  # fmt: skip
     # As much room for all: kernels are compiled anew for strides that 16 divides.

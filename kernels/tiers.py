@@ -131,6 +131,8 @@ def cannot_take(name: str, layout: BlockLayout) -> str | None:
         return None
     if layout.block_size[0] != 128:
         return f"takes query blocks of 128, got {layout.block_size[0]}"
+    if layout.window is not None:
+        return "does not take a window"
     if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
         return "does not join an order with causality or padding"
     return None

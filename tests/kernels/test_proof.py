@@ -1,12 +1,13 @@
 """The proof passes a tier that is right and catches one that is not."""
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from itertools import count
 
 import pytest
 import torch
 
 from accel.kernels import gathered_attention, proof
+from accel.kernels.layout import BlockLayout
 from accel.kernels.proof import FORMS, TILES, first_failure, problem
 from accel.kernels.tiers import ON_PROOF, cannot_run
 
@@ -126,6 +127,15 @@ def test_calls_have_the_tiles_and_rows_that_they_are_for(columns, tiles):
     listed = layout.kv_num_blocks * columns
     assert (listed.max() + 127) // 128 == tiles and listed.min() == 0
     assert q.is_contiguous() == k.is_contiguous() == (tiles % 2 == 0)
+
+
+def test_every_thing_that_a_layout_can_say_is_tried():
+    """A field that is new needs a form, or tiers would be trusted with what they were never tried with."""
+    layouts = [problem(form, 64, 2, CPU, torch.float32, 16)[3] for form in FORMS.values()]
+    optional = [field for field in fields(BlockLayout) if field.default is not MISSING]
+    assert len(optional) >= 6
+    for field in optional:
+        assert any(getattr(layout, field.name) is not field.default for layout in layouts), field.name
 
 
 @pytest.mark.gpu

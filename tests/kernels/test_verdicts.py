@@ -85,6 +85,11 @@ def layouts():
     return {
         "any": (BlockLayout.full(300, 300, (128, 64)), "hopper", "passed"),
         "causal": (BlockLayout.full(300, 300, (128, 64), causal=True), "hopper", "passed"),
+        "window": (
+            BlockLayout.full(300, 300, (128, 64), causal=True, window=50),
+            "triton",
+            "does not take a window",
+        ),
         "rows": (BlockLayout.full(300, 300, (64, 64)), "triton", "takes query blocks of 128, got 64"),
         "joined": (
             BlockLayout.full(300, 300, (128, 64), causal=True, q_order=order, kv_order=order),
