@@ -16,7 +16,6 @@ class Stopwatch:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
         self._started: Any = None
 
     def start(self, device: torch.device) -> None:
@@ -42,14 +41,16 @@ class Stopwatch:
         if device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        # The stream of the call's device, which need not be the current one.
+        event.record(torch.cuda.current_stream(device))
         return event
 
     @property
     def seconds(self) -> float:
         """Waits for the device."""
         if self._events:
-            torch.cuda.synchronize()
-            self._seconds += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            for begin, end in self._events:
+                end.synchronize()
+                self._seconds += begin.elapsed_time(end) / 1000
             self._events.clear()
         return self._seconds
