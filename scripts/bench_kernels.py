@@ -4,270 +4,186 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.blocks import causal_blocks
 from accel.kernels.layout import BlockLayout
-from accel.kernels.tiers import TIERS, cannot_run
+from accel.kernels.tiers import TIERS, cannot_run, cannot_take
 from accel.load_pipeline import best_device
 from accel.versions import device_name, versions
+from dense_baseline import dense_attention
+from device_timing import medians
 from kernel_peers import PEERS, Skipped
+from kernel_problems import Problem, error_of
+from kernel_targets import problems
+from row_file import RowFile, read_rows
 
-DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
 CPU_SHAPES = ["1,4,5184,64", "1,4,8192,64"]
+CPU_BLOCKS = ["128x128", "128x64", "64x64"]
+CPU_DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
+CPU_TIERS = ["torch"]
+# A larger relative error is a wrong result, which has no speed. Eight-bit kernels round more.
+WRONG = {"fp8": 0.2, "spargeattn": 0.2}
+WRONG_OTHERWISE = 0.02
+DENSE_PEERS = ("dense_flash_attention_2",)
 
-
-class Target(NamedTuple):
-    """The least rate of the best tier at a shape and density."""
-
-    shape: str
-    density: float
-    rate: float
-
-
-TARGETS = [
-    Target("1,40,75600,128", 1.0, 0.95),
-    Target("1,40,75600,128", 0.5, 0.95),
-    Target("1,40,75600,128", 0.25, 0.95),
-    Target("1,40,75600,128", 0.1, 0.90),
-    Target("1,24,118800,128", 0.25, 0.95),
-    Target("1,12,32760,128", 0.25, 0.90),
-    Target("1,24,32768,64", 0.25, 0.90),
-    Target("1,32/8,131072,128,causal", 0.2, 0.85),
-]
-RAGGED_TARGET = 0.95  # of the rate of equal lists
-RAGGED = ("1,40,75600,128", 0.2)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tier on one layout. `rate` is executed blocks a second as a share of dense attention's: above 1 the
-    kernel is faster a block than the dense one."""
-
-    tier: str
-    shape: str
-    dtype: str
-    block_size: str
-    ragged: bool
-    density: float
-    dense_ms: float
-    sparse_ms: float
-    times_faster: float
-    rate: float
-    error: float
+Row = dict[str, Any]
+Attention = Callable[[], Tensor]
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="CSV to write; a JSON with the machine goes beside it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="CSV to write, with a JSON of the machine; or .jsonl for rows alone."),
+    ],
     shape: Annotated[list[str] | None, typer.Option(help="B,H[/Hkv],N,D[,causal].")] = None,
     density: Annotated[list[float] | None, typer.Option(help="Of random layouts.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Query rows x key rows.")] = None,
+    ragged: Annotated[bool, typer.Option(help="Lists of unequal length too.")] = False,
+    tier: Annotated[
+        list[str] | None, typer.Option(help="NAME, or NAME:HEAD_DIM for heads of that many only.")
+    ] = None,
+    peers: Annotated[bool, typer.Option(help="Other people's kernels too, on a GPU.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    repeats: Annotated[int, typer.Option(min=1)] = 7,
+    rounds: Annotated[int | None, typer.Option(min=1, help="By the length of the calls if none.")] = None,
 ) -> None:
-    """Time every tier that can run here; prints a row as soon as it is measured."""
+    """Time every tier that can run here, on the shapes with targets if none is named on a GPU.
+
+    A row is printed and written as soon as it is measured; rows that OUT's .jsonl has are not repeated.
+    """
     device = torch.device(best_device())
     kind = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    rows: list[Row] = []
-    skipped: dict[str, set[str]] = {}
-    for text, share in cases(shape, density, device):
-        q, k, v = inputs(text, device, kind)
-        for size in block or ["128x128", "128x64", "64x64"]:
-            for ragged in (False, True) if share == 0.25 or (text, share) == RAGGED else (False,):
-                layout = random_layout(q, size, share, ragged, causal=text.endswith("causal"))
-                calls, reasons = competitors(q, k, v, layout)
-                for name, reason in reasons.items():
-                    skipped.setdefault(name, set()).add(reason)
-                for name, call in calls.items():
-                    rows.append(measure(name, call, q, k, v, layout, text, ragged, repeats))
-                    print(rows[-1], flush=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    rows = RowFile(out.with_suffix(".jsonl"))
+    for problem in asked(shape, density, block, ragged, device):
+        attempts = competitors(problem, device, kind, tier, peers)
+        todo = [name for name in attempts if f"{problem} {name}" not in rows.announced]
+        if not todo:
+            continue
+        tensors, (dense_name, dense) = baseline(problem.shape, device, kind)
+        layout = problem.layout(tensors[0])
+        for name in todo:
+            row = partial(measure, name, attempts[name], problem, layout, dense_name, dense, tensors, rounds)
+            rows.add(f"{problem} {name}", row, limit=150 if name in PEERS else 60)
+    if out == rows.path:
+        return
+    results = read_rows(rows.path)[0]
+    write_csv(out, [row for row in results if "rate" in row])
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
-    out.with_suffix(".json").write_text(
-        json.dumps(
-            {
-                "machine": machine,
-                "skipped": {name: sorted(reasons) for name, reasons in skipped.items()},
-                "targets": [held_against(target, rows) for target in TARGETS],
-                "ragged_target": {"of_equal": RAGGED_TARGET, "measured": ragged_share(rows)},
-                "rows": [asdict(row) for row in rows],
-            },
-            indent=1,
-        )
-    )
-    for name, reasons in skipped.items():
-        print(f"skipped {name}: {'; '.join(sorted(reasons))}")
+    out.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": results}, indent=1))
 
 
-def cases(
-    shapes: list[str] | None, densities: list[float] | None, device: torch.device
-) -> list[tuple[str, float]]:
-    """Shapes and densities to measure: what was asked for, or on a GPU every target and the ragged one."""
-    if shapes is None and densities is None and device.type != "cpu":
-        return [(target.shape, target.density) for target in TARGETS] + [RAGGED]
-    default = CPU_SHAPES if device.type == "cpu" else list(dict.fromkeys(t.shape for t in TARGETS))
-    return [(text, share) for text in shapes or default for share in densities or DENSITIES]
-
-
-def inputs(text: str, device: torch.device, kind: torch.dtype) -> list[Tensor]:
-    """Random q [B, H, N, D] and k, v [B, Hkv, N, D] of a shape."""
-    batch, heads, tokens, dim = text.removesuffix(",causal").split(",")
-    q_heads, _, kv_heads = heads.partition("/")
+def asked(
+    shapes: list[str] | None,
+    densities: list[float] | None,
+    blocks: list[str] | None,
+    ragged: bool,
+    device: torch.device,
+) -> list[Problem]:
+    """What was asked for; on a GPU, if nothing was, what the targets speak of."""
+    if shapes is None and densities is None and blocks is None and device.type != "cpu":
+        return problems()
+    targets = {problem.shape: None for problem in problems()}
     return [
-        torch.randn(int(batch), int(count), int(tokens), int(dim), device=device, dtype=kind)
-        for count in (q_heads, kv_heads or q_heads, kv_heads or q_heads)
+        Problem(text, share, size, uneven)
+        for text in shapes or (CPU_SHAPES if device.type == "cpu" else targets)
+        for share in densities or CPU_DENSITIES
+        for size in blocks or CPU_BLOCKS
+        for uneven in ((False, True) if ragged else (False,))
     ]
 
 
-def held_against(target: Target, rows: list[Row]) -> dict[str, Any]:
-    """A target with the best rate of our tiers on equal lists; none where it was not measured."""
-    rates = [
-        row.rate
-        for row in rows
-        if row.shape == target.shape
-        and row.tier in TIERS
-        and not row.ragged
-        and math.isclose(row.density, target.density, abs_tol=0.01)
-    ]
-    best = max(rates, default=None)
-    return {**target._asdict(), "measured": best, "met": None if best is None else best >= target.rate}
-
-
-def ragged_share(rows: list[Row]) -> float | None:
-    """The rate of ragged lists as a share of that of equal ones, best tier each; none if not measured."""
-    shape, density = RAGGED
-    rates: dict[bool, float] = {}
-    for row in rows:
-        if row.shape == shape and row.tier in TIERS and math.isclose(row.density, density, abs_tol=0.02):
-            rates[row.ragged] = max(row.rate, rates.get(row.ragged, 0.0))
-    return rates[True] / rates[False] if len(rates) == 2 else None
+@lru_cache(maxsize=1)
+def baseline(
+    shape: str, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Tensor], tuple[str, Attention]]:
+    """q, k and v of a shape, and dense attention over them, warmed up. Those of the last shape are kept."""
+    tensors = Problem(shape, 1.0, "128x128").qkv(device, dtype)
+    name, dense = dense_attention(*tensors, shape.endswith("causal"))
+    dense()
+    return tensors, (name, dense)
 
 
 def competitors(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout
-) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
-    """Every tier but the reference that can run these tensors, on a GPU the peers too; who not, and why."""
-    refused = {name: cannot_run(name, q.device, q.dtype, q.shape[3]) for name in TIERS if name != "reference"}
-    if layout.block_size[0] != 128 and not refused["hopper"]:
-        refused["hopper"] = "takes query blocks of 128"
-    calls: dict[str, Callable[[], Tensor]] = {
-        name: partial(block_sparse_attention, q, k, v, layout, tier=name)
-        for name, reason in refused.items()
-        if reason is None
+    problem: Problem, device: torch.device, dtype: torch.dtype, wanted: list[str] | None, peers: bool
+) -> dict[str, Callable[..., Attention]]:
+    """Who takes part, by name: functions of q, k, v and the layout that make the call to time."""
+    dim = int(problem.shape.split(",")[3])
+    names = wanted or (CPU_TIERS if device.type == "cpu" else [name for name in TIERS if on_gpu_only(name)])
+    tiers = [name.partition(":")[0] for name in names if name.partition(":")[2] in ("", str(dim))]
+    taking_part: dict[str, Callable[..., Attention]] = {
+        name: partial(_tier_call, name) for name in tiers if cannot_run(name, device, dtype, dim) is None
     }
-    skipped = {name: reason for name, reason in refused.items() if reason}
-    for name, peer in PEERS.items():
-        try:
-            if not q.is_cuda:
-                raise Skipped("measured on a GPU only")
-            calls[name] = peer(q, k, v, layout)
-        except Skipped as reason:
-            skipped[name] = str(reason)
-    return calls, skipped
+    return taking_part | (PEERS if peers and device.type == "cuda" else {})
 
 
-def random_layout(q: Tensor, size: str, density: float, ragged: bool, causal: bool = False) -> BlockLayout:
-    """Random blocks: as many in every row, or a lognormal number of them with the same mean."""
-    rows, columns = map(int, size.split("x"))
-    batch, heads, tokens, _ = q.shape
-    q_blocks, kv_blocks = math.ceil(tokens / rows), math.ceil(tokens / columns)
-    past = torch.ones(q_blocks, kv_blocks, dtype=torch.bool)
-    if causal:
-        past = causal_blocks((rows, columns), tokens, tokens)
-    count = (density * past.sum(dim=-1, keepdim=True)).expand(batch, heads, -1, -1)
-    if ragged:
-        count = count * torch.randn(count.shape).mul(0.5).sub(0.125).exp()
-    weight = torch.rand(batch, heads, q_blocks, kv_blocks).masked_fill(~past, 2.0)
-    rank = weight.argsort(-1).argsort(-1)
-    keep = (rank < count.round().clamp(min=1)).to(q.device)
-    return BlockLayout.from_mask(keep, (rows, columns), tokens, tokens, causal=causal)
+def on_gpu_only(tier: str) -> bool:
+    """Whether a tier is a kernel; the others run on a GPU too, but not to be timed."""
+    return cannot_run(tier, "cpu", torch.bfloat16, 128) is not None
+
+
+def _tier_call(name: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Attention:
+    return partial(block_sparse_attention, q, k, v, layout, tier=name)
 
 
 def measure(
     name: str,
-    sparse: Callable[[], Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    prepare: Callable[..., Attention],
+    problem: Problem,
     layout: BlockLayout,
-    shape: str,
-    ragged: bool,
-    repeats: int,
+    dense_name: str,
+    dense: Attention,
+    tensors: list[Tensor],
+    rounds: int | None,
 ) -> Row:
-    """Medians of interleaved calls, so that clocks and neighbours change both alike."""
+    """One competitor on one problem. `rate` is executed blocks a second as a share of dense attention's:
+    above 1 the kernel is faster a block than the dense one.
 
-    def dense() -> Tensor:
-        with best_dense(q.device):
-            return scaled_dot_product_attention(q, k, v, is_causal=layout.causal, enable_gqa=True)
-
-    for warm_up in (dense, sparse, dense, sparse):
-        warm_up()
-    times = [(milliseconds(dense, q.device), milliseconds(sparse, q.device)) for _ in range(repeats)]
-    dense_ms, sparse_ms = (statistics.median(column) for column in zip(*times, strict=True))
-    density = float(layout.density)
-    return Row(
-        name,
-        shape,
-        str(q.dtype).removeprefix("torch."),
-        "x".join(map(str, layout.block_size)),
-        ragged,
-        round(density, 4),
-        round(dense_ms, 3),
-        round(sparse_ms, 3),
-        round(dense_ms / sparse_ms, 3),
-        round(density * dense_ms / sparse_ms, 3),
-        error_of(sparse(), q, k, v, layout),
-    )
-
-
-def best_dense(device: torch.device) -> AbstractContextManager:
-    """cuDNN where there is a GPU: the default can be half as fast, which would flatter the sparse kernel."""
-    return sdpa_kernel(SDPBackend.CUDNN_ATTENTION) if device.type == "cuda" else nullcontext()
-
-
-def milliseconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    """Time of one call."""
-    if device.type == "cuda":
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end)
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1000
+    Raises:
+        ValueError: if its result is wrong; then it is not timed.
+    """
+    if name in TIERS and (reason := cannot_take(name, layout)):
+        return {"tier": name, "skipped": reason}
+    try:
+        sparse = prepare(*tensors, layout)
+    except Skipped as reason:
+        return {"tier": name, "skipped": str(reason)}
+    error = error_of(sparse(), *tensors, layout)
+    if name not in DENSE_PEERS and not error <= WRONG.get(name, WRONG_OTHERWISE):
+        raise ValueError(f"wrong: its relative error is {error:.3g}")
+    device = tensors[0].device
+    dense_ms, sparse_ms = medians([dense, sparse], device, rounds)
+    density = 1.0 if name in DENSE_PEERS else float(layout.density)
+    return {
+        "tier": name,
+        "shape": problem.shape,
+        "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        "block_size": problem.block,
+        "ragged": problem.ragged,
+        "asked": problem.density,
+        "density": round(density, 4),
+        "dense": dense_name,
+        "dense_ms": round(dense_ms, 3),
+        "sparse_ms": round(sparse_ms, 3),
+        "times_faster": round(dense_ms / sparse_ms, 3),
+        "rate": round(density * dense_ms / sparse_ms, 4),
+        "error": None if name in DENSE_PEERS else error,
+    }
 
 
-def error_of(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> float:
-    """Relative error of the first head's first 256 queries against float64 under the token mask."""
-    rows, columns = layout.block_size
-    queries = min(256, q.shape[2])
-    keep = layout.listed[0, 0, : math.ceil(queries / rows)].repeat_interleave(rows, 0)[:queries]
-    mask = keep.repeat_interleave(columns, 1)[:, : k.shape[2]]
-    if layout.causal:
-        mask = mask & torch.ones_like(mask).tril()
-    first, keys, values = q[0, 0, :queries].double(), k[0, 0].double(), v[0, 0].double()
-    exact = scaled_dot_product_attention(first, keys, values, mask)
-    return float((out[0, 0, :queries].double() - exact).norm() / exact.norm())
+def write_csv(out: Path, rows: list[Row]) -> None:
+    if not rows:
+        return
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CUDA graphs and torch.compile around attention: nothing waits for the device, replays follow their inputs."""
+"""CUDA graphs and torch.compile around attention: nothing waits for the device, replays follow inputs."""
 
 import pytest
 import torch

@@ -1,0 +1,83 @@
+"""What a file of the GPU check says, ready for tables: rows that were measured, and reasons for those not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+NOT_MEASURED = "not measured"
+Row = dict[str, Any]
+
+
+class Found:
+    """The file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        data = json.loads(path.read_text())
+        self.machine: Row = data["machine"]
+        self.stages: dict[str, Row] = data["stages"]
+
+    def rows(self, stage: str) -> list[Row]:
+        """What a stage measured."""
+        return [row for row in self._rows(stage) if not {"failed", "skipped"} & set(row)]
+
+    def failures(self, stage: str) -> dict[str, str]:
+        """What it could not measure, and why."""
+        return {row["key"]: row["failed"] for row in self._rows(stage) if "failed" in row}
+
+    def skipped(self, stage: str) -> dict[str, str]:
+        """Who took no part, and why."""
+        return {row["tier"]: row["skipped"] for row in self._rows(stage) if "skipped" in row}
+
+    def why_not(self, stage: str) -> str:
+        """Why there is nothing of a stage, in brackets behind `NOT_MEASURED` where that is known."""
+        entry = self.stages.get(stage, {})
+        if entry.get("status") == "left out":
+            return f"{NOT_MEASURED} ({entry['reason']})"
+        failures = self.failures(stage)
+        if failures:
+            key, reason = next(iter(failures.items()))
+            return f"{NOT_MEASURED} ({key}: {first_line(reason)})"
+        if entry.get("status") == "failed":
+            return f"{NOT_MEASURED} (it failed: {last_line(entry.get('output', ''))})"
+        return NOT_MEASURED
+
+    def _rows(self, stage: str) -> list[Row]:
+        return self.stages.get(stage, {}).get("rows", [])
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """Lines of a table in Markdown; nothing at all is `NOT_MEASURED`."""
+    head, lines = list(head), [list(row) for row in rows]
+    if not lines:
+        return [NOT_MEASURED, ""]
+    cells = [head, ["---"] * len(head), *lines]
+    return ["| " + " | ".join(cell(value) for value in row) + " |" for row in cells] + [""]
+
+
+def cell(value: Any) -> str:
+    """A value as text: numbers with three digits, none as `NOT_MEASURED`."""
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value).replace("|", "/")
+
+
+def verdict(met: bool | None) -> str:
+    """met, missed or not measured."""
+    return NOT_MEASURED if met is None else "met" if met else "**missed**"
+
+
+def first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:200] if text.strip() else "no reason given"
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1][:200] if text.strip() else "it printed nothing"
