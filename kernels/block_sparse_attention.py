@@ -54,8 +54,8 @@ def block_sparse_attention(
         layout: which key blocks each block of queries attends to.
         scale: positive; 1 / sqrt(D) if none.
         return_lse: also return the natural logarithm of each row's sum of exponentials.
-        tier: a key of `TIERS`; none takes the fastest one this machine has. A tier that is asked for and
-            cannot run is an error, never replaced.
+        tier: a key of `TIERS`; none takes the fastest one that is known to run right on this machine
+            (`choose_tier`). A tier that is asked for and cannot run is an error, never replaced.
 
     Returns:
         out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing

@@ -25,8 +25,8 @@ Proving = Annotated[
 
 
 def doctor(proving: Proving = False, as_json: Json = False) -> None:
-    """Say what this machine has and which kernel tier it gets, and why. Exits with 1 if a test finds a tier
-    wrong."""
+    """Say what this machine has and which kernel tier it gets, and why. Exits with 1 if a tier is tested and
+    does not pass."""
     device = torch.device(best_device())
     console = Console(highlight=False, soft_wrap=True, quiet=as_json)
     console.print(f"device   {device_name(device)}")

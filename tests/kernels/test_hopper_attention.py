@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
-from accel.kernels import hopper_attention, hopper_kernel
+from accel.kernels import hopper_attention, hopper_kernel, proof
 from accel.kernels.hopper_attention import block_sparse_attention
 from accel.kernels.layout import BlockLayout
 
@@ -48,6 +48,14 @@ def test_the_kernels_source_is_as_exact_as_eager_when_emulated(
     q, k, v = case.qkv(torch.bfloat16)
     layout = case.layout()
     assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+
+def test_the_proof_passes_when_emulated(emulated, monkeypatch):
+    """All forms of call but the tail, which is another kernel's."""
+    monkeypatch.setattr(proof, "KEY_ROWS", (64,))
+    monkeypatch.setattr(proof, "TILES", (2,))
+    monkeypatch.delitem(proof.FORMS, "with a tail")
+    assert proof.first_failure("hopper", "cpu", torch.bfloat16, 64) is None
 
 
 def test_strided_views_when_emulated(base_case, emulated, assert_exact):
