@@ -18,13 +18,13 @@ SPAN = 8192  # keys that one program counts
 STEP = 128  # keys that it holds at once
 
 
-@triton.jit(do_not_specialize=["shift", "L"])
+@triton.jit(do_not_specialize=["shift", "L", "spans"])
 def span_kernel(
-    keys_ptr, base_ptr, counts_ptr, masses_ptr, L, shift, SPAN: tl.constexpr, STEP: tl.constexpr,
+    keys_ptr, base_ptr, counts_ptr, masses_ptr, L, spans, shift, SPAN: tl.constexpr, STEP: tl.constexpr,
     BY_MASS: tl.constexpr,
 ):  # fmt: skip
     """How many keys of one span reach each of 16 candidates, and the mass of the free ones among them."""
-    pool, span = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    pool, span = (tl.program_id(0) // spans).to(tl.int64), (tl.program_id(0) % spans).to(tl.int64)
     digits = tl.arange(0, 16)
     wide = tl.load(base_ptr + pool) + (digits.to(tl.int64) << shift)
     candidates, exist = wide.to(tl.int32), wide <= ALWAYS
@@ -39,7 +39,7 @@ def span_kernel(
             free = (keys > NEVER) & (keys < ALWAYS)
             mass = tl.where(free, keys, 0).to(tl.float32, bitcast=True).to(tl.float64)
             masses += tl.sum(tl.where(reach, mass[:, None], 0.0), 0)
-    place = (pool * tl.num_programs(0) + span) * 16 + digits
+    place = tl.program_id(0).to(tl.int64) * 16 + digits
     tl.store(counts_ptr + place, counts)
     if BY_MASS:
         tl.store(masses_ptr + place, masses)
@@ -60,14 +60,14 @@ def narrow_kernel(base_ptr, partial_ptr, goal_ptr, spans, shift, STEP: tl.conste
     tl.store(base_ptr + pool, tl.load(base_ptr + pool) + (digit << shift))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "spans"])
 def mark_kernel(
-    keys_ptr, last_ptr, left_ptr, keep_ptr, L, SPAN: tl.constexpr, STEP: tl.constexpr
+    keys_ptr, last_ptr, left_ptr, keep_ptr, L, spans, SPAN: tl.constexpr, STEP: tl.constexpr
 ):  # fmt: skip
     """Keep what is above the last key, and of what equals it the first `left` of this span."""
-    pool, span = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    pool, span = (tl.program_id(0) // spans).to(tl.int64), (tl.program_id(0) % spans).to(tl.int64)
     last = tl.load(last_ptr + pool).to(tl.int32)
-    left = tl.load(left_ptr + pool * tl.num_programs(0) + span)
+    left = tl.load(left_ptr + tl.program_id(0))
     for start in range(span * SPAN, min((span + 1) * SPAN, L), STEP):
         places = start + tl.arange(0, STEP)
         keys = tl.load(keys_ptr + pool * L + places, mask=places < L, other=NEVER)
@@ -107,7 +107,8 @@ def keep_of_pools(
     before = equal.cumsum(dim=1, dtype=torch.int32) - equal
     left = (count - above.sum(dim=1))[:, None] - before
     keep = torch.empty_like(keys, dtype=torch.bool)
-    mark_kernel[_grid(keys)](keys, last, left.int().contiguous(), keep, length, SPAN=SPAN, STEP=STEP)
+    left = left.int().contiguous()
+    mark_kernel[(left.numel(),)](keys, last, left, keep, length, left.shape[1], SPAN=SPAN, STEP=STEP)
     return keep
 
 
@@ -123,12 +124,11 @@ def _search(keys: Tensor, goal: Tensor, mass: bool) -> Tensor:
 
 def _spans(keys: Tensor, base: Tensor, shift: int, mass: bool) -> tuple[Tensor, Tensor]:
     """Int32 and float64 [P, spans, 16]: what reaches `base` [P] and the 15 candidates above it."""
-    grid = _grid(keys)
-    counts = torch.empty(grid[1], grid[0], 16, dtype=torch.int32, device=keys.device)
+    spans = triton.cdiv(keys.shape[1], SPAN)
+    counts = torch.empty(keys.shape[0], spans, 16, dtype=torch.int32, device=keys.device)
     masses = torch.empty_like(counts, dtype=torch.float64) if mass else counts
-    span_kernel[grid](keys, base, counts, masses, keys.shape[1], shift, SPAN=SPAN, STEP=STEP, BY_MASS=mass)
+    # On one axis: either of them can be more than the 65,535 programs that the others have room for.
+    span_kernel[(keys.shape[0] * spans,)](
+        keys, base, counts, masses, keys.shape[1], spans, shift, SPAN=SPAN, STEP=STEP, BY_MASS=mass
+    )
     return counts, masses
-
-
-def _grid(keys: Tensor) -> tuple[int, int]:
-    return triton.cdiv(keys.shape[1], SPAN), keys.shape[0]

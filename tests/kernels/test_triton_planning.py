@@ -37,6 +37,37 @@ def test_selection_compiles_without_spills(offline, capability, columns, share, 
     assert all(kernel.spills == 0 for kernel in {kernel.cubin: kernel for kernel in kernels}.values())
 
 
+AXES = (2**31 - 1, 65_535, 65_535)  # programs that a GPU launches at most
+
+
+@pytest.mark.parametrize(
+    ("shape", "budget"), [((1, 32, 16_384, 16_384), "row"), ((1, 32, 8_192, 8_192), "layer")]
+)
+def test_a_million_tokens_fit_the_grid(monkeypatch, shape, budget):
+    """Launched on the meta device, where nothing runs and no memory is needed."""
+    from accel.kernels import triton_heaviest_blocks, triton_heaviest_pool
+
+    grids = []
+
+    class Launch:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *arguments, **options: None
+
+    for module, name in (
+        (triton_heaviest_blocks, "keep_rows_kernel"),
+        (triton_heaviest_blocks, "row_keys_kernel"),
+        (triton_heaviest_pool, "span_kernel"),
+        (triton_heaviest_pool, "narrow_kernel"),
+        (triton_heaviest_pool, "mark_kernel"),
+    ):
+        monkeypatch.setattr(module, name, Launch())
+    mass, must = torch.empty(shape, device="meta"), torch.empty(1, 1, 1, 1, dtype=torch.bool, device="meta")
+    kept = triton_heaviest_blocks.keep_heaviest(mass, must, None, budget, 0.2)
+    assert kept.shape == shape and len(grids) > 10
+    assert all(size <= most for grid in grids for size, most in zip(grid, AXES, strict=False))
+
+
 MASSES = {  # representatives of a block, head dim, type
     "strided": ((16, 32), 128, torch.bfloat16),
     "pooled": ((1, 1), 128, torch.float32),
