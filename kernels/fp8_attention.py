@@ -1,12 +1,16 @@
-"""Block-sparse attention in eight bits: what an FP8 kernel would compute, in PyTorch, to know its error.
+"""Block-sparse attention in eight bits: what the FP8 tier computes, in PyTorch, to know its error.
 
-Queries, keys, values and weights are rounded to e4m3, a scale for each block of a head. Keys lose their mean
-first, which shifts each row's logits alike and leaves the softmax as it is (arXiv 2410.02367); what is common
-to all keys then takes no part of the eight bits. Sums are those of the unrounded weights, in float32
-(arXiv 2407.08608). A specification, not a tier: it is nowhere chosen, and as slow as the reference.
+Queries, keys, values and weights are rounded to e4m3. Keys lose their mean first, which shifts each row's
+logits alike and leaves the softmax as it is (arXiv 2410.02367). Queries have a scale for each block of a
+head, keys one for each head, values one for each channel of a head (arXiv 2411.10958): none of them changes
+within a row of the products, so that the products are sums of e4m3 numbers alone. Finer scales do not make
+the error smaller, because e4m3 numbers bring their own exponents. Sums are those of the unrounded weights,
+in float32 (arXiv 2407.08608). Not a tier: as slow as the reference.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +20,70 @@ from accel.kernels.block_order import to_block_order
 from accel.kernels.blocks import per_head
 from accel.kernels.layout import BlockLayout
 from accel.kernels.order import TokenOrder
+from accel.kernels.tail import tail_log_count, tail_means
 
 E4M3 = torch.float8_e4m3fn
-LARGEST = torch.finfo(E4M3).max  # 448
-WEIGHT_SCALE = 256.0  # weights are at most 1
+LARGEST = 448.0  # of e4m3
+LEAST = 1e-12  # tokens whose largest number is below this are scaled as if it were this
+WEIGHT_LOG2 = 8.0  # weights are at most 1; times 256 they use the range of e4m3
+LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
 
-def quantise(tokens: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """e4m3 [B, H, N, D] and float32 scales [B, H, blocks]: a token is its block's scale times its numbers.
+@dataclass(frozen=True)
+class EightBits:
+    """Queries, keys and values in e4m3, with the float32 scales that take them back.
 
-    A block of zeros has scale 1. Only finite tokens have a meaning.
+    What is not finite is NaN and has no part in scales and means.
+
+    Args:
+        q: [B, H, M, D], q_scales [B, H, Mb], one for each block of queries.
+        k: [B, Hkv, N, D] without `mean`, k_scales [B, Hkv].
+        v: [B, Hkv, N, D], v_scales [B, Hkv, D].
+        mean: float32 [B, Hkv, 1, D], what was taken from each key.
     """
-    length = tokens.shape[2]
-    blocks = F.pad(tokens.float(), (0, 0, 0, -length % rows)).unflatten(2, (-1, rows))
-    scales = blocks.abs().amax(dim=(3, 4)) / LARGEST
-    scales = scales.where(scales > 0, 1.0)
-    eight = (blocks / scales[..., None, None]).clamp(-LARGEST, LARGEST).to(E4M3)
-    return eight.flatten(2, 3)[:, :, :length], scales
+
+    q: Tensor
+    q_scales: Tensor
+    k: Tensor
+    k_scales: Tensor
+    v: Tensor
+    v_scales: Tensor
+    mean: Tensor
 
 
-def dequantise(eight: Tensor, scales: Tensor, rows: int) -> Tensor:
-    """Float32 [B, H, N, D] of what `quantise` returned."""
-    return eight.float() * scales.repeat_interleave(rows, dim=2)[:, :, : eight.shape[2], None]
+def quantise(q: Tensor, k: Tensor, v: Tensor, rows: int, smooth: bool = True) -> EightBits:
+    """q [B, H, M, D] in blocks of `rows`, k and v [B, Hkv, N, D] in eight bits; see `EightBits`."""
+    q, k, v = q.float(), k.float(), v.float()
+    mean = finite(k).mean(dim=2, keepdim=True) * smooth
+    k = k - mean
+    blocks = F.pad(q, (0, 0, 0, -q.shape[2] % rows)).unflatten(2, (-1, rows))
+    q_most, k_most, v_most = largest(blocks, (3, 4)), largest(k, (2, 3)), largest(v, (2,))
+    return EightBits(
+        to_e4m3(blocks, q_most[..., None, None]).flatten(2, 3)[:, :, : q.shape[2]],
+        q_most / LARGEST,
+        to_e4m3(k, k_most[..., None, None]),
+        k_most / LARGEST,
+        to_e4m3(v, v_most[:, :, None]),
+        v_most / LARGEST,
+        mean,
+    )
+
+
+def finite(tokens: Tensor) -> Tensor:
+    """`tokens`, zero where they are not finite."""
+    return tokens.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def largest(tokens: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The largest finite magnitude along `axes`, at least `LEAST`."""
+    return finite(tokens).abs().amax(dim=axes).clamp(min=LEAST)
+
+
+def to_e4m3(tokens: Tensor, most: Tensor) -> Tensor:
+    """`tokens` scaled so that `most` becomes the largest number of e4m3; NaN where they are not finite."""
+    factor = torch.full_like(most, LARGEST) / most  # a number over a tensor would be rounded twice
+    scaled = (tokens * factor).clamp(-LARGEST, LARGEST)
+    return scaled.where(tokens.isfinite(), torch.nan).to(E4M3)
 
 
 def block_sparse_attention(
@@ -50,33 +96,46 @@ def block_sparse_attention(
     return_lse: bool = False,
     smooth: bool = True,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """What `reference.block_sparse_attention` computes, with the rounding of an FP8 kernel.
+    """What `reference.block_sparse_attention` computes, with the rounding of the FP8 kernel.
 
     Args:
         smooth: take the mean key from the keys first; False shows what that is worth.
-
-    Raises:
-        ValueError: for a layout with a tail, whose means are no part of this.
     """
-    if layout.tail:
-        raise ValueError("the FP8 specification has no tail")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    heads, (rows, columns) = q.shape[1], layout.block_size
-    mean = k.float().mean(dim=2, keepdim=True) if smooth else torch.zeros_like(k[:, :, :1]).float()
-    shift = q.float() @ per_head(mean, heads).transpose(-1, -2) * scale  # [B, H, M, 1]
-    kind = q.dtype
-    q, k, v = to_block_order(q, k.float() - mean, v, layout)
-    q = _in_sequence(dequantise(*quantise(q, rows), rows), layout.q_order)
-    k, v = (_in_sequence(dequantise(*quantise(x, columns), columns), layout.kv_order) for x in (k, v))
-    k, v = per_head(k, heads), per_head(v, heads)
-    scores = q @ k.transpose(-1, -2) * scale
+    heads, rows = q.shape[1], layout.block_size[0]
+    in_blocks = to_block_order(q, k, v, layout)
+    eight = quantise(*in_blocks, rows, smooth)
+    q_scales = eight.q_scales.repeat_interleave(rows, dim=2)[:, :, : q.shape[2], None]
+    q8 = _in_sequence(eight.q.float() * q_scales, layout.q_order)
+    k8 = _in_sequence(eight.k.float() * eight.k_scales[..., None, None], layout.kv_order)
+    v8 = _in_sequence(eight.v.float(), layout.kv_order)
+    scores = q8 @ per_head(k8, heads).transpose(-1, -2) * (scale * LOG2_E)
     scores = scores.masked_fill(~per_head(layout.to_mask(q.shape[0]), heads), -torch.inf)
-    most = scores.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
-    weights = (scores - most).exp()
+    # Whole powers of two: rounding is the same whichever keys the kernel has seen when it rounds a weight.
+    most = scores.amax(dim=-1, keepdim=True).ceil().nan_to_num(neginf=0.0)
+    weights = (scores - most + WEIGHT_LOG2).exp2()
     total = weights.sum(dim=-1, keepdim=True)
-    eight = (weights * WEIGHT_SCALE).to(E4M3).float() / WEIGHT_SCALE
-    out = (eight @ v / total.where(total > 0, 1.0)).to(kind)
-    return (out, (total.log() + most + shift)[..., 0]) if return_lse else out
+    out = weights.to(E4M3).float() @ per_head(v8, heads) / total.where(total > 0, 1.0)
+    out = out * per_head(eight.v_scales, heads)[:, :, None]
+    shift = q.float() @ per_head(eight.mean, heads).transpose(-1, -2) * scale
+    lse = ((total.log2() + most - WEIGHT_LOG2) * LN_2 + shift)[..., 0]
+    if layout.tail:
+        out, lse = _with_tail(out, lse, *in_blocks, layout, scale)
+    return (out.to(q.dtype), lse) if return_lse else out.to(q.dtype)
+
+
+def _with_tail(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output and LSE with the means of unlisted blocks, which are not rounded; q, k, v in their blocks."""
+    heads, q_len = q.shape[1:3]
+    keys, values = (per_head(mean, heads).float() for mean in tail_means(k, v, layout))
+    counts = per_head(tail_log_count(layout), heads).repeat_interleave(layout.block_size[0], dim=2)
+    logits = q.float() @ keys.transpose(-1, -2) * scale + counts[:, :, :q_len]
+    logits = _in_sequence(logits, layout.q_order)
+    both = torch.logaddexp(lse, logits.logsumexp(dim=-1))
+    base = both.nan_to_num(neginf=0.0)[..., None]
+    return (lse[..., None] - base).exp() * out + (logits - base).exp() @ values, both
 
 
 def _in_sequence(tokens: Tensor, order: TokenOrder | None) -> Tensor:

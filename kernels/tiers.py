@@ -21,6 +21,7 @@ TIERS: dict[str, str] = {
     "torch": "accel.kernels.gathered_attention",
     "triton": "accel.kernels.triton_attention",
     "hopper": "accel.kernels.hopper_attention",
+    "fp8": "accel.kernels.hopper_fp8",  # ten times the error of bf16: only where it is asked for
 }
 # Before Triton, the fastest first, and each only where it has passed its test on the machine.
 ON_PROOF = ("hopper",)
@@ -94,7 +95,9 @@ def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_d
     if name in ("reference", "torch"):
         return None
     reason = _triton_cannot_run(device, dtype, head_dim)
-    return reason or (_hopper_cannot_run(device, dtype, head_dim) if name == "hopper" else None)
+    if reason is None and name == "fp8" and head_dim not in (64, 128):
+        return f"takes head dims 64 and 128, not {head_dim}"
+    return reason or (_hopper_cannot_run(device, dtype, head_dim) if name in ("hopper", "fp8") else None)
 
 
 def _triton_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -127,8 +130,10 @@ def _hopper_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 def cannot_take(name: str, layout: BlockLayout) -> str | None:
     """Why tier `name` cannot run a layout, to be read after its name; none if it can."""
-    if name != "hopper":
+    if name not in ("hopper", "fp8"):
         return None
+    if name == "fp8" and layout.block_size[1] == 16:
+        return "takes key blocks of 32, 64 and 128, got 16"
     if layout.block_size[0] != 128:
         return f"takes query blocks of 128, got {layout.block_size[0]}"
     if layout.window is not None:

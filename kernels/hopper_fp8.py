@@ -1,0 +1,90 @@
+"""Block-sparse attention in eight bits for Hopper in Gluon. COMPILED FOR sm_90, NOT YET RUN ON ANY GPU.
+
+About ten times the error of bf16, for products at twice its rate. Used only where it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from accel.kernels.block_order import to_block_order, to_sequence_order
+from accel.kernels.hopper_fp8_kernel import BLOCK_M, ROWS, hopper_fp8_kernel
+from accel.kernels.hopper_fp8_operands import operands
+from accel.kernels.layout import BlockLayout
+from accel.kernels.online_softmax import LOG2_E
+from accel.kernels.tail import tail_log_count, tail_means
+from accel.kernels.triton_config import strides
+from accel.kernels.triton_tail import add_tail
+from accel.kernels.work_order import work_order_if_it_matters
+
+HEAD_DIMS = (64, 128)
+KEY_ROWS = (32, 64, 128)  # sums of products in eight bits are over 32 keys at least
+STAGES = 4  # tiles of keys and of values in flight
+TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float8_e4m3fn: gl.float8e4nv}
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
+
+    Raises:
+        ValueError: if query blocks are not of 128, key blocks are of 16, the head dim is not 64 or 128, the
+            type is not a half one, or an order is joined with causality or padding.
+    """
+    _check(q, layout)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = to_block_order(q, k, v, layout)
+    batch, heads, q_len, dim = q.shape
+    rows, columns = layout.block_size
+    eight = operands(q, k, v, rows, scale)
+    out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
+    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
+    work = work_order_if_it_matters(layout, batch * heads)
+    hopper_fp8_kernel[(layout.num_q_blocks, batch * heads)](
+        _descriptor(eight.q, ROWS.value, dim), _descriptor(eight.k, columns, dim),
+        _descriptor(eight.v, dim, columns), _descriptor(out, ROWS.value, dim), lse, eight.q_scales,
+        eight.k_scales, eight.v_scales, indices, counts, layout.kv_lengths, work, strides(indices),
+        strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
+        scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES, num_warps=4,
+    )  # fmt: skip
+    lse += eight.shift
+    if layout.tail:
+        add_tail(q, *tail_means(k, v, layout), tail_log_count(layout), out, lse, rows, scale)
+    out = to_sequence_order(out, layout)
+    return (out, to_sequence_order(lse, layout)) if return_lse else out
+
+
+def _check(q: Tensor, layout: BlockLayout) -> None:
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in HEAD_DIMS:
+        raise ValueError(
+            "the fp8 tier takes torch.float16 and torch.bfloat16 and head dims 64 and 128, "
+            f"got {q.dtype} and {q.shape[-1]}"
+        )
+    if layout.block_size[0] != BLOCK_M.value or layout.block_size[1] not in KEY_ROWS:
+        raise ValueError(
+            f"the fp8 tier takes query blocks of {BLOCK_M.value} and key blocks of {KEY_ROWS}, "
+            f"got {layout.block_size}"
+        )
+    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
+        raise ValueError("the fp8 tier does not join an order with causality or padding")
+
+
+def _descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Addresses a tensor of four axes in boxes of its last two; what lies behind their ends reads as zero."""
+    box = [1, 1, rows, columns]
+    layout = gl.NVMMASharedLayout.get_default_for(box, TYPES[tensor.dtype])
+    # The stride of an axis of length 1 is never used, but has to be a legal one.
+    dims = zip(tensor.stride(), tensor.shape, strict=True)
+    legal = [tensor.shape[3] if n == 1 and axis < 3 else s for axis, (s, n) in enumerate(dims)]
+    return TensorDescriptor(tensor, list(tensor.shape), legal, box, layout)

@@ -1,0 +1,160 @@
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon")
+
+from accel.kernels import fp8_attention, hopper_fp8, hopper_fp8_kernel, hopper_kernel
+from accel.kernels.hopper_fp8 import block_sparse_attention
+from accel.kernels.tiers import cannot_run, cannot_take
+
+EMULATED = {
+    "plain": {},
+    "full": {"density": 1.0, "kv_heads": 4},
+    "shared-lists": {"shared_lists": True},
+    "cross": {"q_len": 130, "kv_len": 333},
+    "one-block": {"q_len": 5, "kv_len": 9},
+    "long": {"kv_len": 1500, "density": 0.7, "dim": 128},
+    "empty-row": {"empty_row": True},
+    "causal": {"causal": True, "q_len": 203, "kv_len": 700, "density": 0.8},
+    "causal-more-queries": {"causal": True, "q_len": 203, "kv_len": 100},
+    "padded": {"kv_lengths": (203, 77)},
+    "all-padding": {"kv_lengths": (150, 0)},
+    "order-per-head": {"order": "heads"},
+}
+
+
+def assert_as_specified(result, q, k, v, layout):
+    """The same e4m3 numbers; the order of sums may differ, and with it a weight halfway between two."""
+    specified = fp8_attention.block_sparse_attention(q, k, v, layout, return_lse=True)
+    (out, lse), (expected, expected_lse) = result, specified
+    finite = expected_lse.isfinite()
+    assert torch.equal(lse.isfinite(), finite)
+    torch.testing.assert_close(lse[finite], expected_lse[finite], rtol=0, atol=1e-4)
+    assert (out.double() - expected.double()).norm() <= 3e-3 * expected.double().norm()
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The tier's launcher on a CPU, its kernel run by the emulator next to this file."""
+    path = Path(__file__).with_name("gluon_emulator.py")
+    spec = importlib.util.spec_from_file_location("gluon_emulator", path)
+    emulator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(emulator)
+    sources = Path(hopper_fp8_kernel.__file__), (Path(hopper_kernel.__file__),)
+    monkeypatch.setattr(hopper_fp8, "hopper_fp8_kernel", emulator.emulated_kernel(*sources))
+    monkeypatch.setattr(hopper_fp8, "TensorDescriptor", emulator.Descriptor)
+
+
+@pytest.mark.parametrize("columns", [128, 64, 32], ids="keys{}".format)
+@pytest.mark.parametrize("changes", EMULATED.values(), ids=EMULATED.keys())
+def test_the_kernels_source_computes_what_is_specified_when_emulated(base_case, emulated, changes, columns):
+    case = base_case.with_(block=(128, columns), **changes)
+    q, k, v = case.qkv(torch.bfloat16)
+    layout = case.layout()
+    assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+
+def test_strided_views_and_keys_that_have_much_in_common_when_emulated(base_case, emulated):
+    case = base_case.with_(block=(128, 64), dim=128)
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(torch.float16))
+    k, layout = k + 20 * torch.randn(1, 1, 1, 128).half(), case.layout()
+    assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+
+COMPILED = [
+    *((128, torch.bfloat16, columns, causal) for columns in (128, 64, 32) for causal in (False, True)),
+    (64, torch.float16, 128, False),
+    (64, torch.float16, 32, True),
+]
+
+
+@pytest.mark.parametrize(("dim", "dtype", "columns", "causal"), COMPILED, ids=str)
+def test_kernel_compiles_without_spills_and_overlaps(base_case, offline, dim, dtype, columns, causal):
+    lengths = (203, 70) if causal else None
+    case = base_case.with_(dim=dim, block=(128, columns), causal=causal, kv_lengths=lengths)
+    (kernel,) = offline(90, block_sparse_attention, *case.qkv(dtype), case.layout())
+    assert kernel.spills == 0
+    assert kernel.shared_memory <= 232_448
+    assert kernel.registers == 168
+    # Two loops, full and masked, of two consumers: all exponentials of a tile lie between the wait for its
+    # scores, which leaves the values' products of the tile before in flight, and the wait for those.
+    events = re.findall(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\d)|MUFU\.(EX2)", kernel.disassembly)
+    in_flight = 128 // columns
+    sequence = "".join("e" if exponential else wait for wait, exponential in events)
+    spans = re.findall(f"{in_flight}(e*)0", sequence)
+    assert len(spans) == 4
+    assert all(len(span) >= 64 for span in spans)
+    # Both products are of e4m3 numbers, and weights change neither thread nor register between them: lanes
+    # exchange nothing but the maxima and sums of rows, in two steps for each of two rows.
+    assert "QGMMA.64x128x32.F32.E4M3.E4M3" in kernel.disassembly and "HGMMA" not in kernel.disassembly
+    assert not any(opcode.startswith("PRMT") for opcode in kernel.sass)
+    exchanges = sum(opcode.startswith("SHFL.BFLY") for opcode in kernel.sass)
+    assert exchanges == 2 * 3 * (2 * 2 + 2 * 2)
+
+
+REFUSED = {
+    "float32": ({}, torch.float32, "got torch.float32 and 64"),
+    "head-dim": ({"dim": 96}, torch.bfloat16, "got torch.bfloat16 and 96"),
+    "rows": ({"block": (64, 64)}, torch.bfloat16, r"query blocks of 128 .* got \(64, 64\)"),
+    "columns": ({"block": (128, 16)}, torch.bfloat16, r"key blocks of \(32, 64, 128\), got \(128, 16\)"),
+    "order": ({"order": "shared", "causal": True}, torch.bfloat16, "does not join an order"),
+}
+
+
+@pytest.mark.parametrize(("changes", "dtype", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_kernel_lacks_is_an_error(base_case, changes, dtype, message):
+    case = base_case.with_(**{"block": (128, 64), **changes})
+    with pytest.raises(ValueError, match=message):
+        block_sparse_attention(*case.qkv(dtype), case.layout())
+
+
+def test_what_it_lacks_is_known_before_it_is_called(base_case, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert cannot_run("fp8", "cuda", torch.bfloat16, 128) is None
+    assert "head dims 64 and 128, not 96" in cannot_run("fp8", "cuda", torch.bfloat16, 96)
+    assert "does not take torch.float32" in cannot_run("fp8", "cuda", torch.float32, 64)
+    for name in ("rows", "columns", "order"):
+        case = base_case.with_(**{"block": (128, 64), **REFUSED[name][0]})
+        assert cannot_take("fp8", case.layout()) is not None
+    assert cannot_take("fp8", base_case.with_(block=(128, 32), tail=True).layout()) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+class TestOnHopper:
+    @pytest.mark.parametrize("columns", [128, 64, 32], ids="keys{}".format)
+    @pytest.mark.parametrize(
+        ("dim", "dtype"), [(64, torch.float16), (128, torch.bfloat16)], ids=["D64", "D128"]
+    )
+    @pytest.mark.parametrize(
+        "changes", [*EMULATED.values(), {"tail": True, "density": 0.3}], ids=[*EMULATED, "tail"]
+    )
+    def test_every_case_is_as_specified(self, base_case, changes, dtype, dim, columns):
+        case = base_case.with_(**{**changes, "block": (128, columns), "dim": dim})
+        q, k, v = case.qkv(dtype, "cuda")
+        layout = case.layout("cuda")
+        first, second = (block_sparse_attention(q, k, v, layout, return_lse=True) for _ in range(2))
+        assert_as_specified(first, q, k, v, layout)
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+    @pytest.mark.parametrize("tiles", [1, 2, 3, 4, 5, 8, 16], ids="tiles{}".format)
+    def test_every_number_of_tiles(self, base_case, tiles):
+        case = base_case.with_(q_len=128, kv_len=128 * tiles, dim=128, block=(128, 128), density=1.0)
+        q, k, v = case.qkv(torch.bfloat16, "cuda")
+        layout = case.layout("cuda")
+        assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+    def test_keys_that_are_not_listed_may_be_anything(self, base_case):
+        case = base_case.with_(dim=128, block=(128, 32), kv_len=900, shared_lists=True, density=0.2)
+        q, k, v = case.qkv(torch.bfloat16, "cuda")
+        layout = case.layout("cuda")
+        unlisted = ~layout.to_mask()[0, 0].any(0)
+        k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.inf
+        assert block_sparse_attention(q, k, v, layout).isfinite().all()
