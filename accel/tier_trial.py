@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from accel.kernels.verdicts import PASSED
 
 SECONDS = 300
 NOT_TESTED = "could not be tested on this machine"
+VERDICT = "verdict: "
 KILLED_FROM_OUTSIDE = (-9, -15)  # by the system where memory ran out, say
 
 
@@ -36,19 +36,19 @@ def command(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 
 def child(tier: str, device: str, dtype: str, head_dim: int) -> None:
-    """Print the name of each form of call before it is tested and, last, the outcome as JSON."""
+    """Print the name of each form of call before it is tested and, last, the verdict."""
     if hasattr(signal, "alarm"):
         # Ends a test that hangs where the parent has gone.
         signal.alarm(SECONDS + 10)
     torch.zeros(1, device=device)
-    outcome: dict[str, str | None]
     try:
-        outcome = {"failure": first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)}
+        failure = first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)
+        found = PASSED if failure is None else f"failed its test on this machine: {failure}"
     except RuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        outcome = {"obstacle": OUT_OF_MEMORY}
-    said(json.dumps(outcome))
+        found = f"{NOT_TESTED}: {OUT_OF_MEMORY}"
+    said(VERDICT + found)
 
 
 def said(line: str) -> None:
@@ -95,14 +95,8 @@ def _killed(process: subprocess.Popen[str]) -> tuple[str, str]:
 def judged(printed: str, complaints: str, end: str) -> str:
     """The verdict from the lines on the child's two outputs and from how it ended."""
     lines = printed.splitlines()
-    for line in reversed(lines):
-        with suppress(ValueError):
-            if isinstance(data := json.loads(line), dict):
-                failure, obstacle = data.get("failure"), data.get("obstacle")
-                if obstacle:
-                    return f"{NOT_TESTED}: {obstacle}"
-                return PASSED if failure is None else f"failed its test on this machine: {failure}"
+    for line in lines:
+        if line.startswith(VERDICT):
+            return line.removeprefix(VERDICT)
     why = "".join(f" ({line.strip()})" for line in complaints.strip().splitlines()[-1:])
-    if not lines:
-        return f"{NOT_TESTED}: it never began, and {end}{why}"
-    return f"{end}, at: {lines[-1]}{why}"
+    return f"{end}, at: {lines[-1]}{why}" if lines else f"{NOT_TESTED}: it never began, and {end}{why}"

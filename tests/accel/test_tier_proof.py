@@ -20,7 +20,7 @@ from accel.kernels.tiers import cannot_run, choose_tier
 from accel.kernels.verdicts import PASSED, verdict_file
 from accel.recipe import Recipe
 from accel.tier_proof import prove, prove_if_unknown
-from accel.tier_trial import NOT_TESTED, command, judged, outcome
+from accel.tier_trial import NOT_TESTED, command, outcome
 from fake_hopper import fake_hopper, forget
 
 importorskip("triton")
@@ -51,13 +51,13 @@ def tried(hopper):
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", "import json, os, signal, subprocess, sys, time\n" + code]
+    return [sys.executable, "-c", "import os, signal, subprocess, sys, time\n" + code]
 
 
 ENDS = {
-    "passed": ("print('plain'); print(json.dumps({'failure': None}))", PASSED),
-    "failed": ("print(json.dumps({'failure': 'plain: out'}))", "failed its test on this machine: plain: out"),
-    "noise": ("print(json.dumps({'failure': None})); print('leaked'); sys.exit(3)", PASSED),
+    "passed": ("print('plain'); print('verdict: passed')", PASSED),
+    "failed": ("print('verdict: failed its test')", "failed its test"),
+    "noise": ("print('verdict: passed'); print('leaked'); sys.exit(3)", PASSED),
     "hang": (
         "print('late', flush=True); time.sleep(60)",
         "did not finish its test within 1.5 s, at: late",
@@ -83,8 +83,7 @@ ENDS = {
         f"{NOT_TESTED}: it never began, and ended its test's process with code 1 "
         "(all CUDA-capable devices are busy)",
     ),
-    "memory": ("print(json.dumps({'obstacle': 'out of memory'}))", f"{NOT_TESTED}: out of memory"),
-    "interpreter": ("print(json.dumps({'failure': os.environ.get('TRITON_INTERPRET')}))", PASSED),
+    "interpreter": ("print('verdict:', os.environ.get('TRITON_INTERPRET'))", "None"),
 }
 
 
@@ -125,9 +124,23 @@ def test_the_child_runs_the_proof_and_says_how_it_ended(monkeypatch):
     assert outcome([interpreter, flag, code.replace("from accel.tier_trial", few)], 120) == PASSED
 
 
-@mark.parametrize("printed", ["[1]\n", "null\n", "{broken\n"])
-def test_only_our_own_line_is_an_outcome(printed):
-    assert judged(printed, "", "ended") == f"ended, at: {printed.strip()}"
+def fake_out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+
+SAID = {
+    "passed": (lambda *_, **__: None, "verdict: passed"),
+    "failed": (lambda *_, **__: "plain: out", "verdict: failed its test on this machine: plain: out"),
+    "memory": (fake_out_of_memory, f"verdict: {NOT_TESTED}: out of memory"),
+}
+
+
+@mark.parametrize(("first_failure", "line"), SAID.values(), ids=SAID.keys())
+def test_what_the_child_says(monkeypatch, capsys, first_failure, line):
+    monkeypatch.setattr(tier_trial, "first_failure", first_failure)
+    monkeypatch.setattr(tier_trial.signal, "alarm", lambda seconds: None)
+    tier_trial.child("torch", "cpu", "float32", 16)
+    assert capsys.readouterr().out == line + "\n"
 
 
 def test_a_tier_is_tried_once_a_machine_and_says_so(tried):
@@ -225,30 +238,28 @@ def test_threads_wait_for_one_trial(hopper):
     assert len(tried) == 1
 
 
-def test_processes_wait_for_one_trial(tmp_path):
+def test_processes_wait_for_one_trial(hopper, tried, tmp_path):
     code = f"""
 import sys, time, torch
 sys.path.insert(0, {str(SUPPORT)!r})
 from pathlib import Path
 from accel import tier_proof
-from accel.kernels.tiers import choose_tier
 from fake_hopper import fake_hopper
 def trial(*call):
-    with open({str(tmp_path / "trials")!r}, "a") as file:
-        file.write("x")
-    time.sleep(3)
+    Path({str(tmp_path / "begun")!r}).touch()
+    time.sleep(2)
     return "passed"
 tier_proof.trial = trial
 with fake_hopper(Path({str(tmp_path)!r})):
-    call = torch.device("cuda"), torch.bfloat16, 128
-    tier_proof.prove_if_unknown(*call)
-    print(choose_tier(*call).name)
+    tier_proof.prove_if_unknown(torch.device("cuda"), torch.bfloat16, 128)
 """
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["hopper\n", "hopper\n"]
-    assert (tmp_path / "trials").read_text() == "x"
+    other = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists():
+        assert other.poll() is None, other.stderr.read()
+        time.sleep(0.05)
+    assert not verdict_file().exists()
+    assert prove("hopper", *CALL, again=False) == PASSED and not tried
+    assert "trying the hopper tier" in other.communicate(timeout=60)[1] and other.returncode == 0
 
 
 @mark.parametrize("kind", ["video", "text"])
