@@ -27,6 +27,13 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.dtype in ROUNDED else tensor
 
 
+def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What autocast makes of the arguments of attention, for code that is compiled: it runs outside autocast,
+    with the casts that were traced."""
+    dtype = autocast_dtype(tensors[0].device)
+    return tensors if dtype is None else tuple(cast(tensor, dtype) for tensor in tensors)
+
+
 def under_autocast(
     dense: Callable[[], Tensor], device: torch.device, dtype: torch.dtype
 ) -> Callable[[], Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from accel.patches.autocast import autocast_dtype, cast, under_autocast
+from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
 from accel.patches.function_modes import interceptor
 from accel.patches.site import AttentionFn
 
@@ -64,6 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor)
     if torch.compiler.is_compiling():
         if interceptor() is not None:
             return dense_sdpa(q, k, v, mask)
+        q, k, v = as_autocast(q, k, v)
         return torch.ops.sparse_accel.attend(q, k, v, mask, handle)
     return _attend(q, k, v, mask, handle)
 

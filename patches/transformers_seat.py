@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accel.patches.autocast import autocast_dtype, cast, under_autocast
+from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
 from accel.patches.seat import Seat, seat_at
 from accel.patches.transformers_call import SequenceCall, SequenceFn
 from accel.patches.transformers_dense import DenseForward, eager, has_eager
@@ -85,6 +85,7 @@ def attend_sequence(
     seat: SequenceSeat, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
     """The seat's attention as one opaque operator, for code that is being traced."""
+    q, k, v = as_autocast(q, k, v)
     return torch.ops.sparse_accel.attend_sequence(
         q, k, v, mask, kwargs.get("s_aux"), kwargs.get("position_bias"), seat.handle,
         kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("sliding_window"), kwargs.get("is_causal"),

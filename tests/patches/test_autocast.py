@@ -63,6 +63,29 @@ def test_sparse_calls_run_in_its_type_and_choose_outside_it(case, monkeypatch):
     assert (got - expected).norm() < 0.5 * expected.norm()
 
 
+class InFloat32(torch.nn.Module):
+    """A norm as autocast runs it on a GPU."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, tokens):
+        return self.norm(tokens).float()
+
+
+def test_compiled_code_runs_in_its_type_where_norms_do_not():
+    model, policy, inputs = video()
+    for block in model.blocks:
+        block.attn1.norm_q, block.attn1.norm_k = InFloat32(block.attn1.norm_q), InFloat32(block.attn1.norm_k)
+    accelerate_model(model, recipe(**policy), dense_layers=0.5)
+    eager = output(model, inputs)
+    torch._dynamo.reset()
+    model.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
+    assert torch.equal(output(model, inputs), eager)
+    assert summary(model).calls == 4
+
+
 @mark.parametrize("kind", [video], ids=["video"])
 def test_compiled_code_chooses_the_same_blocks(kind):
     model, policy, inputs = kind()
