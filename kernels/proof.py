@@ -6,17 +6,16 @@ A configuration that compiles may still give NaN or hang, so what runs by choice
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import reference
+from accel.kernels.exactness import disagreement
 from accel.kernels.layout import KEY_ROWS, BlockLayout
 from accel.kernels.order import TokenOrder
 from accel.kernels.tiers import cannot_take, load_tier
@@ -147,33 +146,6 @@ def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> s
         return wrong
     same = all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     return None if same else "repeated, it gave other bits"
-
-
-def disagreement(
-    result: Sequence[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    slack: float = 2.0,
-    **options: Any,
-) -> str | None:
-    """Where (out, LSE) is farther from float64 than `slack` times the reference in q's type; none if near."""
-    eager, exact = (
-        reference.block_sparse_attention(q.to(t), k.to(t), v.to(t), layout, return_lse=True, **options)
-        for t in (q.dtype, torch.float64)
-    )
-    for name, value, rounded, truth in zip(("out", "LSE"), result, eager, exact, strict=True):
-        value, rounded, truth = value.double(), rounded.double(), truth.double()
-        finite = truth.isfinite()
-        if not torch.equal(value.isfinite(), finite) or not torch.equal(value[~finite], truth[~finite]):
-            return f"{name}: not finite elsewhere than the truth"
-        if not finite.any():
-            continue
-        error, budget = ((x - truth)[finite].abs().max().item() for x in (value, rounded))
-        if not error <= slack * budget + 1e-5:
-            return f"{name}: error {error:.2e} > {slack} x eager's {budget:.2e}"
-    return None
 
 
 @contextmanager

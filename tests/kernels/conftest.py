@@ -13,9 +13,9 @@ import pytest
 import torch
 from packaging.version import Version
 
+from accel.kernels.exactness import disagreement
 from accel.kernels.layout import BlockLayout
 from accel.kernels.order import TokenOrder
-from accel.kernels.proof import disagreement
 
 
 @dataclass(frozen=True)
