@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,8 +96,20 @@ def require_permutable(models: Iterable[nn.Module]) -> None:
 
 
 def restore_model(pipe_or_model: Model) -> Model:
-    """Take the acceleration out without a trace; does nothing where there is none. Returns the object."""
+    """Take the acceleration out without a trace; does nothing where there is none. Returns the object.
+
+    Models that were accelerated together are restored together; if some are not of this object, that is told.
+    """
+    models = supported_models(pipe_or_model).values()
     for patch in patches_of(pipe_or_model):
+        others = [name for name, model in patch.models.items() if all(model is not m for m in models)]
+        if others:
+            warnings.warn(
+                f"no longer accelerated either: {', '.join(others)}, accelerated together with this "
+                f"{type(pipe_or_model).__name__}. To treat experts differently, accelerate their pipeline by "
+                "a recipe with rules for each, such as 'transformer_2.*'",
+                stacklevel=2,
+            )
         patch.remove()
     return pipe_or_model
 

@@ -21,8 +21,15 @@ def named_arguments(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) ->
 
 
 def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-    """The `timestep` of one forward whose arguments are named, of any shape."""
-    return kwargs["timestep"]
+    """The `timestep` of one forward whose arguments are named, of any shape.
+
+    Raises:
+        TypeError: if it is no tensor.
+    """
+    timestep = kwargs["timestep"]
+    if not isinstance(timestep, Tensor):
+        raise TypeError(f"timestep is no tensor but {type(timestep).__name__}")
+    return timestep
 
 
 def modules_like(model: nn.Module, *patterns: str) -> list[tuple[str, nn.Module]]:

@@ -113,11 +113,12 @@ class RootHook:
         kwargs = named_arguments(model, args, kwargs)
         try:
             grid = family.read_grid(model, args, kwargs)
+            timestep = family.read_timestep(args, kwargs)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Whatever is odd about the input, the model itself is the one to judge it.
             self.grid_error = f"{type(error).__name__}: {error}"
             return Context()
-        tick = self.clock.read(family.read_timestep(args, kwargs), text_of(kwargs))
+        tick = self.clock.read(timestep, text_of(kwargs))
         return Context(
             grid,
             tick.step,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from accel.patches.diffusers_backend import Routed
 from accel.patches.grid import TokenGrid
+from accel.patches.reading import latent_grid
 from accel.patches.seated_processor import DispatchingProcessor
 
 
@@ -69,12 +70,4 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent video [B, C, F, H, W] and the model's patch size."""
-    latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    frames, height, width = latent.shape[2:]
-    p_t, p_h, p_w = model.config.patch_size
-    return TokenGrid(frames // p_t, height // p_h, width // p_w)
-
-
-def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The timestep argument of one forward, of any shape."""
-    return kwargs["timestep"] if "timestep" in kwargs else args[1]
+    return latent_grid(kwargs["hidden_states"], model.config.patch_size)

@@ -51,6 +51,14 @@ def test_both_experts_of_a_pipeline_share_one_patch():
     assert len(names) == 5 and len(patches_of(pipe)) == 1
 
 
+def test_an_expert_that_loses_its_acceleration_with_another_is_told_of():
+    pipe = Pipeline()
+    accelerate_model(pipe, RECIPE)
+    with warns(UserWarning, match="no longer accelerated either: transformer, accelerated together"):
+        accelerate_model(pipe.transformer_2, RECIPE)
+    assert hooks(pipe.transformer) == 0 and hooks(pipe.transformer_2) == 2
+
+
 def test_one_expert_may_be_missing():
     pipe = Pipeline()
     pipe.transformer = None

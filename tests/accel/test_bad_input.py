@@ -232,3 +232,23 @@ def test_a_recipe_with_a_value_for_each_head_is_tried_with_the_models_heads(mode
     assert torch.isfinite(output(model)).all()
     with raises(ValueError, match="decay lists 1 heads for layer 0, the call has 2"):
         accelerate_model(model, "radial", decay=[[0.5], [0.7]])
+
+
+@mark.parametrize(
+    "wrong",
+    [{"timestep": 500}, {"timestep": None}, {"hidden_states": torch.zeros(4, 3, 8, 8)}, "no timestep"],
+    ids=["number", "none", "no batch", "missing"],
+)
+def test_a_wrong_forward_fails_as_that_of_the_stock_model(wrong, model):
+    inputs = tiny.inputs(model)
+    if isinstance(wrong, dict):
+        inputs |= wrong
+    else:
+        del inputs["timestep"]
+    said = []
+    for _ in range(2):
+        with raises(Exception) as caught:
+            model(**inputs)
+        said.append((caught.type, str(caught.value)))
+        accelerate_model(model, RECIPE)
+    assert said[0] == said[1]

@@ -39,4 +39,4 @@ def test_an_unreadable_input_is_the_models_to_judge():
     hook = RootHook(Clock())
     hook.attach(model)
     hook.before(model, (), {"timestep": torch.zeros(1)})
-    assert hook.current.grid is None and "IndexError" in hook.grid_error
+    assert hook.current.grid is None and "hidden_states" in hook.grid_error
