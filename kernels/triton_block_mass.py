@@ -152,14 +152,25 @@ def _write_lse(
     causality: Causality | None,
 ) -> None:
     batch, heads, count, dim = queries.shape
-    block_d = max(triton.next_power_of_2(dim), 16)
-    small = queries.itemsize == 2 and block_d <= 128
-    block_m, columns = (128, 64) if small else (64, 32)
-    block_lse_kernel[(triton.cdiv(count, block_m), batch * heads)](
+    config = launch_config(per_block[1], dim, queries.itemsize)
+    block_lse_kernel[(triton.cdiv(count, config["BLOCK_M"]), batch * heads)](
         queries, keys, bias, may, lse, strides(queries), strides(keys), strides(bias[:, :, None])[:2],
         (0, 0) if may is None else may.stride(), heads, heads // keys.shape[1], first_row, count,
         keys.shape[2], scale * LOG2_E.value, *(causality or Causality(1, 1, count, keys.shape[2])),
-        CAUSAL=causality is not None, D=dim, ROWS=per_block[0], PER=per_block[1],
-        BLOCKS=max(columns // per_block[1], 1), BLOCK_M=block_m, BLOCK_D=block_d, num_warps=8 if small else 4,
-        num_stages=3 if small else 2,
+        CAUSAL=causality is not None, D=dim, ROWS=per_block[0], PER=per_block[1], **config,
     )  # fmt: skip
+
+
+def launch_config(per: int, dim: int, itemsize: int) -> dict[str, int]:
+    """Rows and blocks of `per` keys in a tile, warps and stages: within 99 KiB of shared memory, as GPUs from
+    sm_80 on have."""
+    block_d = max(triton.next_power_of_2(dim), 16)
+    small, wide = itemsize == 2, block_d > 128
+    columns = max(per, (32 if wide else 64) if small else (16 if block_d > 64 else 32))
+    return {
+        "BLOCK_M": (64 if wide else 128) if small else (16 if block_d > 64 or per > 32 else 32),
+        "BLOCKS": columns // per,
+        "BLOCK_D": block_d,
+        "num_warps": 8 if (small and not wide) or (not small and columns > 32) else 4,
+        "num_stages": 1 if columns * block_d * itemsize > 1 << 15 else 3 if small and not wide else 2,
+    }

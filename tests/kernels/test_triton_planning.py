@@ -71,12 +71,14 @@ def test_a_million_tokens_fit_the_grid(monkeypatch, shape, budget):
 MASSES = {  # representatives of a block, head dim, type
     "strided": ((16, 32), 128, torch.bfloat16),
     "pooled": ((1, 1), 128, torch.float32),
+    "pooled-D256": ((1, 1), 256, torch.float32),
+    "sub-blocks": ((8, 8), 128, torch.float32),
     "every-token": ((128, 128), 128, torch.bfloat16),
     "D256": ((16, 32), 256, torch.bfloat16),
 }
 
 
-@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize("capability", [86, 90], ids="sm_{}".format)
 @pytest.mark.parametrize(("per_block", "dim", "dtype"), MASSES.values(), ids=MASSES.keys())
 def test_block_mass_compiles_without_spills(offline, capability, per_block, dim, dtype):
     from accel.kernels.triton_block_mass import Causality, block_mass
@@ -85,7 +87,8 @@ def test_block_mass_compiles_without_spills(offline, capability, per_block, dim,
     causality = Causality(1, 1, 300, 333) if dim == 256 else None
     kernels = offline(capability, block_mass, q.to(dtype), k.to(dtype), bias, per_block, 0.1, causality)
     assert [kernel.name for kernel in kernels] == ["block_lse_kernel", "row_mass_kernel"]
-    assert all(kernel.spills == 0 for kernel in kernels)
+    most = {86: 101_376, 90: 232_448}[capability]  # bytes; sm_89 and sm_120 have what sm_86 has
+    assert all(kernel.spills == 0 and kernel.shared_memory <= most for kernel in kernels)
 
 
 def test_moving_and_ordering_compile_without_spills(offline):
