@@ -17,9 +17,10 @@ from accel.kernels.tiers import TIERS, cannot_run
 ROOT = Path(__file__).parents[1]
 OUT = "{out}"
 SMALL = ("--shape", "1,12,8192,128")
-EVERY_TIER = "tests/kernels/test_every_tier.py"
 HOPPER = "tests/kernels/test_hopper_attention.py"
 ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton"}  # what the files of cases are told by
+# Tests that start whole files of cases, or trials of tiers: those are stages of their own.
+ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "trial_of_a_gpu")
 HEAD_DIMS = (128, 64, 96, 256)
 
 
@@ -76,11 +77,12 @@ def tests_of_tiers(dtype: torch.dtype) -> list[Stage]:
     """What must hold of every tier, each head dim in a process of its own: a hang or a crash, or the minutes
     of compilation, of one are not the others'. Without the bfloat16 ones a tier is not timed."""
     kind = str(dtype).removeprefix("torch.")
+    files = sorted(gpu_files("kernels"))
     return [
         tests_of(
             f"{tier} {kind} D{dim}",
-            [EVERY_TIER],
-            f"{tier}-{kind}-D{dim}",
+            files,
+            tier_id(tier, kind, dim),
             proves=f"{tier}:{dim}" if dtype == torch.bfloat16 else None,
         )
         for tier in gpu_tiers()
@@ -89,19 +91,25 @@ def tests_of_tiers(dtype: torch.dtype) -> list[Stage]:
     ]
 
 
+def tier_id(tier: str, kind: str, dim: int | str = "") -> str:
+    """What the ids of a tier's tests contain, all its head dims' without one."""
+    return f"{tier}-{kind}-D{dim}"
+
+
 def other_tests() -> list[Stage]:
     """All other tests marked `gpu`, and the proofs of tiers."""
-    cases = {name: f"tests/kernels/{name}_cases.py" for name in ("triton", "triton_planning", "decode")}
-    known = {EVERY_TIER, HOPPER, *cases.values()}
-    halves = " or ".join(f"{tier}-{kind}-D" for tier in gpu_tiers() for kind in ("bfloat16", "float16"))
+    cases = sorted((ROOT / "tests" / "kernels").glob("*_cases.py"))
+    tiers = [tier_id(tier, kind) for tier in gpu_tiers() for kind in ("bfloat16", "float16")]
     return [
         tests_of("of the hopper tier's own, D128", [HOPPER], "D128 or tiles"),
         tests_of("of the hopper tier's own, others", [HOPPER], "not (D128 or tiles)"),
-        *(tests_of(f"{name} cases", [path]) for name, path in cases.items()),
-        # The case files that they would run in one process are stages of their own.
-        tests_of("others", [*sorted(gpu_files() - known)], "not cases_on_the_gpu"),
-        tests_of("of every tier, others", [EVERY_TIER], f"not ({halves})"),
-        Stage("proofs", script("prove_tiers.py"), 100, 320, each_machine=True),
+        *(tests_of(path.stem.replace("_", " "), [str(path.relative_to(ROOT))]) for path in cases),
+        tests_of(
+            "others",
+            sorted(gpu_files() - {HOPPER}),
+            f"not ({' or '.join([*ELSEWHERE, *tiers])})",
+        ),
+        Stage("proofs", script("prove_tiers.py"), 200, 330, each_machine=True),
     ]
 
 
@@ -121,9 +129,9 @@ def tests_of(name: str, files: list[str], match: str = "", proves: str | None = 
     )
 
 
-def gpu_files() -> set[str]:
-    """The test files that have tests marked `gpu`."""
-    found = (ROOT / "tests").rglob("test_*.py")
+def gpu_files(folder: str = "") -> set[str]:
+    """The test files, of a folder of tests, that have tests marked `gpu`."""
+    found = (ROOT / "tests" / folder).rglob("test_*.py")
     marked = (path for path in found if "mark.gpu" in path.read_text())
     return {str(path.relative_to(ROOT)) for path in marked}
 
