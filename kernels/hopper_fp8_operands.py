@@ -11,7 +11,7 @@ from torch import Tensor
 from accel.kernels.blocks import per_head
 from accel.kernels.fp8_attention import quantise
 
-GROUP = 16  # keys that change places with each other
+WIDTH = 128  # values are padded to a multiple of it: each channel begins at a line of the cache
 
 
 class Operands(NamedTuple):
@@ -24,7 +24,7 @@ class Operands(NamedTuple):
     Args:
         q: [B, H, M, D], q_scales [B, H, Mb].
         k: [B, Hkv, N, D], k_scales [B, Hkv].
-        v: [B, Hkv, D, N up to the next multiple of 16]: place 4 t + 2 j + e of sixteen is token
+        v: [B, Hkv, D, N up to the next multiple of WIDTH]: place 4 t + 2 j + e of sixteen is token
             8 j + 2 t + e; zero behind the last token. v_scales [B, Hkv, D].
         shift: [B, H, M], what the mean key, which `k` lacks, adds to each row's logits.
     """
@@ -51,6 +51,6 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
 
 
 def in_places(v: Tensor) -> Tensor:
-    """e4m3 [B, Hkv, N, D] -> [B, Hkv, D, N up to the next multiple of 16], each sixteen in their places."""
-    columns = F.pad(v.view(torch.uint8).transpose(2, 3), (0, -v.shape[2] % GROUP))
+    """e4m3 [B, Hkv, N, D] -> [B, Hkv, D, N up to a multiple of WIDTH], each sixteen in their places."""
+    columns = F.pad(v.view(torch.uint8).transpose(2, 3), (0, -v.shape[2] % WIDTH))
     return columns.unflatten(3, (-1, 2, 4, 2)).transpose(4, 5).flatten(3).view(v.dtype)

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from accel.kernels.fp8_attention import E4M3, LARGEST, LEAST
-from accel.kernels.hopper_fp8_operands import GROUP, Operands
+from accel.kernels.hopper_fp8_operands import WIDTH, Operands
 from accel.kernels.triton_config import strides
 
 E4M3_LARGEST = tl.constexpr(LARGEST)
@@ -90,7 +90,7 @@ def queries_kernel(
 @triton.jit
 def keys_values_kernel(
     k_ptr, v_ptr, mean_ptr, k_most_ptr, v_most_ptr, k_out_ptr, v_out_ptr, k_strides, v_strides, heads, N,
-    WIDTH, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    width, D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """ROWS keys without their mean, in rows, and as many values in columns, in the places of the kernel."""
     head = tl.program_id(1)
@@ -107,9 +107,9 @@ def keys_values_kernel(
     v = _tokens(v_ptr, v_strides, b, h, tokens, N, D, BLOCK_D)
     v = tl.where((tokens < N)[:, None], v, 0.0)
     factors = tl.div_rn(E4M3_LARGEST, tl.load(v_most_ptr + head * D + dims, mask=in_dims, other=1.0))
-    v_out_ptr += (head.to(tl.int64) * D + dims)[:, None] * WIDTH + places[None, :]
+    v_out_ptr += (head.to(tl.int64) * D + dims)[:, None] * width + places[None, :]
     eight = _scaled(v, factors[None, :]).to(v_out_ptr.dtype.element_ty)
-    tl.store(v_out_ptr, tl.trans(eight), mask=in_dims[:, None] & (places < WIDTH)[None, :])
+    tl.store(v_out_ptr, tl.trans(eight), mask=in_dims[:, None] & (places < width)[None, :])
 
 
 def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operands:
@@ -134,7 +134,7 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
         q, mean, eight_q, q_scales, shift, strides(q), heads, heads // kv_heads, q_len, scale,
         ROWS=rows, num_warps=8, **sizes,
     )  # fmt: skip
-    width = triton.cdiv(kv_len, GROUP) * GROUP
+    width = triton.cdiv(kv_len, WIDTH) * WIDTH
     eight_k = k.new_empty(batch, kv_heads, kv_len, dim, dtype=E4M3)
     eight_v = v.new_empty(batch, kv_heads, dim, width, dtype=E4M3)
     keys_values_kernel[(triton.cdiv(width, 64), batch * kv_heads)](

@@ -27,14 +27,19 @@ EMULATED = {
 }
 
 
-def assert_as_specified(result, q, k, v, layout):
+def assert_as_specified(result, q, k, v, layout, out_error=3e-3, lse_error=1e-4):
     """The same e4m3 numbers; the order of sums may differ, and with it a weight halfway between two."""
     specified = fp8_attention.block_sparse_attention(q, k, v, layout, return_lse=True)
     (out, lse), (expected, expected_lse) = result, specified
     finite = expected_lse.isfinite()
     assert torch.equal(lse.isfinite(), finite)
-    torch.testing.assert_close(lse[finite], expected_lse[finite], rtol=0, atol=1e-4)
-    assert (out.double() - expected.double()).norm() <= 3e-3 * expected.double().norm()
+    torch.testing.assert_close(lse[finite], expected_lse[finite], rtol=0, atol=lse_error)
+    assert (out.double() - expected.double()).norm() <= out_error * expected.double().norm()
+
+
+# Tensor cores keep 14 bits of the sums of products in eight bits (arXiv 2412.19437), so that logits are off
+# by a thousandth and two weights of a hundred round the other way.
+ON_GPU = {"out_error": 1.5e-2, "lse_error": 5e-3}
 
 
 @pytest.fixture
@@ -139,7 +144,7 @@ class TestOnHopper:
         q, k, v = case.qkv(torch.bfloat16, "cuda")
         layout = case.layout("cuda")
         first, second = (block_sparse_attention(q, k, v, layout, return_lse=True) for _ in range(2))
-        assert_as_specified(first, q, k, v, layout)
+        assert_as_specified(first, q, k, v, layout, **ON_GPU)
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
     @pytest.mark.parametrize("dim", [64, 128], ids="fp8-float16-D{}".format)
@@ -148,7 +153,9 @@ class TestOnHopper:
         case = base_case.with_(q_len=128, kv_len=128 * tiles, dim=dim, block=(128, 128), density=1.0)
         q, k, v = case.qkv(torch.float16, "cuda")
         layout = case.layout("cuda")
-        assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+        assert_as_specified(
+            block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout, **ON_GPU
+        )
 
     def test_keys_that_are_not_listed_may_be_anything(self, base_case):
         case = base_case.with_(dim=128, block=(128, 32), kv_len=900, shared_lists=True, density=0.2)
