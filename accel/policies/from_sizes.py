@@ -11,7 +11,7 @@ import torch
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def from_sizes(maxsize: int = 64) -> Callable[[F], F]:
+def from_sizes(maxsize: int = 16) -> Callable[[F], F]:
     """Decorator: results are kept by their arguments, and made outside inference mode and any default device.
 
     What is kept serves calls to come. A tensor made in inference mode would be refused where gradients are
