@@ -64,7 +64,8 @@ def attend(policy, padding: float):
     attention = SparseAttention(site, policy, Schedule(), hook, Reuse(steps=2))
     mask = torch.arange(GRID.tokens) < LENGTHS[:, None, None, None]
     out = attention(*qkv(padding), mask, lambda: pytest.fail("dense"))
-    layout = attention.layouts._kept[0].layout
+    (kept,) = attention.layouts._kept.values()
+    layout = kept.layout
     return layout.listed, out[0], out[1, : LENGTHS[1]]
 
 
