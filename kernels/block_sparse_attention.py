@@ -7,8 +7,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from accel.kernels.compiled_attention import compiled_attention
 from accel.kernels.layout import BlockLayout
-from accel.kernels.tiers import TIERS, cannot_run, choose_tier, load_tier
+from accel.kernels.tiers import run_tier
 
 
 @overload
@@ -66,23 +67,10 @@ def block_sparse_attention(
             not the asked one can run the call.
     """
     _check(q, k, v, layout, scale)
-    name = _tier(q, layout, tier)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(q):
-        return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
-
-
-def _tier(q: Tensor, layout: BlockLayout, asked: str | None) -> str:
-    if asked is None:
-        choice = choose_tier(q.device, q.dtype, q.shape[-1], layout)
-        if choice.unsupported is not None:
-            raise ValueError(f"no tier can run this call: {choice.unsupported}")
-        return choice.name
-    if asked not in TIERS:
-        raise ValueError(f"tier must be one of {sorted(TIERS)}, got {asked!r}")
-    if reason := cannot_run(asked, q.device, q.dtype, q.shape[-1]):
-        raise ValueError(f"the {asked} tier cannot run this call: it {reason}")
-    return asked
+    if torch.compiler.is_compiling():
+        out, lse = compiled_attention(q, k, v, layout, scale, tier)
+        return (out, lse) if return_lse else out
+    return run_tier(q, k, v, layout, scale, return_lse, tier)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None) -> None:

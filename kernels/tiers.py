@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from accel.kernels.verdicts import PASSED, verdict
 
@@ -79,8 +80,6 @@ def _choose_on_gpu(
 
 def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Why a tier of `ON_PROOF` is not taken for calls that it could run; none if it is."""
-    if torch.compiler.is_compiling():
-        return "is not traced by torch.compile"
     found = verdict(name, device, dtype, head_dim) or UNTESTED
     return None if found == PASSED else found
 
@@ -146,3 +145,36 @@ def cannot_take(name: str, layout: BlockLayout) -> str | None:
 def load_tier(name: str) -> Callable[..., Any]:
     """The tier's `block_sparse_attention`; what it needs (Triton, say) is imported now and not before."""
     return importlib.import_module(TIERS[name]).block_sparse_attention
+
+
+def run_tier(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    scale: float | None,
+    return_lse: bool,
+    asked: str | None,
+) -> Any:
+    """The call on the tier that is asked for, or the best one.
+
+    Raises:
+        ValueError: if it cannot run there.
+    """
+    name = _tier(q, layout, asked)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(q):
+        return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
+
+
+def _tier(q: Tensor, layout: BlockLayout, asked: str | None) -> str:
+    if asked is None:
+        choice = choose_tier(q.device, q.dtype, q.shape[-1], layout)
+        if choice.unsupported is not None:
+            raise ValueError(f"no tier can run this call: {choice.unsupported}")
+        return choice.name
+    if asked not in TIERS:
+        raise ValueError(f"tier must be one of {sorted(TIERS)}, got {asked!r}")
+    if reason := cannot_run(asked, q.device, q.dtype, q.shape[-1]):
+        raise ValueError(f"the {asked} tier cannot run this call: it {reason}")
+    return asked
