@@ -116,6 +116,7 @@ def cannot_begin(stage: Stage, options: Options) -> str | None:
             return f"{name} is not installed"
     # Rows are kept one by one: of a long stage a part is worth having.
     least = min(stage.seconds, 2 * SHORTEST) if stage.alone else SHORTEST
+    least = stage.limit if stage.each_machine else least
     if options.left < least:
         return f"it should take {stage.seconds} s, and {max(options.left, 0):.0f} s are left"
     return None

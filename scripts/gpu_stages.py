@@ -37,7 +37,8 @@ class Stage:
         times_tiers: `--tier` is added for every tier that has passed its tests.
         needs: what must be installed, modules or programs.
         small: further arguments for a quick try.
-        each_machine: what it finds is kept on the machine, so that a fresh one needs it again.
+        each_machine: what it finds is kept on the machine, so that a fresh one needs it again; and what it
+            starts outlives it, so that it is not begun without the time it may need.
     """
 
     name: str
@@ -109,7 +110,7 @@ def other_tests() -> list[Stage]:
             sorted(gpu_files() - {HOPPER}),
             f"not ({' or '.join([*ELSEWHERE, *tiers])})",
         ),
-        Stage("proofs", script("prove_tiers.py"), 200, 330, each_machine=True),
+        Stage("trial D128", script("prove_tiers.py", "128"), 150, 330, each_machine=True),
     ]
 
 
@@ -164,10 +165,11 @@ def timed(name: str, command: tuple[str, ...], seconds: int, limit: int, **rest)
 
 def sanitizers() -> list[Stage]:
     """compute-sanitizer on small calls of every tier and of planning."""
+    sanitizer = ("compute-sanitizer", "--error-exitcode", "86", "--target-processes", "application-only")
     return [
         Stage(
             f"sanitizer {tool} {what}",
-            ("compute-sanitizer", "--tool", tool, "--error-exitcode", "86", *script("small_calls.py"), what),
+            (*sanitizer, "--tool", tool, *script("small_calls.py"), what),
             seconds=60,
             limit=240,
             needs=("compute-sanitizer",),

@@ -88,14 +88,14 @@ def tests(found: Found) -> list[str]:
         if entry["status"] == "failed" and not wrong:
             failed.append(f"- {name}: {last_line(entry.get('output', ''))}")
         cells.append([name, entry["status"], outcomes["passed"], len(wrong), outcomes["skipped"]])
-    proofs = [f"- {row['key']}: {row['verdict']}" for row in found.rows("proofs")]
+    proofs = [f"- {row['key']}: {row['verdict']}" for row in found.rows("trial D128")]
     heading = ("part", "", "passed", "failed", "skipped")
     lines = table(heading, cells) + (["Failed:", "", *failed, ""] if failed else [])
-    return [*lines, "What the tiers' own trials said, which decide what runs:", "", *_listed(found, proofs)]
+    return [*lines, "What the trial of a tier said, which decides what runs:", "", *_listed(found, proofs)]
 
 
 def _listed(found: Found, proofs: list[str]) -> list[str]:
-    return [*(proofs or [found.why_not("proofs")]), ""]
+    return [*(proofs or [found.why_not("trial D128")]), ""]
 
 
 def _why(row: dict) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 Row = dict[str, Any]
 POISONED = 75  # exit status: a CUDA error after which this process can measure nothing more
-POISON = ("CUDA error", "illegal memory access", "AcceleratorError", "device-side assert")
+POISON = ("CUDA error", "Triton Error [CUDA]", "AcceleratorError", "illegal memory access", "launch failure")
 
 
 class RowFile:

@@ -95,11 +95,12 @@ def test_verdicts_that_a_machine_keeps_are_found_anew(record):
         (small("x", needs=("a_module_that_is_not",)), 600, "a_module_that_is_not is not installed"),
         (small("x", needs=("torch",)), 600, None),
         (small("x"), 20, "20 s are left"),
+        (small("x", each_machine=True), 50, "50 s are left"),
         (Stage("x", ("x",), 300, 400, alone=True), 59, "it should take 300 s, and 59 s are left"),
         (Stage("x", ("x",), 300, 400, alone=True), 90, None),
         (Stage("x", ("x",), 40, 400, alone=True), 45, None),
     ],
-    ids=["missing", "there", "late", "too-long", "a-part-is-worth-it", "short"],
+    ids=["missing", "there", "late", "cut-it-lives-on", "too-long", "a-part-is-worth-it", "short"],
 )
 def test_what_does_not_fit_is_left_out(stage, left, reason):
     found = cannot_begin(stage, enough(left + 0.4))
