@@ -60,13 +60,32 @@ def demo_samples(
 
 def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> list[Sample]:
     """What the demo's attention is given in a dense run of a prompt, with the prompt's number as seed."""
-    pipe = load_pipeline("demo")
     found: list[Sample] = []
+
+    def keep(context: Context, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        if context.layer in layers and context.step in steps and context.branch == 0:
+            found.append(Sample("demo", number, *(heads_first(x) for x in (q, k, v)), context))
+
+    watch_dense(number, DEMO_SETTINGS.height, keep)
+    return found
+
+
+def heads_first(x: Tensor) -> Tensor:
+    """[B, N, H, D] -> float32 [B, H, N, D], a copy."""
+    return x.transpose(1, 2).float().contiguous().clone()
+
+
+Seen = Callable[[Context, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def watch_dense(number: int, size: int, see: Seen) -> None:
+    """Run a prompt dense at `size` pixels a side; `see` gets context, q, k, v and output of each call."""
+    pipe = load_pipeline("demo")
     hook = RootHook(Clock(pipe))
     hook.attach(pipe.transformer)
     for site in find_sites(pipe.transformer):
 
-        def keep(
+        def attend(
             q: Tensor,
             k: Tensor,
             v: Tensor,
@@ -76,15 +95,17 @@ def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> lis
             n_layers: int = site.n_layers,
         ) -> Tensor:
             assert hook.current is not None
-            context = replace(hook.current, layer=layer, n_layers=n_layers)
-            if layer in layers and context.step in steps and context.branch == 0:
-                q, k, v = (x.transpose(1, 2).float().contiguous().clone() for x in (q, k, v))
-                found.append(Sample("demo", number, q, k, v, context))
-            return dense()
+            out = dense()
+            see(replace(hook.current, layer=layer, n_layers=n_layers), q, k, v, out)
+            return out
 
-        install(pipe.transformer, site, keep)
+        install(pipe.transformer, site, attend)
     settings = {key: value for key, value in asdict(DEMO_SETTINGS).items() if key != "fps"}
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        pipe(prompt_of(number), **settings, generator=generator, output_type="latent")
-    return found
+        pipe(
+            prompt_of(number),
+            **settings | {"height": size, "width": size},
+            generator=generator,
+            output_type="latent",
+        )

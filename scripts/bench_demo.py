@@ -33,7 +33,7 @@ from accel.recipe import Recipe, Rule
 from accel.schedule import Schedule
 from accel.summary import summarize
 from accel.versions import device_name, versions
-from compared_methods import METHODS, density_of, radial
+from compared_methods import BY_LAYER, METHODS, density_of, radial
 from policy_prompts import prompt_of
 
 DENSE_STEPS = 0.25
@@ -127,7 +127,7 @@ def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> It
     for name, wanted in todo:
         density = density_of(radial(RADIAL, block, grid), grid) if wanted == RADIAL else wanted
         with prefix.running():
-            sparse = generate(pipe, settings, recipe_of(METHODS[name](density, block, grid)))
+            sparse = generate(pipe, settings, recipe_of((METHODS | BY_LAYER)[name](density, block, grid)))
         yield compare(sparse, dense, name, wanted, size, number)
 
 

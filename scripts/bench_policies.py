@@ -1,7 +1,7 @@
 """Measure what each method loses: recall, output error and planning cost at equal density, on q, k, v.
 
     python scripts/bench_policies.py docs/benchmarks/policies.json --captures captures
-    python scripts/bench_policies.py docs/benchmarks/policies-held-out.json --held-out --prompts 5
+    python scripts/bench_policies.py docs/benchmarks/policies-held-out.json --held-out
     python scripts/bench_policies.py out.json --synthetic 0 --density 0.4 --method default
 
 Samples are captured from the embedded demo (prompts x layers x steps) and made up at the size of Wan at 480p.
