@@ -6,7 +6,18 @@ from bench_options import BAR as TAIL_BAR
 from bench_planning import BAR as PLANNING_BAR
 from gpu_found import Found, Row, cell, first_line, table, verdict
 from gpu_stages import gpu_tiers
-from kernel_targets import MAIN, NARROW_BAR, RAGGED, RAGGED_BAR, TARGETS, held_against, share_of
+from kernel_targets import (
+    EIGHT_BIT,
+    FP8_BAR,
+    MAIN,
+    NARROW_BAR,
+    RAGGED,
+    RAGGED_BAR,
+    TARGETS,
+    best_of,
+    held_against,
+    share_of,
+)
 from line_plot import Panel, line_plot
 
 ROW = ("tier", "block_size", "density", "dense_ms", "sparse_ms", "times_faster", "rate", "error")
@@ -38,6 +49,7 @@ def targets(found: Found) -> list[str]:
         "",
         *table(head, lines),
         *shares(rows),
+        *eight_bit(rows),
         "",
     ]
 
@@ -56,6 +68,20 @@ def shares(rows: list[Row]) -> list[str]:
         ):
             met = None if share is None else share >= bar
             lines.append(f"- {tier}: {what}: {cell(share)} (at least {bar}: {verdict(met)})")
+    return lines
+
+
+def eight_bit(rows: list[Row]) -> list[str]:
+    """FP8 against the best of the others, rate and error, on the main shape."""
+    lines = []
+    for density in (1.0, 0.5, 0.25, 0.1):
+        others = [tier for tier in gpu_tiers() if tier not in EIGHT_BIT]
+        wide, narrow = (best_of(rows, tiers, MAIN, density) for tiers in (others, list(EIGHT_BIT)))
+        share = narrow["rate"] / wide["rate"] if narrow and wide else None
+        met = None if share is None else share >= FP8_BAR
+        errors = f", error {cell(narrow['error'])} against {cell(wide['error'])}" if narrow and wide else ""
+        what = f"- fp8 at density {density}, of the best rate in bfloat16: {cell(share)}"
+        lines.append(f"{what}{errors} (goal {FP8_BAR}: {verdict(met)})")
     return lines
 
 

@@ -127,10 +127,18 @@ def left_out(found: Found) -> list[str]:
         elif entry["status"] in ("incomplete", "running"):
             lines.append(f"- {stage.name}: incomplete, {len(entry['rows'])} rows")
         if stage.times_tiers and entry.get("arguments"):
-            asked = [one.proves for one in stages() if one.proves and one.name in found.stages]
-            absent = [tier for tier in asked if tier not in entry["arguments"]]
-            lines += [f"- {stage.name}: {tier} was not timed: its tests have not passed" for tier in absent]
+            lines += [f"- {stage.name}: {words}" for words in tiers_and_tests(found, entry["arguments"])]
     return [*(lines or ["Nothing."]), ""]
+
+
+def tiers_and_tests(found: Found, timed: list[str]) -> list[str]:
+    """The tiers whose tests ran but that were not timed, and those timed that have not passed."""
+    tests = {
+        one.proves: found.stages[one.name] for one in stages() if one.proves and one.name in found.stages
+    }
+    absent = [f"{tier} was not timed: its tests have not passed" for tier in tests if tier not in timed]
+    failing = [tier for tier, entry in tests.items() if tier in timed and entry["status"] != "passed"]
+    return absent + [f"{tier} was timed although its tests have not passed" for tier in failing]
 
 
 if __name__ == "__main__":

@@ -92,12 +92,24 @@ def test_ragged_lists_and_narrow_blocks(make):
     assert f"triton: ragged lists, of the rate of equal ones: {NOT_MEASURED}" in text
 
 
+def test_rounding_more_meets_no_target(make):
+    rows = [kernel(0.9), {**kernel(1.35, tier="fp8"), "error": 0.05}]
+    text = section(page(Found(make(kernels=entry(*rows)))), "Kernels against their targets")
+    assert f"| {MAIN} | 0.25 | 0.95 | 0.9 | hopper, 128x64 |" in text and "| **missed** |" in text
+    assert (
+        "fp8 at density 0.25, of the best rate in bfloat16: 1.5, error 0.05 against 0.002 (goal 1.4: met)"
+        in text
+    )
+    assert f"fp8 at density 0.1, of the best rate in bfloat16: {NOT_MEASURED}" in text
+
+
 def test_what_failed_or_was_left_out_is_said(make):
     wrong = {"key": "x", "failed": "wrong: its relative error is 0.4"}
     stages = {
         "kernels": entry(kernel(0.9), wrong, status="failed", arguments=["--tier", "triton:128"]),
         "wan": entry(status="left out", reason="diffusers is not installed"),
         "prefill": entry(status="incomplete"),
+        "options": entry(arguments=["--tier", "hopper:128"]),
         "tests hopper bfloat16 D128": entry(
             {"key": "test_a", "outcome": "failed", "reason": "E  error 0.5 > 0.1"},
             {"key": "test_b", "failed": "its process ended with exit status 1: it hung or crashed"},
@@ -114,6 +126,7 @@ def test_what_failed_or_was_left_out_is_said(make):
     assert "**not clean** | ========= ERROR SUMMARY: 3 errors" in text
     rest = section(text, "What was left out")
     assert "- kernels: hopper:128 was not timed: its tests have not passed" in rest
+    assert "- options: hopper:128 was timed although its tests have not passed" in rest
     assert "- prefill: incomplete, 0 rows" in rest and "- decode: never run" in rest
 
 

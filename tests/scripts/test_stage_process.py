@@ -65,7 +65,7 @@ def test_when_the_time_is_up_rows_are_kept_and_gone_on_with(record, tmp_path):
     slow = "import time, sys; from pathlib import Path; from row_file import RowFile\n"
     slow += "r = RowFile(Path(sys.argv[1]))\n"
     slow += "for i in range(2): r.add(str(i), lambda: time.sleep(i * float(sys.argv[2])) or {'ms': i}, 60)"
-    entry = run_stage(Stage("s", (sys.executable, "-c", slow, OUT, "60"), 1, 60), [], record, 5)
+    entry = run_stage(Stage("s", (sys.executable, "-c", slow, OUT, "60"), 1, 60), [], record, 3)
     assert entry["status"] == "incomplete" and [row["key"] for row in entry["rows"]] == ["0"]
     again = Record(record.path, MACHINE, resume=True)
     assert not again.finished("s")
