@@ -13,7 +13,8 @@ from accel.policies.representatives import Representatives
 
 Reduction = Literal["sum", "strongest", "tail_error"]
 
-CHUNK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 22  # of logits at once: 16 MiB stay in a CPU's cache
+CHUNK_ELEMENTS_ON_GPU = 1 << 24  # a GPU should not be done with a chunk before the next is launched
 WIDEST_ON_GPU = 256
 
 
@@ -46,11 +47,12 @@ def block_mass(
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
     centred = keys.vectors - common.to(keys.vectors.dtype)
     bias = _key_bias(keys, heads)
-    blocks_at_once = max(1, CHUNK_ELEMENTS // (batch * heads * keys.groups.count * per_block))
+    at_once = CHUNK_ELEMENTS_ON_GPU if queries.vectors.is_cuda else CHUNK_ELEMENTS
+    blocks_at_once = max(1, at_once // (batch * heads * keys.groups.count * per_block))
     parts = []
     for start in range(0, count, blocks_at_once * per_block):
         chunk = slice(start, min(start + blocks_at_once * per_block, count))
-        logits = _logits(queries.vectors[:, :, chunk] * scale, centred) + bias
+        logits = _logits(queries.vectors[:, :, chunk] * scale, centred).add_(bias)
         if causal:
             logits.masked_fill_(_future(queries, keys, chunk), -torch.inf)
         if may is not None:
