@@ -74,6 +74,14 @@ def test_lists_shared_by_stride_zero(base_case, assert_exact):
     assert_exact(block_sparse_attention(q, k, v, expanded, return_lse=True), q, k, v, layout)
 
 
+def test_lengths_shared_by_stride_zero(base_case, assert_exact):
+    q, k, v = base_case.qkv(device=DEVICE)
+    lengths = torch.tensor([150, 3], dtype=torch.int32, device=DEVICE)[:1].expand(2)
+    layout = replace(base_case.layout(DEVICE), kv_lengths=lengths)
+    out = block_sparse_attention(q, k, v, layout, return_lse=True)
+    assert_exact(out, q, k, v, replace(layout, kv_lengths=lengths.contiguous()))
+
+
 def test_keys_that_are_not_listed_are_not_read(base_case):
     q, k, v = base_case.qkv(device=DEVICE)
     layout = base_case.with_(shared_lists=True, density=0.1).layout(DEVICE)
