@@ -28,7 +28,7 @@ from gpu_stages import Stage, gpu_tiers, stages
 from stage_process import run_stage
 
 SHORTEST = 30  # seconds; with less left nothing is begun
-MEMORY = 6 << 30  # bytes of the host for each process of tests
+MEMORY = 4 << 30  # bytes of the host for each process of tests
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,10 @@ def _passed(entry: dict[str, Any]) -> bool:
 
 
 def processes() -> int:
-    """How many processes may run at once: each compiles on a core, and holds some memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min((os.cpu_count() or 1) - 1, memory // MEMORY))
+    """How many processes may run at once: each compiles on a core, and holds some memory, of which a virtual
+    machine may show less than it can have."""
+    cores, memory = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(cores // 2, min(cores - 1, memory // MEMORY), 1)
 
 
 def listing(chosen: list[Stage]) -> str:

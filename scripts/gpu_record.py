@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import threading
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,25 @@ class Record:
     def __init__(self, path: Path, machine: Entry, resume: bool) -> None:
         self.path, self.machine, self._lock = path, machine, threading.Lock()
         self.stages: dict[str, Entry] = {}
+        self._written = 0.0
         if resume and path.exists():
             self.stages = json.loads(path.read_text())["stages"]
 
-    def put(self, name: str, entry: Entry) -> None:
-        """Set a stage's entry, with the code and the machine it is of, and write the file."""
+    def put(self, name: str, entry: Entry, at_once: bool = True) -> bool:
+        """Set a stage's entry, with the code and the machine it is of, and write the file: at once, or unless
+        that was done within the last second. Whether it was."""
         with self._lock:
+            wait = not at_once and time.monotonic() < self._written + 1
             about = {name: self.machine[name] for name in ("device", "sources", "commit")}
             date = datetime.now(timezone.utc).isoformat(timespec="seconds")
             self.stages[name] = {**about, "date": date, **entry}
+            if wait:
+                return False
             draft = self.path.with_suffix(".part")
             draft.write_text(json.dumps({"machine": self.machine, "stages": self.stages}, indent=1))
             os.replace(draft, self.path)
+            self._written = time.monotonic()
+            return True
 
     def finished(self, name: str) -> bool:
         """Whether a stage has run to its end on this code and kind of machine."""

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 OUT = "{out}"
 SMALL = ("--shape", "1,12,8192,128")
 HOPPER = "tests/kernels/test_hopper_attention.py"
-ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton"}  # what the files of cases are told by
+# What the files of cases are told by; each of many processes has one core.
+ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton", "OMP_NUM_THREADS": "1"}
 # Tests that start whole files of cases, or trials of tiers: those are stages of their own.
 ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "trial_of_a_gpu")
 HEAD_DIMS = (128, 64, 96, 256)
@@ -126,7 +127,7 @@ def tests_of(name: str, files: list[str], match: str = "", proves: str | None = 
         seconds=120,
         limit=300,
         proves=proves,
-        environment={"TEST_ROWS": OUT, "TEST_SECONDS": "100", **ON_GPU},
+        environment={"TEST_ROWS": OUT, "TEST_SECONDS": "70", **ON_GPU},
     )
 
 

@@ -129,3 +129,17 @@ def test_a_poisoned_process_has_a_status_of_its_own():
 def test_estimates_must_make_sense():
     with pytest.raises(ValueError, match="seconds <= limit, got 9, 5"):
         stage(seconds=9, limit=5)
+
+
+def test_rows_are_in_the_file_while_a_stage_runs(record, tmp_path):
+    """What is killed with everything else has kept what it measured, all but the last seconds' of it."""
+    code = "import json, sys, time; from pathlib import Path; from row_file import RowFile\n"
+    code += "r = RowFile(Path(sys.argv[1])); r.add('a', lambda: {'ms': 1}); time.sleep(2)\n"
+    code += f"print(json.loads(Path({str(record.path)!r}).read_text())['stages']['s'])"
+    entry = run_stage(Stage("s", (sys.executable, "-c", code, OUT), 1, 60), [], record, 60)
+    assert "'status': 'running'" in entry["output"] and "'ms': 1" in entry["output"]
+
+
+def test_a_crowd_of_rows_is_written_once_a_second(record):
+    written = [record.put("s", {"status": "running", "rows": [n]}, at_once=False) for n in range(20)]
+    assert written == [True] + [False] * 19 and record.put("s", {"status": "passed", "rows": []})
