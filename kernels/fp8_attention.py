@@ -1,11 +1,13 @@
 """Block-sparse attention in eight bits: what the FP8 tier computes, in PyTorch, to know its error.
 
-Queries, keys, values and weights are rounded to e4m3. Keys lose their mean first, which shifts each row's
-logits alike and leaves the softmax as it is (arXiv 2410.02367). Queries have a scale for each block of a
-head, keys one for each head, values one for each channel of a head (arXiv 2411.10958): none of them changes
-within a row of the products, so that the products are sums of e4m3 numbers alone. Finer scales do not make
-the error smaller, because e4m3 numbers bring their own exponents. Sums are those of the unrounded weights,
-in float32 (arXiv 2407.08608). Not a tier: as slow as the reference.
+Queries, keys, values and weights are rounded to e4m3. Queries and keys are rotated alike first, which leaves
+their products as they are, and spreads what one channel holds over all, so that its rounding does not decide
+a logit alone (arXiv 2407.08608). Keys lose their mean, which shifts each row's logits alike and leaves the
+softmax as it is (arXiv 2410.02367). Queries have a scale for each block of a head, keys one for each head,
+values one for each channel of a head (arXiv 2411.10958): none of them changes within a row of the products,
+so that the products are sums of e4m3 numbers alone. Finer scales do not make the error smaller, because e4m3
+numbers bring their own exponents. Sums are those of the unrounded weights, in float32. Not a tier: as slow
+as the reference.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ class EightBits:
     What is not finite is NaN and has no part in scales and means.
 
     Args:
-        q: [B, H, M, D], q_scales [B, H, Mb], one for each block of queries.
-        k: [B, Hkv, N, D] without `mean`, k_scales [B, Hkv].
-        v: [B, Hkv, N, D], v_scales [B, Hkv, D].
-        mean: float32 [B, Hkv, 1, D], what was taken from each key.
+        q: [B, H, M, D], rotated; q_scales [B, H, Mb], one for each block of queries.
+        k: [B, Hkv, N, D], rotated, without `mean`; k_scales [B, Hkv].
+        v: [B, Hkv, N, D]; v_scales [B, Hkv, D].
+        mean: float32 [B, Hkv, 1, D], what was taken from each rotated key.
     """
 
     q: Tensor
@@ -53,7 +55,7 @@ class EightBits:
 
 def quantise(q: Tensor, k: Tensor, v: Tensor, rows: int, smooth: bool = True) -> EightBits:
     """q [B, H, M, D] in blocks of `rows`, k and v [B, Hkv, N, D] in eight bits; see `EightBits`."""
-    q, k, v = q.float(), k.float(), v.float()
+    q, k, v = rotate(q), rotate(k), v.float()
     mean = finite(k).mean(dim=2, keepdim=True) * smooth
     k = k - mean
     blocks = F.pad(q, (0, 0, 0, -q.shape[2] % rows)).unflatten(2, (-1, rows))
@@ -67,6 +69,21 @@ def quantise(q: Tensor, k: Tensor, v: Tensor, rows: int, smooth: bool = True) ->
         v_most / LARGEST,
         mean,
     )
+
+
+def rotate(tokens: Tensor) -> Tensor:
+    """Float32 [..., D] times the Hadamard matrix of D, orthonormal, so that products stay; D a power of two.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    dim = tokens.shape[-1]
+    if dim & (dim - 1):
+        raise ValueError(f"attention in eight bits takes head dims that are powers of two, got {dim}")
+    channels = torch.arange(dim, device=tokens.device)
+    both = channels[:, None] & channels
+    odd = sum((both >> bit) & 1 for bit in range(dim.bit_length())) % 2
+    return tokens.float() @ (1.0 - 2.0 * odd) * dim**-0.5
 
 
 def finite(tokens: Tensor) -> Tensor:
@@ -117,7 +134,7 @@ def block_sparse_attention(
     total = weights.sum(dim=-1, keepdim=True)
     out = weights.to(E4M3).float() @ per_head(v8, heads) / total.where(total > 0, 1.0)
     out = out * per_head(eight.v_scales, heads)[:, :, None]
-    shift = q.float() @ per_head(eight.mean, heads).transpose(-1, -2) * scale
+    shift = rotate(q) @ per_head(eight.mean, heads).transpose(-1, -2) * scale
     lse = ((total.log2() + most - WEIGHT_LOG2) * LN_2 + shift)[..., 0]
     if layout.tail:
         out, lse = _with_tail(out, lse, *in_blocks, layout, scale)

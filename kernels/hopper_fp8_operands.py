@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels.blocks import per_head
-from accel.kernels.fp8_attention import quantise
+from accel.kernels.fp8_attention import quantise, rotate
 
 WIDTH = 128  # values are padded to a multiple of it: each channel begins at a line of the cache
 
@@ -45,7 +45,7 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
 
         return triton_quantise.operands(q, k, v, rows, scale)
     eight = quantise(q, k, v, rows)
-    shift = (q.float() @ per_head(eight.mean, q.shape[1]).transpose(-1, -2) * scale)[..., 0]
+    shift = (rotate(q) @ per_head(eight.mean, q.shape[1]).transpose(-1, -2) * scale)[..., 0]
     values = in_places(eight.v)
     return Operands(eight.q, eight.q_scales, eight.k, eight.k_scales, values, eight.v_scales, shift)
 

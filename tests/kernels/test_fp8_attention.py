@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from accel.kernels import reference
-from accel.kernels.fp8_attention import block_sparse_attention, quantise
+from accel.kernels.fp8_attention import block_sparse_attention, quantise, rotate
 
 
 def test_tokens_keep_four_bits_each_and_blocks_of_queries_their_largest():
@@ -11,8 +11,8 @@ def test_tokens_keep_four_bits_each_and_blocks_of_queries_their_largest():
     eight = quantise(q, k, v, 32)
     assert eight.q.dtype == eight.k.dtype == eight.v.dtype == torch.float8_e4m3fn
     back = {
-        "q": (eight.q, eight.q_scales.repeat_interleave(32, dim=2)[:, :, :101, None], q),
-        "k": (eight.k, eight.k_scales[..., None, None], k - k.mean(dim=2, keepdim=True)),
+        "q": (eight.q, eight.q_scales.repeat_interleave(32, dim=2)[:, :, :101, None], rotate(q)),
+        "k": (eight.k, eight.k_scales[..., None, None], rotate(k - k.mean(dim=2, keepdim=True))),
         "v": (eight.v, eight.v_scales[:, :, None], v),
     }
     for numbers, scales, tokens in back.values():
@@ -20,6 +20,15 @@ def test_tokens_keep_four_bits_each_and_blocks_of_queries_their_largest():
         assert (error <= tokens.abs() * (1 / 16 + 1e-5) + scales * 2.0**-9).all()
     assert (eight.q.float()[0, 0] == 0).all()
     assert eight.q.float()[1, :, :32].abs().amax() == eight.v.float().abs().amax() == 448
+
+
+def test_rotated_products_are_the_same():
+    q, k = torch.randn(2, 2, 3, 9, 64).unbind()
+    torch.testing.assert_close(rotate(q) @ rotate(k).mT, q @ k.mT, rtol=1e-5, atol=1e-4)
+    loud = torch.zeros(64).index_fill(0, torch.tensor(5), 8.0)
+    assert (rotate(loud).abs() == 1).all()
+    with pytest.raises(ValueError, match="powers of two, got 96"):
+        rotate(torch.zeros(96))
 
 
 def test_what_is_not_finite_spoils_nothing_else():

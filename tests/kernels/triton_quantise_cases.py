@@ -10,6 +10,8 @@ from accel.kernels.triton_quantise import operands
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
+# The interpreter's bf16 dot is wrong.
+DTYPE = torch.float16 if INTERPRETED else torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -38,28 +40,28 @@ def check(q, k, v, rows=128, scale=0.1):
         else:
             ours, expected = ours.to(expected.dtype).float(), expected.float()
             assert torch.equal(ours.isnan(), expected.isnan()), name
-            # The mean key is a sum in another order, so that a key may fall on the other side of a half.
+            # Rotations are sums in another order, so that a number may fall on the other side of a half.
             share = (ours.nan_to_num() != expected.nan_to_num()).double().mean()
-            assert share <= (1e-3 if name == "k" else 0), name
+            assert share <= (0 if name == "v" else 1e-3), name
 
 
 @pytest.mark.parametrize("dim", [64, 128], ids="D{}".format)
 @pytest.mark.parametrize("kv_len", [9, 1200], ids="N{}".format)
 def test_every_operand(base_case, kv_len, dim):
     case = base_case.with_(dim=dim, q_len=150, kv_len=kv_len, heads=2, kv_heads=1)
-    q, k, v = case.qkv(torch.bfloat16)
-    check(q, k + 5, v * torch.rand(dim).bfloat16())
+    q, k, v = case.qkv(DTYPE)
+    check(q, k + 5, v * torch.rand(dim).to(DTYPE))
 
 
 def test_strided_views_and_zeros(base_case):
     case = base_case.with_(heads=2, kv_heads=1, q_len=150, kv_len=50)
-    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(torch.float16))
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(DTYPE))
     q[:, 0], v[:, :, :, 3] = 0, 0
     check(q, k, torch.stack([v, v], dim=-1)[..., 0])
 
 
 def test_what_is_not_finite_spoils_nothing_else(base_case):
     case = base_case.with_(heads=2, kv_heads=1, q_len=150, kv_len=50)
-    q, k, v = case.qkv(torch.bfloat16)
+    q, k, v = case.qkv(DTYPE)
     q[0, 1, 7], k[0, 0, 9], v[1, 0, 3, 5] = torch.nan, torch.inf, -torch.inf
     check(q, k, v)
