@@ -62,14 +62,8 @@ def main(
     kind = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     rows = RowFile(out.with_suffix(".jsonl"))
     for problem in asked(shape, density, block, ragged, device):
-        attempts = competitors(problem, device, kind, tier, peers)
-        todo = [name for name in attempts if f"{problem} {name}" not in rows.announced]
-        if not todo:
-            continue
-        tensors, (dense_name, dense) = baseline(problem.shape, device, kind)
-        layout = problem.layout(tensors[0])
-        for name in todo:
-            row = partial(measure, name, attempts[name], problem, layout, dense_name, dense, tensors, rounds)
+        for name, prepare in competitors(problem, device, kind, tier, peers).items():
+            row = partial(measure, name, prepare, problem, device, kind, rounds)
             rows.add(f"{problem} {name}", row, limit=150 if name in PEERS else 60)
     if out == rows.path:
         return
@@ -110,6 +104,12 @@ def baseline(
     return tensors, (name, dense)
 
 
+@lru_cache(maxsize=1)
+def layout_of(problem: Problem, device: torch.device, dtype: torch.dtype) -> BlockLayout:
+    """The random layout of a problem, the same for all that take part in it."""
+    return problem.layout(baseline(problem.shape, device, dtype)[0][0])
+
+
 def competitors(
     problem: Problem, device: torch.device, dtype: torch.dtype, wanted: list[str] | None, peers: bool
 ) -> dict[str, Callable[..., Attention]]:
@@ -136,11 +136,9 @@ def measure(
     name: str,
     prepare: Callable[..., Attention],
     problem: Problem,
-    layout: BlockLayout,
-    dense_name: str,
-    dense: Attention,
-    tensors: list[Tensor],
-    rounds: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int | None = None,
 ) -> Row:
     """One competitor on one problem. `rate` is executed blocks a second as a share of dense attention's:
     above 1 the kernel is faster a block than the dense one.
@@ -148,6 +146,8 @@ def measure(
     Raises:
         ValueError: if its result is wrong; then it is not timed.
     """
+    tensors, (dense_name, dense) = baseline(problem.shape, device, dtype)
+    layout = layout_of(problem, device, dtype)
     if name in TIERS and (reason := cannot_take(name, layout)):
         return {"tier": name, "skipped": reason}
     try:
@@ -157,13 +157,12 @@ def measure(
     error = error_of(sparse(), *tensors, layout)
     if name not in DENSE_PEERS and not error <= WRONG.get(name, WRONG_OTHERWISE):
         raise ValueError(f"wrong: its relative error is {error:.3g}")
-    device = tensors[0].device
     dense_ms, sparse_ms = medians([dense, sparse], device, rounds)
     density = 1.0 if name in DENSE_PEERS else float(layout.density)
     return {
         "tier": name,
         "shape": problem.shape,
-        "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "block_size": problem.block,
         "ragged": problem.ragged,
         "asked": problem.density,

@@ -87,13 +87,24 @@ def test_errors_are_seen_where_kernels_make_them(where, causal):
 
 
 def test_a_wrong_result_has_no_speed():
-    problem = Problem("1,2,200,16", 0.5, "64x32")
-    tensors = problem.qkv(CPU, torch.float32)
-    wrong = [problem, problem.layout(tensors[0]), "SDPA", lambda: None, tensors, 1]
+    wrong = [Problem("1,2,200,16", 0.5, "64x32"), CPU, torch.float32]
     with pytest.raises(ValueError, match="wrong: its relative error is"):
         measure("torch", lambda q, k, v, layout: lambda: scaled_dot_product_attention(q, k, v), *wrong)
     with pytest.raises(ValueError, match="nan"):
         measure("torch", lambda q, k, v, layout: lambda: q * torch.nan, *wrong)
+
+
+def test_without_a_dense_baseline_a_row_fails_and_the_others_go_on(tmp_path, monkeypatch):
+    def dense_attention(q, k, v, causal):
+        if q.shape[2] == 210:
+            raise RuntimeError("no such kernel")
+        return "SDPA", lambda: None
+
+    monkeypatch.setattr(bench_kernels, "dense_attention", dense_attention)
+    out = tmp_path / "kernels.jsonl"
+    main(out, ["1,2,210,16", "1,2,220,16"], [0.5], ["64x32"], rounds=1)
+    first, second = (json.loads(line) for line in out.read_text().splitlines()[1::2])
+    assert "no such kernel" in first["failed"] and second["rate"] > 0
 
 
 def test_every_target_is_measured_on_a_gpu():
