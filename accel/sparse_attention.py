@@ -154,4 +154,4 @@ def hides_padding_only(mask: Tensor, context: Context) -> bool:
 
 def valid_keys(mask: Tensor, batch: int) -> Tensor:
     """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
-    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch).contiguous()
+    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)

@@ -93,6 +93,9 @@ class BlockLayout:
                 f"a window is of at least 1 token, causal and without a tail, got window={self.window}, "
                 f"causal={self.causal}, tail={self.tail}"
             )
+        if self.kv_lengths is not None:
+            # Kernels find a sample's length by its number, also in a tensor that was expanded.
+            object.__setattr__(self, "kv_lengths", self.kv_lengths.contiguous())
         for name, order, length in (
             ("q_order", self.q_order, self.q_len),
             ("kv_order", self.kv_order, self.kv_len),

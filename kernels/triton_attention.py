@@ -150,8 +150,7 @@ def _launch(
 ) -> None:
     batch, heads, q_len, dim = q.shape
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
-    lengths = None if layout.kv_lengths is None else layout.kv_lengths.contiguous()
-    masked = layout.causal or lengths is not None
+    masked = layout.causal or layout.kv_lengths is not None
     q_positions, kv_positions = _by_head(layout.q_order), _by_head(layout.kv_order) if masked else None
     if masked and kv_positions is None and q_positions is not None:
         kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
@@ -160,7 +159,7 @@ def _launch(
     config = launch_config(rows, columns, dim, q.itemsize)
     parts = rows // config["BLOCK_M"]
     block_sparse_kernel[(layout.num_q_blocks * parts, batch * heads)](
-        q, k, v, out, lse, indices, counts, lengths, work, q_positions, kv_positions,
+        q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
         *(strides(x) for x in (q, k, v, out, indices, counts, work, q_positions, kv_positions)),
         heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
         CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,

@@ -21,7 +21,7 @@ from accel.policies.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided
 from accel.policies.selectors import TopK, TopP
 from accel.policies.stage_search import Stages
 from accel.schedule import Schedule
-from accel.sparse_attention import SparseAttention, valid_keys
+from accel.sparse_attention import SparseAttention
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)
@@ -74,12 +74,6 @@ def attend(policy, padding: float):
 def test_what_padding_holds_changes_nothing(policy):
     for got, expected in zip(attend(policy, 50.0), attend(policy, -3.0), strict=True):
         assert torch.equal(got, expected)
-
-
-def test_a_mask_for_all_samples_gives_each_a_length_of_its_own():
-    """Kernels read them by the sample's number."""
-    lengths = valid_keys(torch.arange(9)[None, None, None] < 7, 3)
-    assert lengths.tolist() == [7, 7, 7] and lengths.is_contiguous()
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
