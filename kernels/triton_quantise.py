@@ -59,7 +59,7 @@ def statistics_kernel(
 ):  # fmt: skip
     """ROWS tokens of one head, by channel: sum, least and largest of rotated keys, largest size of values."""
     b, h = tl.program_id(1) // heads, tl.program_id(1) % heads
-    total, most_v = tl.zeros([TILE, D], tl.float32), tl.zeros([TILE, D], tl.float32)
+    total, most_v = tl.zeros([TILE, D], tl.float32), tl.zeros([D], tl.float32)
     least, most = total + float("inf"), total - float("inf")
     for start in range(0, ROWS, TILE):
         rows = tl.program_id(0) * ROWS + start + tl.arange(0, TILE)
@@ -69,13 +69,13 @@ def statistics_kernel(
         total += tl.where(finite, k, 0.0)
         least = tl.minimum(least, tl.where(finite, k, float("inf")))
         most = tl.maximum(most, tl.where(finite, k, -float("inf")))
-        most_v = tl.maximum(most_v, tl.where(_finite(v), tl.abs(v), 0.0))
+        most_v = tl.maximum(most_v, tl.max(tl.where(_finite(v), tl.abs(v), 0.0), 0))
     out_ptr += (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4 * D
     out_ptr += tl.arange(0, D)
     tl.store(out_ptr, tl.sum(total, 0))
     tl.store(out_ptr + D, tl.min(least, 0))
     tl.store(out_ptr + 2 * D, tl.max(most, 0))
-    tl.store(out_ptr + 3 * D, tl.max(most_v, 0))
+    tl.store(out_ptr + 3 * D, most_v)
 
 
 @triton.jit
@@ -129,8 +129,9 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
     chunks = triton.cdiv(kv_len, STATISTICS_ROWS)
     parts = k.new_empty(batch, kv_heads, chunks, 4, dim, dtype=torch.float32)
     statistics_kernel[(chunks, batch * kv_heads)](
-        k, v, parts, strides(k), strides(v), kv_heads, kv_len, ROWS=STATISTICS_ROWS, TILE=32, num_stages=2, **sizes
-    )
+        k, v, parts, strides(k), strides(v), kv_heads, kv_len,
+        ROWS=STATISTICS_ROWS, TILE=32, num_stages=2, **sizes,
+    )  # fmt: skip
     mean = parts[:, :, :, 0].sum(dim=2) / kv_len  # [B, Hkv, D]
     spread = torch.maximum(parts[:, :, :, 2].amax(dim=2) - mean, mean - parts[:, :, :, 1].amin(dim=2))
     k_most, v_most = spread.amax(dim=2).clamp(min=LEAST), parts[:, :, :, 3].amax(dim=2).clamp(min=LEAST)
