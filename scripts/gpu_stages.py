@@ -142,7 +142,7 @@ def measurements() -> list[Stage]:
     """Everything that is timed; each has the GPU to itself."""
     peers = ("--peers", "--density", "0.25", "--block", "128x128", "--shape", "1,12,32760,128")
     return [
-        timed("kernels", script("bench_kernels.py"), 260, 500, times_tiers=True, small=SMALL),
+        timed("kernels", script("bench_kernels.py"), 300, 500, times_tiers=True, small=SMALL),
         timed("planning", script("bench_planning.py"), 70, 180, small=SMALL),
         timed("options", script("bench_options.py"), 50, 150, times_tiers=True, small=SMALL),
         timed("prefill", script("bench_language.py", "prefill"), 200, 420, needs=("transformers",)),
