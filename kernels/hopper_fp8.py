@@ -11,17 +11,17 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from accel.kernels.block_order import to_block_order, to_sequence_order
-from accel.kernels.hopper_fp8_kernel import BLOCK_M, ROWS, hopper_fp8_kernel
+from accel.kernels.hopper_fp8_kernel import ROWS, hopper_fp8_kernel
 from accel.kernels.hopper_fp8_operands import operands
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E
 from accel.kernels.tail import tail_log_count, tail_means
+from accel.kernels.tiers import cannot_take
 from accel.kernels.triton_config import strides
 from accel.kernels.triton_tail import add_tail
 from accel.kernels.work_order import work_order_if_it_matters
 
 HEAD_DIMS = (64, 128)
-KEY_ROWS = (32, 64, 128)  # sums of products in eight bits are over 32 keys at least
 STAGES = 4  # tiles of keys and of values in flight
 TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float8_e4m3fn: gl.float8e4nv}
 
@@ -38,8 +38,8 @@ def block_sparse_attention(
     """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
-        ValueError: if query blocks are not of 128, key blocks are of 16, the head dim is not 64 or 128, the
-            type is not a half one, or an order is joined with causality or padding.
+        ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tiers.cannot_take` has
+            something against the layout.
     """
     _check(q, layout)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -71,13 +71,8 @@ def _check(q: Tensor, layout: BlockLayout) -> None:
             "the fp8 tier takes torch.float16 and torch.bfloat16 and head dims 64 and 128, "
             f"got {q.dtype} and {q.shape[-1]}"
         )
-    if layout.block_size[0] != BLOCK_M.value or layout.block_size[1] not in KEY_ROWS:
-        raise ValueError(
-            f"the fp8 tier takes query blocks of {BLOCK_M.value} and key blocks of {KEY_ROWS}, "
-            f"got {layout.block_size}"
-        )
-    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
-        raise ValueError("the fp8 tier does not join an order with causality or padding")
+    if reason := cannot_take("fp8", layout):
+        raise ValueError(f"the fp8 tier {reason}")
 
 
 def _descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
