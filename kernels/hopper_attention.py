@@ -1,28 +1,33 @@
 """Block-sparse attention for Hopper in Gluon. COMPILED FOR sm_90, NOT YET RUN ON ANY GPU.
 
 A prototype of its schedule ran on an H200; this kernel adds to it ragged lengths, grouped heads, causality,
-padding, the LSE, empty lists and fp16. Tests compile it, read its machine code and run its source in an
-emulator of Gluon. By itself it is chosen only on machines where it has passed `accel.kernels.proof`.
+padding, orders, the LSE, empty lists, fp16 and more head dims. Tests compile it, read its machine code and
+run its source in an emulator of Gluon. By itself it is chosen only on machines where it has passed
+`accel.kernels.proof`.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from accel.kernels.block_order import to_block_order, to_sequence_order
-from accel.kernels.hopper_kernel import ROWS, hopper_kernel
+from accel.kernels.hopper_kernel import hopper_kernel
+from accel.kernels.hopper_tiles import ROWS
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E
+from accel.kernels.order import TokenOrder
 from accel.kernels.tail import tail_log_count, tail_means
 from accel.kernels.tiers import cannot_take
 from accel.kernels.triton_config import strides
 from accel.kernels.triton_tail import add_tail
 from accel.kernels.work_order import work_order_if_it_matters
 
-STAGES = {64: 4, 128: 2}  # tiles of keys and of values in flight, by head dim
+# By columns of a box, the head dim rounded up: keys in a tile, and tiles of keys and of values in flight.
+TILES = {64: (128, 4), 128: (128, 2), 256: (64, 2)}
 GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 
 
@@ -38,35 +43,68 @@ def block_sparse_attention(
     """What `reference.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
-        ValueError: if query blocks are not of 128, the head dim is not 64 or 128, the type is not a half one,
-            or an order is joined with causality or padding.
+        ValueError: if query blocks are not of 128, the head dim is not a multiple of 8 from 16 to 256, or the
+            type is not a half one.
     """
     _check(q, layout)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = (_aligned(x) for x in to_block_order(q, k, v, layout))
+    if layout.kv_order is not None:
+        k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
+    q, k, v = (_aligned(x) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
     out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
-    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
-    work = work_order_if_it_matters(layout, batch * heads)
-    rows, columns = layout.block_size
-    hopper_kernel[(layout.num_q_blocks, batch * heads)](
-        _descriptor(q, ROWS.value), _descriptor(k, columns), _descriptor(v, columns),
-        _descriptor(out, ROWS.value), lse, indices, counts, layout.kv_lengths, work,
-        strides(indices), strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
-        scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES[dim], num_warps=4,
-    )  # fmt: skip
+    _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
-        add_tail(q, *tail_means(k, v, layout), tail_log_count(layout), out, lse, rows, scale)
-    out = to_sequence_order(out, layout)
-    return (out, to_sequence_order(lse, layout)) if return_lse else out
+        means, log_count = tail_means(k, v, layout), tail_log_count(layout)
+        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, _positions(layout.q_order))
+    return (out, lse) if return_lse else out
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: BlockLayout, scale: float
+) -> None:
+    batch, heads, q_len, dim = q.shape
+    width = max(triton.next_power_of_2(dim), 64)
+    tile, stages = TILES[width]
+    columns = layout.block_size[1]
+    box = min(columns, tile)
+    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
+    masked = layout.causal or layout.kv_lengths is not None
+    q_positions = _positions(layout.q_order)
+    kv_positions = _positions(layout.kv_order if masked else None)
+    if kv_positions is not None:
+        kv_positions = F.pad(kv_positions, (0, box), value=layout.kv_len)
+    work = work_order_if_it_matters(layout, batch * heads)
+    # Rows in the order of the sequence move by TMA, others by pointers.
+    q_from, out_to = (
+        x if layout.q_order is not None else _descriptor(x, ROWS.value, width) for x in (q, out)
+    )
+    hopper_kernel[(layout.num_q_blocks, batch * heads)](
+        q_from, _descriptor(k, box, width), _descriptor(v, box, width), out_to, lse, indices, counts,
+        layout.kv_lengths, work, q_positions, kv_positions,
+        *(strides(x) for x in (q, out, indices, counts, work, q_positions, kv_positions)),
+        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value,
+        D=dim, PARTS=columns // box, TILE=tile, STAGES=stages, CAUSAL=layout.causal, num_warps=4,
+    )  # fmt: skip
+
+
+def _positions(order: TokenOrder | None) -> Tensor | None:
+    """Where tokens stand in the sequence, int32 [B | 1, H | 1, N]; none if they are in its order."""
+    if order is None:
+        return None
+    indices = order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices
+    return indices.int().contiguous()
 
 
 def _check(q: Tensor, layout: BlockLayout) -> None:
-    if q.dtype not in GLUON_TYPES or q.shape[-1] not in STAGES:
+    if q.dtype not in GLUON_TYPES:
+        raise ValueError(f"the hopper tier takes {sorted(map(str, GLUON_TYPES))}, got {q.dtype}")
+    if q.shape[-1] % 8 or not 16 <= q.shape[-1] <= 256:
+        nearest = min(max(round(q.shape[-1] / 8) * 8, 16), 256)
         raise ValueError(
-            f"the hopper tier takes {sorted(map(str, GLUON_TYPES))} and head dims {sorted(STAGES)}, "
-            f"got {q.dtype} and {q.shape[-1]}"
+            f"the hopper tier takes head dims that are multiples of 8 from 16 to 256, the nearest being "
+            f"{nearest}, got {q.shape[-1]}"
         )
     if reason := cannot_take("hopper", layout):
         raise ValueError(f"the hopper tier {reason}")
@@ -79,9 +117,9 @@ def _aligned(tokens: Tensor) -> Tensor:
     return tokens if dense and tokens.data_ptr() % 16 == 0 else tokens.contiguous()
 
 
-def _descriptor(tokens: Tensor, rows: int) -> TensorDescriptor:
-    """Addresses [B, H, N, D] in boxes of `rows` tokens of a head; tokens behind the last read as zeros."""
-    box = [1, 1, rows, tokens.shape[3]]
+def _descriptor(tokens: Tensor, rows: int, width: int) -> TensorDescriptor:
+    """Addresses [B, H, N, D] in boxes of `rows` tokens of a head and `width` columns; zeros lie outside."""
+    box = [1, 1, rows, width]
     layout = gl.NVMMASharedLayout.get_default_for(box, GLUON_TYPES[tokens.dtype])
     # The stride of an axis of length 1 is never used, but has to be a legal one.
     dims = zip(tokens.stride(), tokens.shape, strict=True)

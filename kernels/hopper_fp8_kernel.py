@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from accel.kernels.hopper_kernel import (
+from accel.kernels.hopper_tiles import (
     BLOCK_M,
     LN_2,
     ROWS,

@@ -124,7 +124,9 @@ def _hopper_cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) 
         return "needs a Hopper GPU, compute capability 9.0"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"does not take {dtype}"
-    return None if head_dim in (64, 128) else f"takes head dims 64 and 128, not {head_dim}"
+    if head_dim % 8:
+        return f"takes head dims that are multiples of 8, not {head_dim}"
+    return None
 
 
 def cannot_take(name: str, layout: BlockLayout) -> str | None:
@@ -137,7 +139,11 @@ def cannot_take(name: str, layout: BlockLayout) -> str | None:
         return f"takes query blocks of 128, got {layout.block_size[0]}"
     if layout.window is not None:
         return "does not take a window"
-    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
+    if (
+        name == "fp8"
+        and (layout.q_order or layout.kv_order)
+        and (layout.causal or layout.kv_lengths is not None)
+    ):
         return "does not join an order with causality or padding"
     return None
 

@@ -7,6 +7,7 @@ reads of a tile before it came or after its place was freed; it says nothing abo
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
@@ -67,6 +68,9 @@ class Shared:
 
     def permute(self, order):
         return Shared(self.tensor.permute(order))
+
+    def load(self, _layout):
+        return self.tensor.clone()
 
     def store(self, value):
         self.tensor.copy_(value)
@@ -178,6 +182,10 @@ def store(pointer, value, mask):
 
 def elementwise(on_tensors, on_scalars):
     def apply(*values):
+        pointers = [value for value in values if isinstance(value, Pointer)]
+        if pointers:
+            offsets = (value.offset if isinstance(value, Pointer) else value for value in values)
+            return Pointer(pointers[0].memory, apply(*offsets))
         if any(isinstance(value, torch.Tensor) for value in values):
             return on_tensors(*(torch.as_tensor(value) for value in values))
         return Scalar(on_scalars(*values))
@@ -185,9 +193,15 @@ def elementwise(on_tensors, on_scalars):
     return apply
 
 
-def four_in_e4m3(_assembly, _constraints, numbers, **_options):
-    """The only assembly there is: four numbers in the bytes of one, the first lowest."""
-    return torch.stack(numbers, dim=-1).to(torch.float8_e4m3fn).view(torch.int32)[..., 0]
+def inline_asm_elementwise(assembly, _constraints, numbers, dtype, **_options):
+    """What the kernels' assembly does: a move, a rounding, or four e4m3 in one number, the first lowest."""
+    if len(numbers) == 4:
+        return torch.stack(numbers, dim=-1).to(torch.float8_e4m3fn).view(torch.int32)[..., 0]
+    (number,) = numbers
+    if assembly.startswith("mov"):
+        return number
+    assert ("bf16x2" in assembly) == (dtype == torch.bfloat16) and "$0, $2, $1" in assembly
+    return number.to(dtype)
 
 
 def warp_specialize(partitions, _workers, _registers):
@@ -220,7 +234,8 @@ def _language():
 
     return SimpleNamespace(
         constexpr=lambda value: value,
-        NVMMADistributedLayout=ignored, SliceLayout=ignored, DotOperandLayout=ignored,
+        NVMMADistributedLayout=ignored, BlockedLayout=ignored, SliceLayout=ignored, DotOperandLayout=ignored,
+        bfloat16=torch.bfloat16,
         NVMMASharedLayout=SimpleNamespace(get_default_for=ignored),
         int8=torch.int8, int32=torch.int32, int64=torch.int64, float32=torch.float32, load=load, store=store,
         static_range=range, convert_layout=lambda value, _layout: value,
@@ -231,7 +246,7 @@ def _language():
         maximum=elementwise(torch.maximum, max), minimum=elementwise(torch.minimum, min),
         max=lambda x, axis: x.amax(axis), sum=lambda x, axis: x.sum(axis),
         split=lambda x: x.unbind(-1), join=lambda a, b: torch.stack((a, b), dim=-1),
-        cast=lambda x, dtype, bitcast: x.view(dtype), inline_asm_elementwise=four_in_e4m3,
+        cast=lambda x, dtype, bitcast: x.view(dtype), inline_asm_elementwise=inline_asm_elementwise,
         exp2=torch.exp2, log2=torch.log2, ceil=torch.ceil, cdiv=lambda a, b: Scalar(-(-a // b)),
         program_id=lambda axis: Scalar(program.ids[axis]),
         num_programs=lambda axis: Scalar(program.grid[axis]),
@@ -255,6 +270,11 @@ def _hopper():
     )  # fmt: skip
 
 
+def _reach(tensor):
+    """Elements of memory from the first of `tensor` to the last."""
+    return 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 class Launcher:
     """`kernel[grid](...)`, one program after the other."""
 
@@ -264,7 +284,11 @@ class Launcher:
     def __getitem__(self, grid):
         def launch(*arguments, num_warps, **constants):
             pointers = [
-                Pointer(a.view(-1)) if isinstance(a, torch.Tensor) else Scalar(a) if type(a) is int else a
+                Pointer(a.as_strided((_reach(a),), (1,)))
+                if isinstance(a, torch.Tensor)
+                else Scalar(a)
+                if type(a) is int
+                else a
                 for a in arguments
             ]
             program.grid = grid
@@ -278,14 +302,17 @@ class Launcher:
         return launch
 
 
-def emulated_kernel(path: Path, uses: tuple[Path, ...] = ()) -> Launcher:
-    """The kernel that the source file at `path` is named for, its Gluon replaced by this emulation.
+def _sources(path: Path) -> list[Path]:
+    """The source files of kernels that the one at `path` imports from, and last itself."""
+    imported = re.findall(r"^from accel\.kernels\.(\w+) import", path.read_text(), re.MULTILINE)
+    return [*(source for name in imported for source in _sources(path.with_name(f"{name}.py"))), path]
 
-    Args:
-        uses: source files of kernels that it imports from, to be emulated too.
-    """
+
+def emulated_kernel(path: Path) -> Launcher:
+    """The kernel that the source file at `path` is named for, its Gluon replaced by this emulation."""
     gluon = ModuleType("triton.experimental.gluon")
-    gluon.jit, gluon.language = (lambda function: function), _language()
+    gluon.jit = gluon.constexpr_function = lambda function: function
+    gluon.language = _language()
     hopper = ModuleType("triton.experimental.gluon.language.nvidia.hopper")
     vars(hopper).update(vars(_hopper()))
     names = [
@@ -297,7 +324,7 @@ def emulated_kernel(path: Path, uses: tuple[Path, ...] = ()) -> Launcher:
     packages = {name: ModuleType(name) for name in names}
     packages["triton.experimental"].gluon = gluon
     with patch.dict(sys.modules, {**packages, gluon.__name__: gluon, hopper.__name__: hopper}):
-        for source in (*uses, path):
+        for source in _sources(path):
             module = ModuleType(f"accel.kernels.{source.stem}")
             sys.modules[module.__name__] = module
             exec(compile(source.read_text(), str(source), "exec"), vars(module))

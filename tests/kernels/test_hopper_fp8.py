@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
-from accel.kernels import fp8_attention, hopper_fp8, hopper_fp8_kernel, hopper_kernel
+from accel.kernels import fp8_attention, hopper_fp8, hopper_fp8_kernel
 from accel.kernels.hopper_fp8 import block_sparse_attention
 from accel.kernels.tiers import ON_PROOF, cannot_run, cannot_take
 
@@ -49,8 +49,8 @@ def emulated(monkeypatch):
     spec = importlib.util.spec_from_file_location("gluon_emulator", path)
     emulator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(emulator)
-    sources = Path(hopper_fp8_kernel.__file__), (Path(hopper_kernel.__file__),)
-    monkeypatch.setattr(hopper_fp8, "hopper_fp8_kernel", emulator.emulated_kernel(*sources))
+    kernel = emulator.emulated_kernel(Path(hopper_fp8_kernel.__file__))
+    monkeypatch.setattr(hopper_fp8, "hopper_fp8_kernel", kernel)
     monkeypatch.setattr(hopper_fp8, "TensorDescriptor", emulator.Descriptor)
 
 

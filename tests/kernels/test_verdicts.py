@@ -93,8 +93,8 @@ def layouts():
         "rows": (BlockLayout.full(300, 300, (64, 64)), "triton", "takes query blocks of 128, got 64"),
         "joined": (
             BlockLayout.full(300, 300, (128, 64), causal=True, q_order=order, kv_order=order),
-            "triton",
-            "does not join an order with causality",
+            "hopper",
+            "passed",
         ),
     }
 
