@@ -115,7 +115,7 @@ class SparseAttention:
         """Why this call runs dense, or none; the most general reason first."""
         if self.policy.method == "dense":
             return "dense by recipe"
-        if records_gradients(q, k, v) or self.hook.may_run_twice:
+        if records_gradients(q, k, v) or self.hook.differentiated:
             return "gradients are recorded"
         if self.hook.current is None:
             return "outside the model's forward"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def records_gradients(*tensors: Tensor) -> bool:
@@ -13,9 +14,11 @@ def records_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def may_run_twice(model: Any) -> bool:
-    """Whether a forward that begins now is one of a model that keeps no activations.
+def is_differentiated(model: Any) -> bool:
+    """Whether derivatives may be taken of a forward that begins now, though its tensors do not show it.
 
     A reentrant checkpoint runs blocks without recording gradients, and a second time with: both must agree.
+    Forward-mode derivatives ride on tensors that record nothing.
     """
-    return torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False)
+    checkpoints = torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False)
+    return checkpoints or forward_ad._current_level >= 0

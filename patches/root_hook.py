@@ -19,7 +19,7 @@ from accel.patches.clock import Clock
 from accel.patches.context import Context, HeadShare
 from accel.patches.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.family import Family, family_of
-from accel.patches.gradients import may_run_twice
+from accel.patches.gradients import is_differentiated
 from accel.patches.own_hooks import owner_of, remove_hooks_of
 from accel.patches.reading import named_arguments
 from accel.patches.token_permutation import TokenPermutation
@@ -38,7 +38,7 @@ class RootHook:
         grid_error: why the current forward's grid could not be read; none if it could.
         parallel: how the model's tokens are spread over processes; none where this one has them all.
         forwards: forwards that finished since the hook was attached.
-        may_run_twice: whether blocks of the forward under way may run again to record gradients.
+        differentiated: whether derivatives of the forward under way are taken unseen by its tensors.
     """
 
     def __init__(self, clock: Clock, owner: Any = None, permutation: TokenPermutation | None = None) -> None:
@@ -51,7 +51,7 @@ class RootHook:
         self._adapters: Hashable = None
         self.parallel: ContextParallel | None = None
         self.forwards = 0
-        self.may_run_twice = False
+        self.differentiated = False
 
     @property
     def step_source(self) -> str:
@@ -93,7 +93,7 @@ class RootHook:
         family = family_of(model)
         assert family is not None
         self._model, self._adapters = model, None
-        self.may_run_twice = may_run_twice(model)
+        self.differentiated = is_differentiated(model)
         self.parallel = self._read_parallel(model)
         self.current = self._read(family, model, args, kwargs)
         if self.permutation is not None:

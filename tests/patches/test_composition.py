@@ -10,6 +10,8 @@ import torch
 from diffusers import AttentionBackendName, WanTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pytest import mark, raises
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import tiny
@@ -196,6 +198,21 @@ def test_gradient_checkpoints_see_the_same_attention_twice(reentrant):
     with torch.no_grad():
         model(**tiny.inputs(model))
     assert summary(model).dense_reasons == {"gradients are recorded": 4}
+
+
+def test_forward_mode_derivatives_are_the_dense_models():
+    derivatives = []
+    for accelerated in (False, True):
+        model = tiny.wan(num_layers=1)
+        if accelerated:
+            accelerate_model(model, RADIAL)
+        inputs = tiny.inputs(model, frames=3)
+        latent = inputs["hidden_states"]
+        with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            inputs["hidden_states"] = forward_ad.make_dual(latent, latent)
+            derivatives.append(forward_ad.unpack_dual(model(**inputs)[0]).tangent)
+    torch.testing.assert_close(*derivatives)
+    assert summary(model).dense_reasons == {"gradients are recorded": 1}
 
 
 @torch.no_grad()
