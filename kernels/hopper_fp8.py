@@ -1,6 +1,6 @@
 """Block-sparse attention in eight bits for Hopper in Gluon. COMPILED FOR sm_90, NOT YET RUN ON ANY GPU.
 
-About ten times the error of bf16, for products at twice its rate. Used only where it is asked for by name.
+Fourteen times the error of bf16, for products at twice its rate. Used only where it is asked for by name.
 """
 
 from __future__ import annotations
