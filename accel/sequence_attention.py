@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
-import torch
 from torch import Tensor
 
 from accel.attention_sink import with_sinks
@@ -16,6 +15,7 @@ from accel.faults import Fault, Guard
 from accel.kernels.layout import BlockLayout
 from accel.kernels.tiers import choose_tier
 from accel.patches.context import Context
+from accel.patches.gradients import records_gradients
 from accel.patches.site import Site
 from accel.patches.transformers_call import SequenceCall
 from accel.patches.transformers_mask import Visible
@@ -124,7 +124,7 @@ class SequenceAttention:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
         if self.policy.method == "dense":
             return "dense by recipe"
-        if torch.is_grad_enabled() and call.q.requires_grad:
+        if records_gradients(call.q, call.k, call.v):
             return "gradients are recorded"
         if reason := call.unlike_plain_attention:
             return reason

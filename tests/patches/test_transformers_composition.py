@@ -188,6 +188,17 @@ def test_gradients_run_dense_with_that_reason(model):
     assert summary(model).dense_reasons == {"gradients are recorded": 2}
 
 
+@mark.parametrize("part", ["k_proj", "v_proj"])
+def test_the_gradient_of_one_projection_is_the_dense_models(part, model):
+    weight = getattr(model.model.layers[0].self_attn, part).weight.requires_grad_(True)
+    gradients = []
+    for accelerate in (lambda model: None, lambda model: accelerate_model(model, hip())):
+        accelerate(model)
+        with torch.enable_grad():
+            gradients += torch.autograd.grad(logits(model, 40).square().sum(), weight)
+    assert torch.equal(*gradients)
+
+
 def test_summary_says_nothing_of_denoising_steps(model):
     assert "steps told by" not in str(summary(keep_everything(model)))
 
