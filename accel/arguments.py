@@ -67,7 +67,10 @@ def unsupported(thing: Any) -> str:
 
 def _why_not(model: nn.Module) -> str:
     if type(model).__module__.partition(".")[0] == "transformers":
-        return f"{type(model).__name__} has no causal self-attention: it does not write from left to right."
+        return (
+            f"{type(model).__name__} has no causal self-attention that transformers lets others replace: it "
+            "does not write from left to right, or runs attention of its own."
+        )
     return why_not(model)
 
 

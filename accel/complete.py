@@ -46,6 +46,8 @@ def complete(
     Raises:
         ValueError: if the prompt is empty or longer than the model's positions allow.
     """
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     check_length(model, length, max_new_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class GenerateSettings:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise ValueError("the prompt is empty")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
         for name in ("height", "width", "num_frames", "num_inference_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -44,10 +44,11 @@ def _follows(finding: Any, findings: Iterable[Any]) -> bool:
 
 
 def _line(finding: Any, schema: dict[str, Any]) -> str:
-    steps, properties = _walk(finding["loc"], schema)
-    path = _path(steps) or "the recipe"
     kind = finding["type"]
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+    unknown = kind in ("extra_forbidden", "unexpected_keyword_argument")
+    steps, properties = _walk(finding["loc"], schema, unknown)
+    path = _path(steps) or "the recipe"
+    if unknown:
         parent = _path(steps[:-1])
         where = f"{parent}: " if parent else ""
         return f"{where}unknown key {steps[-1]!r}; {nearest(steps[-1], properties)}"
@@ -62,8 +63,12 @@ def _line(finding: Any, schema: dict[str, Any]) -> str:
     return f"{path}: {_lower(finding['msg'])}, got {_short(finding['input'])}"
 
 
-def _walk(location: tuple, schema: dict[str, Any]) -> tuple[list[str | int], list[str]]:
-    """The location without pydantic's labels of union members, and the valid keys beside its last step."""
+def _walk(location: tuple, schema: dict[str, Any], unknown: bool) -> tuple[list[str | int], list[str]]:
+    """The location without pydantic's labels of union members, and the valid keys beside its last step.
+
+    Args:
+        unknown: whether that step is a key that no schema has, not such a label.
+    """
     node, keys = _object(schema, schema), list[str]()
     steps: list[str | int] = []
     for part in location:
@@ -72,7 +77,7 @@ def _walk(location: tuple, schema: dict[str, Any]) -> tuple[list[str | int], lis
             node = _object(node.get("items", {}), schema)
         elif part in node.get("discriminator", {}).get("mapping", {}):
             node = _object({"$ref": node["discriminator"]["mapping"][part]}, schema)
-        elif "properties" in node:
+        elif part in node.get("properties", {}) or (unknown and "properties" in node):
             steps.append(part)
             keys = list(node["properties"])
             node = _object(node["properties"].get(part, {}), schema)

@@ -14,6 +14,7 @@ from accel.cli.doctor import doctor
 from accel.cli.generate import generate
 from accel.cli.inspect import inspect
 from accel.cli.recipes import recipes
+from accel.faults import kind_of
 
 app = typer.Typer(
     name="accel",
@@ -35,9 +36,10 @@ def main() -> None:
     """Run the command line. Exit code 0 is success, 1 a failure, 2 a mistake in what was asked for."""
     try:
         app()
-    except (ValueError, TypeError, OSError) as error:
-        if os.environ.get("ACCEL_DEBUG"):
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+        out_of_memory = kind_of("planning", error) == "memory"
+        if os.environ.get("ACCEL_DEBUG") or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {'out of memory: ' if out_of_memory else ''}{error}", file=sys.stderr)
         print("(ACCEL_DEBUG=1 shows where this was raised)", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if out_of_memory else 2)

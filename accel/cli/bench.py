@@ -103,7 +103,7 @@ def _sweep(
 ) -> None:
     tokens = parse_lengths(lengths)
     for path in out or []:
-        require_known_format(path)
+        options.require_writable("--out", path, (".csv", ".json", ".svg"))
     device = device or best_device()
     require_device(device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -137,14 +137,6 @@ def parse_lengths(lengths: str) -> list[int]:
     if min(tokens) < 2:
         raise ValueError(f"--lengths {lengths!r}: a length is at least 2 tokens")
     return tokens
-
-
-def require_known_format(path: Path) -> None:
-    """Refuse before the minutes of work, not after."""
-    if path.suffix not in (".csv", ".json", ".svg"):
-        raise ValueError(f"--out {path}: a sweep is written as .csv, .json or .svg")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--out {path}: the folder {path.absolute().parent} does not exist")
 
 
 def write(path: Path, facts: dict[str, Any], rows: list[BenchRow]) -> None:

@@ -57,6 +57,7 @@ def compare(
         guidance_scale=guidance, negative_prompt=negative_prompt, seed=seed,
     )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
+    options.require_writable("--output", output / "report.html", (".html",))
     pipe = load_pipeline(model, device)
     load_loras(pipe, [Lora.parse(text) for text in lora or ()])
     plan = plan_for(pipe, recipe, **options.parse_changes(changes))

@@ -45,8 +45,10 @@ def complete(
     as_json: options.Json = False,
 ) -> None:
     """Continue a long prompt, accelerated by a recipe, and say what it took."""
+    text, expected = _prompt(model, prompt, prompt_file), None
     loaded = load_language_model(model, device)
-    text, expected = _prompt(model, prompt, prompt_file, loaded.tokenizer)
+    if text is None:
+        text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)
     recipes: dict[str, Recipe] = {"dense": DENSE} if dense or only_dense else {}
     if not only_dense:
         recipes["accelerated"] = plan_for(loaded.model, recipe, **options.parse_changes(changes)).recipe
@@ -61,19 +63,21 @@ def complete(
         _print(runs, expected)
 
 
-def _prompt(
-    model: str, prompt: str | None, prompt_file: Path | None, tokenizer: Any
-) -> tuple[str, str | None]:
-    """What to continue, and the answer where it is known: of the demo's own question."""
+def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | None:
+    """What to continue; none for the demo's own question, whose answer is known."""
     if prompt is not None and prompt_file is not None:
         raise ValueError("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:
-        return prompt_file.read_text(encoding="utf-8"), None
-    if prompt is not None:
-        return prompt, None
-    if model == "demo-llm":
-        return needle_prompt(tokenizer, DEMO_TOKENS)
-    raise ValueError(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")
+        try:
+            return prompt_file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"--prompt-file {prompt_file}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompt-file {prompt_file}: is not UTF-8 text") from error
+    # Loading 'demo' says what it is.
+    if prompt is None and model not in ("demo-llm", "demo"):
+        raise ValueError(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")
+    return prompt
 
 
 def _print(runs: Mapping[str, Completion], expected: str | None) -> None:

@@ -64,7 +64,7 @@ def generate(
         asked = batch_of(model, recipe, changes, lora, out, only_dense=only_dense)
         raise typer.Exit(generate_many(prompts, defaults, asked, device, as_json))
     settings = options.settings_for(model, prompt, **chosen)
-    require_writable(output)
+    options.require_writable("--output", output, (".mp4", ".gif"))
     pipe = load_pipeline(model, device)
     load_loras(pipe, [Lora.parse(text) for text in lora or ()])
     plan = plan_for(pipe, recipe, **options.parse_changes(changes))
@@ -95,15 +95,3 @@ def _write(runs: dict[str, Generated], output: Path, fps: int) -> dict[str, Path
     if len(runs) > 1:
         paths["dense"] = output.with_stem(f"{output.stem}-dense")
     return {name: write_video(run.frames, paths[name], fps) for name, run in runs.items()}
-
-
-def require_writable(output: Path) -> None:
-    """Refuse before the minutes of work, not after.
-
-    Raises:
-        ValueError: if the file's kind is unknown or its folder does not exist.
-    """
-    if output.suffix not in (".mp4", ".gif"):
-        raise ValueError(f"--output {output}: a video is written as .mp4 or .gif")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"--output {output}: the folder {output.absolute().parent} does not exist")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,8 +46,8 @@ def settings_for(model: str, prompt: str | None, **chosen: Any) -> GenerateSetti
     Raises:
         ValueError: if a model other than the demo gets no prompt.
     """
-    if model == "demo":
-        prompt = prompt or DEMO_PROMPTS[0]
+    if model == "demo" and prompt is None:
+        prompt = DEMO_PROMPTS[0]
     if prompt is None:
         raise ValueError(f'a prompt is needed: accel generate "a cat on a skateboard" --model {model}')
     return GenerateSettings(prompt=prompt, **choices_for(model, **chosen))
@@ -73,6 +75,27 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
             raise RecipeError(f"--set {change!r}: expected key.path=value, for example dense_steps=0.2")
         parsed[key.strip()] = parse_yaml(value, f"--set {key}")
     return parsed
+
+
+def require_writable(option: str, path: Path, endings: Sequence[str]) -> None:
+    """Refuse before the minutes of work, not after.
+
+    Raises:
+        ValueError: if the file's ending is another one, it is a folder, or its folder is not there or cannot
+            be written.
+    """
+    folder = path.absolute().parent
+    if path.suffix not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}".removeprefix(" or ")
+        raise ValueError(f"{option} {path}: a file that is written ends in {known}")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder, not a file")
+    if not folder.is_dir():
+        raise ValueError(f"{option} {path}: the folder {folder} does not exist")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{option} {path}: cannot write to {folder}: {error.strerror}") from error
 
 
 def short_name(model: str) -> str:

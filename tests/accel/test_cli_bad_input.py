@@ -1,16 +1,30 @@
 """The likeliest mistakes at the command line: one sentence, code 2, and nothing written."""
 
+import importlib
 import sys
+import tempfile
 
+import torch
 from pytest import mark, raises
 
 from accel.cli.app import main
+from accel.cli.options import require_writable
+
+# The modules: in the package these names may be the commands.
+app, bench, complete, generate = (
+    importlib.import_module(f"accel.cli.{name}") for name in ("app", "bench", "complete", "generate")
+)
 
 MISTAKES = {
     "generate --device gpu": "device 'gpu' is unknown",
     "generate --model demo-llm a-cat": "the demo to generate is 'demo'",
     "generate --set x=&a": "anchors and aliases",
     "generate --set =1": "expected key.path=value",
+    "generate --seed 99999999999999999999": "seed must fit into 64 bits",
+    "generate --guidance nan": "guidance_scale must be finite",
+    "generate --output /dev/null/a.mp4": "does not exist",
+    "complete --prompt-file none.txt": "--prompt-file none.txt: cannot be read: No such file",
+    "complete --prompt-file .": "--prompt-file .: cannot be read: Is a directory",
     "complete --model demo": "the demo to complete is 'demo-llm'",
     "recipes show radial.yaml": "is called 'radial', without .yaml",
     "recipes show nope": "no shipped recipe is called 'nope'",
@@ -33,3 +47,45 @@ def test_a_mistake_is_told_in_a_sentence(command, tmp_path, monkeypatch, capsys)
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and MISTAKES[command] in told and "Traceback" not in told
     assert not list(tmp_path.iterdir())
+
+
+@mark.parametrize(
+    "command", ["generate --output a.mp4", "bench prefill --out a.svg", "complete --prompt-file a.txt"]
+)
+def test_files_are_tried_before_the_work(command, tmp_path, monkeypatch, capsys):
+    """What cannot be written, or read, is found out before a model is loaded."""
+    monkeypatch.chdir(tmp_path)
+    name = command.split()[-1]
+    if name == "a.txt":
+        (tmp_path / name).write_bytes(b"\xff\xfe")
+    else:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(sys, "argv", ["accel", *command.split()])
+    for module, loader in (
+        (generate, "load_pipeline"),
+        (bench, "random_model"),
+        (complete, "load_language_model"),
+    ):
+        monkeypatch.setattr(module, loader, lambda *what: (_ for _ in ()).throw(AssertionError("loaded")))
+    with raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and name in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def refuse(**where):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with raises(ValueError, match=r"cannot write to .*: Permission denied"):
+        require_writable("--output", tmp_path / "a.mp4", (".mp4",))
+
+
+def test_running_out_of_memory_is_a_failure_told_in_a_sentence(monkeypatch, capsys):
+    def run():
+        raise torch.OutOfMemoryError("tried to allocate 2 TiB")
+
+    monkeypatch.setattr(app, "app", run)
+    with raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1 and "out of memory: tried to allocate 2 TiB" in capsys.readouterr().err

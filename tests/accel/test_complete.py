@@ -91,7 +91,7 @@ def test_text_output_reads_well(question):
     [
         (["a", "--prompt-file", "b"], ValueError, "exclude"),
         (["a", "--model", "no/such-model"], LoadError, "cannot load"),
-        (["--prompt-file", "no-such-file.txt"], OSError, "no-such-file"),
+        (["--prompt-file", "no-such-file.txt"], ValueError, "no-such-file.txt: cannot be read"),
     ],
 )
 def test_mistakes_are_told(arguments, error, message):

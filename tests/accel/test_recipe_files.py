@@ -71,6 +71,11 @@ BAD = {
         "rules[0].policy.block_size[0]",
         "128",
     ),
+    "out of range where a ramp may stand": (
+        GOOD.replace("radial", "hip").replace("decay: 0.5", "density: -1"),
+        "rules[0].policy.density: input",
+        "greater than 0",
+    ),
     "a list": ("- 1\n- 2", "mapping", "rules"),
     "empty file": ("", "mapping", "rules"),
     "broken yaml": (GOOD + "  x: [", "line", "column"),
