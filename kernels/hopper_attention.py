@@ -1,8 +1,8 @@
 """Block-sparse attention for Hopper in Gluon. COMPILED FOR sm_90, NOT YET RUN ON ANY GPU.
 
 A prototype of its schedule ran on an H200; this kernel adds to it ragged lengths, grouped heads, causality,
-padding, orders, the LSE, empty lists, fp16 and more head dims. Tests compile it, read its machine code and
-run its source in an emulator of Gluon. By itself it is chosen only on machines where it has passed
+padding, windows, orders, the LSE, empty lists, fp16 and more head dims. Tests compile it, read its machine
+code and run its source in an emulator of Gluon. By itself it is chosen only on machines where it has passed
 `accel.kernels.proof`.
 """
 
@@ -84,7 +84,7 @@ def _launch(
         q_from, _descriptor(k, box, width), _descriptor(v, box, width), out_to, lse, indices, counts,
         layout.kv_lengths, work, q_positions, kv_positions,
         *(strides(x) for x in (q, out, indices, counts, work, q_positions, kv_positions)),
-        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value,
+        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
         D=dim, PARTS=columns // box, TILE=tile, STAGES=stages, CAUSAL=layout.causal, num_warps=4,
     )  # fmt: skip
 

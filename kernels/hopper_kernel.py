@@ -4,9 +4,9 @@
 The producer walks the row's list and fills tiles of keys and values by TMA, in boxes of a block or less.
 Each consumer holds 64 queries; its product of queries and keys of tile i overlaps the product of weights and
 values of tile i - 1 (arXiv 2407.08608). Lists ascend, so only the first tile, which may be the only one, and
-the last ones are masked; under an order with causality or padding every tile is, by the positions of its
-tokens in the sequence. What a list leaves of its last tile is filled with absent keys, what a head dim leaves
-of its box with zeros.
+the last ones are masked; under an order with causality or padding, and under a window, every tile is, by the
+positions of its tokens in the sequence. What a list leaves of its last tile is filled with absent keys, what
+a head dim leaves of its box with zeros.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _operand(weights, v_smem):
 
 
 @gluon.jit
-def _consume_tile(i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, last_seen, scale,
+def _consume_tile(i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, limits, scale,
                   BOX: gl.constexpr, PARTS: gl.constexpr, MASKED: gl.constexpr):  # fmt: skip
     """Scores and weights of tile i while the weights of tile i - 1 meet their values."""
     _, k_smem, v_smem = smem
@@ -99,7 +99,7 @@ def _consume_tile(i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, l
     s = warpgroup_mma_wait(1, deps=(s,))
     mbarrier.arrive(k_empty.index(stage), count=1)
     if MASKED:
-        s = _mask(s, keys, last_seen, listed[3] is not None)
+        s = _mask(s, keys, limits, listed[3] is not None)
     p, row_max, correction = _softmax(s, row_max, scale, MASKED)
     row_sum = row_sum * correction + gl.sum(p, 1)
     # This wait is a basic-block boundary: without it ptxas moves the wait for the values' product above the
@@ -128,7 +128,7 @@ def _rows_in_sequence(ptr, stride, positions_ptr, row, M, D: gl.constexpr, WIDTH
 
 
 @gluon.jit
-def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b, h, row, M, scale,
+def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b, h, row, M, scale, window,
              g: gl.constexpr, D: gl.constexpr, BOX: gl.constexpr, PARTS: gl.constexpr,
              CAUSAL: gl.constexpr):  # fmt: skip
     """Attention of the 64 queries from `row` on, out and LSE."""
@@ -152,6 +152,10 @@ def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b
     last_seen = end - 1
     if CAUSAL:
         last_seen = gl.minimum(places + N - M, last_seen)[:, None]
+    last_hidden = last_seen
+    if window is not None:
+        last_hidden = (places + N - M - window)[:, None]
+    limits = (last_seen, last_hidden, window)
     acc = gl.zeros([ROWS, WIDTH], gl.float32, _product(WIDTH))
     zero = gl.zeros([ROWS, TILE], gl.float32, _product(TILE))
     mbarrier.wait(k_full.index(0), 0)
@@ -160,18 +164,18 @@ def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b
     s = warpgroup_mma_wait(0, deps=(s,))
     mbarrier.arrive(k_empty.index(0), count=1)
     nothing = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, _product(TILE)))
-    s = _mask(s, keys, last_seen, listed[3] is not None)
+    s = _mask(s, keys, limits, listed[3] is not None)
     p, row_max, _ = _softmax(s, nothing, scale, True)
     row_sum = gl.sum(p, 1)
     weights = _operand(p, v_smem)
     mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=tiles > 1)
     for i in range(1, full_tiles):
         acc, row_max, row_sum, weights = _consume_tile(
-            i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, last_seen, scale,
+            i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, limits, scale,
             BOX, PARTS, False)  # fmt: skip
     for i in range(gl.maximum(full_tiles, 1), tiles):
         acc, row_max, row_sum, weights = _consume_tile(
-            i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, last_seen, scale,
+            i, tiles, q, acc, row_max, row_sum, weights, smem, barriers, listed, limits, scale,
             BOX, PARTS, True)  # fmt: skip
     last = (tiles - 1) % STAGES
     mbarrier.wait(v_full.index(last), ((tiles - 1) // STAGES) & 1)
@@ -200,7 +204,7 @@ def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b
 @gluon.jit
 def hopper_kernel(q, k_desc, v_desc, out, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
                   q_positions_ptr, kv_positions_ptr, q_strides, out_strides, indices_strides, counts_strides,
-                  work_strides, q_position_strides, kv_position_strides, heads, group, M, N, scale,
+                  work_strides, q_position_strides, kv_position_strides, heads, group, M, N, scale, window,
                   D: gl.constexpr, PARTS: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
                   CAUSAL: gl.constexpr):  # fmt: skip
     """One block of 128 queries of one head: the one that `work_ptr`, if given, has in this place.
@@ -228,7 +232,7 @@ def hopper_kernel(q, k_desc, v_desc, out, lse_ptr, indices_ptr, counts_ptr, leng
         q_positions_ptr += b * q_position_strides[0] + h * q_position_strides[1]
     if kv_positions_ptr is not None:
         kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
-    if kv_positions_ptr is not None or (CAUSAL and q_positions_ptr is not None):
+    if window is not None or kv_positions_ptr is not None or (CAUSAL and q_positions_ptr is not None):
         full_tiles = 0
     else:
         seen_by_all = gl.minimum(end, row + N - M + 1) if CAUSAL else end
@@ -251,9 +255,9 @@ def hopper_kernel(q, k_desc, v_desc, out, lse_ptr, indices_ptr, counts_ptr, leng
     CONSUMER_REGISTERS: gl.constexpr = 232 if TILE // BOX >= 4 else 240
     gl.warp_specialize([
         (_consume, (queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b, h, row,
-                    M, scale, 0, D, BOX, PARTS, CAUSAL)),
+                    M, scale, window, 0, D, BOX, PARTS, CAUSAL)),
         (_consume, (queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b, h, row + ROWS,
-                    M, scale, 1, D, BOX, PARTS, CAUSAL)),
+                    M, scale, window, 1, D, BOX, PARTS, CAUSAL)),
         (_produce, (q, k_desc, v_desc, smem, barriers, list_ptr, count, tiles, b, h, h // group, row,
                     N, PARTS, q_positions_ptr is None)),
     ], [4, 1], [CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip

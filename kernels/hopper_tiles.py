@@ -77,13 +77,19 @@ def _keys_of_tile(tile, listed, BOX: gl.constexpr, PARTS: gl.constexpr, TILE: gl
 
 
 @gluon.jit
-def _mask(s, keys, last_seen, POSITIONS: gl.constexpr):
-    """Scores, -inf where `keys` of a tile stand behind `last_seen`, one number or one a row [ROWS, 1]."""
+def _mask(s, keys, limits, POSITIONS: gl.constexpr):
+    """Scores, -inf where `keys` of a tile stand behind the last that is seen, one number or one a row [ROWS,
+    1], or, under a window, at or before the last that is not, one a row."""
+    last_seen, last_hidden, window = limits
     if POSITIONS:
         seen = keys[None, :] <= last_seen
+        if window is not None:
+            seen = seen & (keys[None, :] > last_hidden)
     else:
         column = gl.arange(0, s.shape[1], gl.SliceLayout(0, _product(s.shape[1]))) % 8
         seen = column[None, :] <= last_seen - keys[None, :]
+        if window is not None:
+            seen = seen & (column[None, :] > last_hidden - keys[None, :])
     return gl.where(seen, s, float("-inf"))
 
 

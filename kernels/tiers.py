@@ -133,17 +133,17 @@ def cannot_take(name: str, layout: BlockLayout) -> str | None:
     """Why tier `name` cannot run a layout, to be read after its name; none if it can."""
     if name not in ("hopper", "fp8"):
         return None
-    if name == "fp8" and layout.block_size[1] == 16:
-        return "takes key blocks of 32, 64 and 128, got 16"
     if layout.block_size[0] != 128:
         return f"takes query blocks of 128, got {layout.block_size[0]}"
+    return _fp8_cannot_take(layout) if name == "fp8" else None
+
+
+def _fp8_cannot_take(layout: BlockLayout) -> str | None:
+    if layout.block_size[1] == 16:
+        return "takes key blocks of 32, 64 and 128, got 16"
     if layout.window is not None:
         return "does not take a window"
-    if (
-        name == "fp8"
-        and (layout.q_order or layout.kv_order)
-        and (layout.causal or layout.kv_lengths is not None)
-    ):
+    if (layout.q_order or layout.kv_order) and (layout.causal or layout.kv_lengths is not None):
         return "does not join an order with causality or padding"
     return None
 

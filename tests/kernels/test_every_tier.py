@@ -40,6 +40,7 @@ def random_case(base_case, seed, tier, of=""):
     kv_heads, causal = draw.choice([1, 2, 4]), draw.random() < 0.4
     q_len, kv_len = sizes.randint(1, 700), sizes.randint(1, 900)
     lengths = (sizes.randint(0, kv_len), kv_len) if draw.random() < 0.3 else None
+    tail = draw.random() < 0.3
     return base_case.with_(
         heads=4,
         kv_heads=kv_heads,
@@ -51,7 +52,8 @@ def random_case(base_case, seed, tier, of=""):
         causal=causal,
         kv_lengths=lengths,
         order=draw.choice([None, None, "shared", "heads"]),
-        tail=draw.random() < 0.3,
+        tail=tail,
+        window=sizes.randint(2, 400) if causal and not tail and draw.random() < 0.3 else None,
         empty_row=sizes.random() < 0.3,
     )
 

@@ -87,8 +87,8 @@ def layouts():
         "causal": (BlockLayout.full(300, 300, (128, 64), causal=True), "hopper", "passed"),
         "window": (
             BlockLayout.full(300, 300, (128, 64), causal=True, window=50),
-            "triton",
-            "does not take a window",
+            "hopper",
+            "passed",
         ),
         "rows": (BlockLayout.full(300, 300, (64, 64)), "triton", "takes query blocks of 128, got 64"),
         "joined": (
@@ -126,12 +126,6 @@ def test_the_file_is_read_once(hopper):
     assert choice().name == "hopper"
     verdict_file().unlink()
     assert choice().name == "hopper" and verdict("hopper", CUDA, torch.float16, 128) is None
-
-
-def test_code_that_is_traced_stays_with_triton(hopper):
-    kept(PASSED)
-    hopper.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert choice().name == "triton" and "torch.compile" in choice().reason
 
 
 def test_importing_and_calling_on_a_cpu_reads_no_file():

@@ -22,12 +22,9 @@ HIP = Recipe.model_validate(
         ],
     }
 )
-SPARSE_LAYERS = {"gemma2": 0, "gemma3": 1, "gpt-oss": 1}
-WHY_DENSE = {
-    "gemma2": {"logit softcap": 2},
-    "gemma3": {"sliding window": 1},
-    "gpt-oss": {"sliding window": 1},
-}
+SPARSE_LAYERS = {"gemma2": 0}
+WHY_DENSE = {"gemma2": {"logit softcap": 2}}
+WINDOWED = ("gemma3", "gpt-oss")
 
 
 @fixture(params=tiny.LANGUAGE_MODELS)
@@ -70,7 +67,8 @@ def test_keeping_every_block_equals_dense(model, name, length, batch):
     keep_everything(model)
     got = logits(model, length, batch)
     if SPARSE_LAYERS.get(name, 2):
-        assert summary(model).sparse_density == 1
+        density = summary(model).sparse_density
+        assert density == 1 or (name in WINDOWED and 0.5 < density < 1)
     torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
 
 
