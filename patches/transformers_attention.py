@@ -60,7 +60,7 @@ def _route(
         raise RuntimeError(CONTINUOUS_BATCHING)
     seat: SequenceSeat | None = getattr(module, "accel_seat", None)
     compiling = torch.compiler.is_compiling()
-    if seat is None or (compiling and records_gradients(query, key, value)):
+    if seat is None or (compiling and (kwargs.get("dropout") or records_gradients(query, key, value))):
         return dense(module, query, key, value, mask, **kwargs)
     if compiling:
         return attend_sequence(seat, query, key, value, mask, kwargs), None

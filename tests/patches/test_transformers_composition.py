@@ -199,6 +199,17 @@ def test_the_gradient_of_one_projection_is_the_dense_models(part, model):
     assert torch.equal(*gradients)
 
 
+def test_compiled_dropout_is_the_dense_models():
+    """The operator of compiled code has no dropout: it would leave it out in silence."""
+    outputs = []
+    for accelerate in (lambda model: model, keep_everything):
+        model = accelerate(tiny_language.llama(attention_dropout=0.5)).train()
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        outputs.append(logits(torch.compile(model, backend="eager"), 40))
+    assert torch.equal(*outputs)
+
+
 def test_summary_says_nothing_of_denoising_steps(model):
     assert "steps told by" not in str(summary(keep_everything(model)))
 
