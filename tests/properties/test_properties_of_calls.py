@@ -73,7 +73,7 @@ class OneModel(RuleBasedStateMachine):
             warnings.simplefilter("ignore")
             with torch.no_grad():
                 assert self.model(**self.inputs[size])[0].isfinite().all()
-        self.calls = None
+                assert summary(self.model).calls == 2
 
     @rule()
     def go_on_with_a_copy(self):
