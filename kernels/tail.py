@@ -17,8 +17,12 @@ def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tenso
     Args:
         k, v: [B, Hkv, N, D], in the order that `layout` cuts its blocks from.
     """
+    columns = layout.block_size[1]
+    if k.is_cuda:
+        from accel.kernels import triton_tail_means
+
+        return triton_tail_means.tail_means(k, v, columns, layout.kv_lengths, layout.kv_order)
     if layout.kv_lengths is None:
-        columns = layout.block_size[1]
         return mean_pool(k, columns).to(k.dtype), mean_pool(v, columns).to(v.dtype)
     present = _present(layout, k.shape[1])
     count = present.sum(dim=-1, keepdim=True).clamp(min=1)

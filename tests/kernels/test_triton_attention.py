@@ -61,6 +61,18 @@ def test_windows_compile_without_spills(base_case, offline, capability):
     assert kernel.spills == 0
 
 
+@pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
+@pytest.mark.parametrize("dim", [128, 256], ids="D{}".format)
+def test_means_of_the_tail_compile_without_spills(base_case, offline, dim, capability):
+    from accel.kernels.triton_tail_means import tail_means
+
+    case = base_case.with_(dim=dim, order="heads", kv_lengths=(203, 70))
+    _, k, v = case.qkv(torch.bfloat16)
+    layout = case.layout()
+    (kernel,) = offline(capability, tail_means, k, v, 128, layout.kv_lengths, layout.kv_order)
+    assert kernel.spills == 0
+
+
 def test_orders_compile_almost_without_spills(base_case, offline):
     case = base_case.with_(dim=128, block=(128, 64), order="heads")
     for kernel in compiled(offline, case, torch.bfloat16, 80):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from accel.kernels import mean_pool, triton_mean_pool
+from accel.kernels import mean_pool, tail, triton_mean_pool, triton_tail_means
 from accel.kernels.triton_attention import block_sparse_attention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -97,6 +97,31 @@ def test_mean_pool(length):
     tokens = torch.randn(2, length, 3, 40, device=DEVICE).half().transpose(1, 2)
     expected = mean_pool.mean_pool(tokens.cpu().double(), 16).float()
     torch.testing.assert_close(triton_mean_pool.mean_pool(tokens, 16).cpu(), expected)
+
+
+PADDING = {
+    "none": {},
+    "lengths": {"kv_lengths": (203, 77)},
+    "nothing-left": {"kv_lengths": (0, 203)},
+    "shared-order": {"kv_lengths": (100, 203), "order": "shared"},
+    "order-per-head": {"kv_lengths": (203, 50), "order": "heads"},
+}
+
+
+@pytest.mark.parametrize("changes", PADDING.values(), ids=PADDING.keys())
+@pytest.mark.parametrize("columns", [128, 16], ids="keys{}".format)
+def test_means_of_the_tail(base_case, changes, columns):
+    case = base_case.with_(dim=40, tail=True, block=(64, columns), **changes)
+    _, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(torch.float16))
+    layout = case.layout()
+    expected = tail.tail_means(k.double(), v.double(), layout)
+    on_device = case.layout(DEVICE)
+    means = triton_tail_means.tail_means(
+        k.to(DEVICE), v.to(DEVICE), columns, on_device.kv_lengths, on_device.kv_order
+    )
+    for mean, exact in zip(means, expected, strict=True):
+        assert mean.dtype == torch.float16
+        torch.testing.assert_close(mean.cpu(), exact.half())
 
 
 def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):

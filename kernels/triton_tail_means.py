@@ -1,0 +1,67 @@
+# mypy: disallow-untyped-defs=False
+"""Mean keys and values of every block in Triton: one launch, one pass over both, padding left out."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from accel.kernels.order import TokenOrder
+from accel.kernels.triton_config import strides
+
+
+@triton.jit
+def _store_mean(tokens_ptr, means_ptr, token_strides, b, h, rows, present, count, D: tl.constexpr,
+                BLOCK_D: tl.constexpr):  # fmt: skip
+    """The mean of the tokens at `rows` of one head that are present; 0 where none is."""
+    dims = tl.arange(0, BLOCK_D)
+    tokens_ptr += b * token_strides[0] + h * token_strides[1]
+    places = rows[:, None].to(tl.int64) * token_strides[2] + dims[None, :]
+    tokens = tl.load(tokens_ptr + places, mask=present[:, None] & (dims < D)[None, :], other=0.0)
+    mean = tl.sum(tokens.to(tl.float32), 0) / count
+    tl.store(means_ptr + dims, mean.to(means_ptr.dtype.element_ty), mask=dims < D)
+
+
+@triton.jit
+def tail_means_kernel(
+    k_ptr, v_ptr, mean_k_ptr, mean_v_ptr, lengths_ptr, positions_ptr, k_strides, v_strides,
+    position_strides, heads, N, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Both means of one block of one head."""
+    block = tl.program_id(0)
+    b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    rows = block * ROWS + tl.arange(0, ROWS)
+    present = rows < N
+    if lengths_ptr is not None:
+        positions = rows
+        if positions_ptr is not None:
+            positions_ptr += b * position_strides[0] + h * position_strides[1]
+            positions = tl.load(positions_ptr + rows, mask=present, other=N)
+        present = present & (positions < tl.load(lengths_ptr + b))
+    count = tl.maximum(tl.sum(present.to(tl.int32), 0), 1)
+    place = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + block) * D
+    _store_mean(k_ptr, mean_k_ptr + place, k_strides, b, h, rows, present, count, D, BLOCK_D)
+    _store_mean(v_ptr, mean_v_ptr + place, v_strides, b, h, rows, present, count, D, BLOCK_D)
+
+
+def tail_means(
+    k: Tensor, v: Tensor, columns: int, lengths: Tensor | None, order: TokenOrder | None
+) -> tuple[Tensor, Tensor]:
+    """What `tail.tail_means` computes of k and v [B, Hkv, N, D] in `order`, in their type.
+
+    Args:
+        lengths: int32 [B]; tokens at positions from there on are padding.
+    """
+    batch, heads, length, dim = k.shape
+    k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    blocks = triton.cdiv(length, columns)
+    mean_k, mean_v = (x.new_empty(batch, heads, blocks, dim) for x in (k, v))
+    positions = None
+    if lengths is not None and order is not None:
+        positions = order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices.contiguous()
+    tail_means_kernel[(blocks, batch * heads)](
+        k, v, mean_k, mean_v, lengths, positions, strides(k), strides(v), strides(positions), heads, length,
+        ROWS=columns, D=dim, BLOCK_D=triton.next_power_of_2(dim), num_warps=8,
+    )  # fmt: skip
+    return mean_k, mean_v
