@@ -1,5 +1,6 @@
 import importlib.util
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ SPILLS = {
 def test_kernel_compiles_without_spills_and_overlaps(base_case, offline, dim, dtype, columns, form):
     case = base_case.with_(dim=dim, block=(128, columns), **FORMS[form])
     (kernel,) = offline(90, block_sparse_attention, *case.qkv(dtype), case.layout())
-    assert kernel.spills <= SPILLS.get((dim, columns, form), 0)
+    spills = SPILLS.get((dim, columns, form), 0)
+    assert kernel.spills <= (0 if version("triton").startswith("3.6") else spills)
     assert kernel.shared_memory <= 232_448
     assert kernel.registers == 168
     # Two consumers, and of each two loops, full and masked, or the masked one alone: all exponentials of a
