@@ -78,6 +78,22 @@ class BlockScore(ABC):
 
 
 @dataclass(frozen=True, config=STRICT)
+class SteppedScore(BlockScore):
+    """One representative for every few rows.
+
+    Args:
+        query, key: rows of queries and of keys that one stands for; at most the block's.
+    """
+
+    query: Step = 16
+    key: Step = 16
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return self.query, self.key
+
+
+@dataclass(frozen=True, config=STRICT)
 class Pooled(BlockScore):
     """Block means against block means: the cheapest, blind to what cancels inside a block.
 
@@ -109,20 +125,10 @@ class Pooled(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
-class SubBlock(BlockScore):
-    """Means of a few rows against means of a few rows (arXiv 2605.23445).
+class SubBlock(SteppedScore):
+    """Means of a few rows against means of a few rows (arXiv 2605.23445)."""
 
-    Args:
-        query, key: rows of a mean; at most the block's.
-    """
-
-    query: Step = 16
-    key: Step = 16
     kind: Literal["sub_block"] = "sub_block"
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        return self.query, self.key
 
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
@@ -131,16 +137,12 @@ class SubBlock(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Strided(BlockScore):
+class Strided(SteppedScore):
     """Every few-th query against every few-th key: real rows, at 1 / (query · key) of the cost of QKᵀ."""
 
     query: Step = 8
     key: Step = 4
     kind: Literal["strided"] = "strided"
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        return self.query, self.key
 
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
@@ -180,21 +182,11 @@ class Antidiagonal(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Bounds(BlockScore):
+class Bounds(SteppedScore):
     """The most that a mean of a few queries can get from any of a few keys, by the range of every channel: a
-    single strong key shows however many weak ones surround it (arXiv 2406.10774).
+    single strong key shows however many weak ones surround it (arXiv 2406.10774)."""
 
-    Args:
-        query, key: rows of a mean and of a range; at most the block's.
-    """
-
-    query: Step = 16
-    key: Step = 16
     kind: Literal["bounds"] = "bounds"
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        return self.query, self.key
 
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
