@@ -12,6 +12,7 @@ as the reference.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3
 LEAST = 1e-12  # tokens whose largest number is below this are scaled as if it were this
 WEIGHT_LOG2 = 8.0  # weights are at most 1; times 256 they use the range of e4m3
-LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
+LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 
 
 @dataclass(frozen=True)

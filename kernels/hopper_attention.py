@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from accel.kernels.box_descriptor import box_descriptor
 from accel.kernels.hopper_kernel import hopper_kernel
 from accel.kernels.hopper_tiles import ROWS
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E
-from accel.kernels.order import TokenOrder
+from accel.kernels.order import TokenOrder, by_head
 from accel.kernels.tail import tail_log_count, tail_means
 from accel.kernels.tiers import cannot_take
 from accel.kernels.triton_config import strides
@@ -28,7 +27,7 @@ from accel.kernels.work_order import work_order_if_it_matters
 
 # By columns of a box, the head dim rounded up: keys in a tile, and tiles of keys and of values in flight.
 TILES = {64: (128, 4), 128: (128, 2), 256: (64, 2)}
-GLUON_TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
+TYPES = (torch.bfloat16, torch.float16)
 
 
 def block_sparse_attention(
@@ -78,10 +77,10 @@ def _launch(
     work = work_order_if_it_matters(layout, batch * heads)
     # Rows in the order of the sequence move by TMA, others by pointers.
     q_from, out_to = (
-        x if layout.q_order is not None else _descriptor(x, ROWS.value, width) for x in (q, out)
+        x if layout.q_order is not None else box_descriptor(x, ROWS.value, width) for x in (q, out)
     )
     hopper_kernel[(layout.num_q_blocks, batch * heads)](
-        q_from, _descriptor(k, box, width), _descriptor(v, box, width), out_to, lse, indices, counts,
+        q_from, box_descriptor(k, box, width), box_descriptor(v, box, width), out_to, lse, indices, counts,
         layout.kv_lengths, work, q_positions, kv_positions,
         *(strides(x) for x in (q, out, indices, counts, work, q_positions, kv_positions)),
         heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
@@ -91,15 +90,13 @@ def _launch(
 
 def _positions(order: TokenOrder | None) -> Tensor | None:
     """Where tokens stand in the sequence, int32 [B | 1, H | 1, N]; none if they are in its order."""
-    if order is None:
-        return None
-    indices = order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices
-    return indices.int().contiguous()
+    positions = by_head(order)
+    return None if positions is None else positions.int()
 
 
 def _check(q: Tensor, layout: BlockLayout) -> None:
-    if q.dtype not in GLUON_TYPES:
-        raise ValueError(f"the hopper tier takes {sorted(map(str, GLUON_TYPES))}, got {q.dtype}")
+    if q.dtype not in TYPES:
+        raise ValueError(f"the hopper tier takes {[str(kind) for kind in TYPES]}, got {q.dtype}")
     if q.shape[-1] % 8 or not 16 <= q.shape[-1] <= 256:
         nearest = min(max(round(q.shape[-1] / 8) * 8, 16), 256)
         raise ValueError(
@@ -115,13 +112,3 @@ def _aligned(tokens: Tensor) -> Tensor:
     strided = [s for s, n in zip(tokens.stride()[:3], tokens.shape[:3], strict=True) if n > 1]
     dense = tokens.stride(-1) == 1 and all(s > 0 and s * tokens.itemsize % 16 == 0 for s in strided)
     return tokens if dense and tokens.data_ptr() % 16 == 0 else tokens.contiguous()
-
-
-def _descriptor(tokens: Tensor, rows: int, width: int) -> TensorDescriptor:
-    """Addresses [B, H, N, D] in boxes of `rows` tokens of a head and `width` columns; zeros lie outside."""
-    box = [1, 1, rows, width]
-    layout = gl.NVMMASharedLayout.get_default_for(box, GLUON_TYPES[tokens.dtype])
-    # The stride of an axis of length 1 is never used, but has to be a legal one.
-    dims = zip(tokens.stride(), tokens.shape, strict=True)
-    legal = [tokens.shape[3] if n == 1 and axis < 3 else s for axis, (s, n) in enumerate(dims)]
-    return TensorDescriptor(tokens, list(tokens.shape), legal, box, layout)

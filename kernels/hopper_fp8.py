@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from accel.kernels.block_order import to_block_order, to_sequence_order
+from accel.kernels.box_descriptor import box_descriptor
 from accel.kernels.hopper_fp8_kernel import ROWS, hopper_fp8_kernel
 from accel.kernels.hopper_fp8_operands import operands
 from accel.kernels.layout import BlockLayout
@@ -23,7 +22,6 @@ from accel.kernels.work_order import work_order_if_it_matters
 
 HEAD_DIMS = (64, 128)
 STAGES = 4  # tiles of keys and of values in flight
-TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float8_e4m3fn: gl.float8e4nv}
 
 
 def block_sparse_attention(
@@ -52,8 +50,8 @@ def block_sparse_attention(
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     work = work_order_if_it_matters(layout, batch * heads)
     hopper_fp8_kernel[(layout.num_q_blocks, batch * heads)](
-        _descriptor(eight.q, ROWS.value, dim), _descriptor(eight.k, columns, dim),
-        _descriptor(eight.v, dim, columns), _descriptor(out, ROWS.value, dim), lse, eight.q_scales,
+        box_descriptor(eight.q, ROWS.value, dim), box_descriptor(eight.k, columns, dim),
+        box_descriptor(eight.v, dim, columns), box_descriptor(out, ROWS.value, dim), lse, eight.q_scales,
         eight.k_scales, eight.v_scales, indices, counts, layout.kv_lengths, work, strides(indices),
         strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
         scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES, num_warps=4,
@@ -73,13 +71,3 @@ def _check(q: Tensor, layout: BlockLayout) -> None:
         )
     if reason := cannot_take("fp8", layout):
         raise ValueError(f"the fp8 tier {reason}")
-
-
-def _descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """Addresses a tensor of four axes in boxes of its last two; what lies behind their ends reads as zero."""
-    box = [1, 1, rows, columns]
-    layout = gl.NVMMASharedLayout.get_default_for(box, TYPES[tensor.dtype])
-    # The stride of an axis of length 1 is never used, but has to be a legal one.
-    dims = zip(tensor.stride(), tensor.shape, strict=True)
-    legal = [tensor.shape[3] if n == 1 and axis < 3 else s for axis, (s, n) in enumerate(dims)]
-    return TensorDescriptor(tensor, list(tensor.shape), legal, box, layout)

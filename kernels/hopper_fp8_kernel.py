@@ -23,6 +23,7 @@ from accel.kernels.hopper_tiles import (
     LN_2,
     ROWS,
     _allocate_barriers,
+    _fill,
     _first_key,
     _full_tiles,
     tma_load,
@@ -41,19 +42,8 @@ E4M3_OF_FOUR = gl.constexpr(
 
 
 @gluon.jit
-def _fill_keys(desc, full, place, list_ptr, tile, count, b, kv_h, N):
-    """Have one tile of keys, box below box, copied to `place`; `full` is told when all are there."""
-    KV: gl.constexpr = desc.block_type.shape[2]
-    BOXES: gl.constexpr = BLOCK_N // KV
-    mbarrier.expect(full, BOXES * desc.block_type.nbytes)
-    for box in gl.static_range(BOXES):
-        key = _first_key(list_ptr, tile * BOXES + box, count, N, KV)
-        tma_load(desc, [b, kv_h, key, 0], full, place.slice(box * KV, KV, dim=0))
-
-
-@gluon.jit
 def _fill_values(desc, full, places, first, list_ptr, tile, count, b, kv_h, N):
-    """The same for values [D, KV], one box after the other from `places[first]` on."""
+    """Have one tile of values, boxes [D, KV], copied to `places[first]` and on; `full` is told of all."""
     KV: gl.constexpr = desc.block_type.shape[3]
     BOXES: gl.constexpr = BLOCK_N // KV
     mbarrier.expect(full, BOXES * desc.block_type.nbytes)
@@ -76,7 +66,7 @@ def _produce(q_desc, k_desc, v_desc, smem, barriers, list_ptr, count, tiles, b, 
         stage = i % STAGES
         phase = ((i // STAGES) & 1) ^ 1
         mbarrier.wait(k_empty.index(stage), phase)
-        _fill_keys(k_desc, k_full.index(stage), k_smem.index(stage), list_ptr, i, count, b, kv_h, N)
+        _fill(k_desc, k_full.index(stage), k_smem.index(stage), list_ptr, i, count, b, kv_h, N, 1)
         mbarrier.wait(v_empty.index(stage), phase)
         _fill_values(v_desc, v_full.index(stage), v_smem, stage * BOXES, list_ptr, i, count, b, kv_h, N)
 

@@ -78,3 +78,10 @@ class TokenOrder:
     def _row_index(self, tokens: Tensor) -> Tensor:
         index = self.indices.reshape(*self.indices.shape, *[1] * (tokens.ndim - 3))
         return index.expand(tokens.shape)
+
+
+def by_head(order: TokenOrder | None) -> Tensor | None:
+    """Where tokens stand in the sequence, int64 [B | 1, H | 1, N], contiguous; none if in its order."""
+    if order is None:
+        return None
+    return (order.indices if order.indices.ndim == 3 else order.indices[None, None]).contiguous()

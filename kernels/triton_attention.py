@@ -20,7 +20,7 @@ from torch import Tensor
 
 from accel.kernels.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
-from accel.kernels.order import TokenOrder
+from accel.kernels.order import by_head
 from accel.kernels.tail import tail_log_count, tail_means
 from accel.kernels.triton_config import launch_config, strides
 from accel.kernels.triton_tail import add_tail
@@ -141,7 +141,7 @@ def block_sparse_attention(
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
         means, log_count = tail_means(k, v, layout), tail_log_count(layout)
-        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, _by_head(layout.q_order))
+        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, by_head(layout.q_order))
     return (out, lse) if return_lse else out
 
 
@@ -151,7 +151,7 @@ def _launch(
     batch, heads, q_len, dim = q.shape
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     masked = layout.causal or layout.kv_lengths is not None
-    q_positions, kv_positions = _by_head(layout.q_order), _by_head(layout.kv_order) if masked else None
+    q_positions, kv_positions = by_head(layout.q_order), by_head(layout.kv_order) if masked else None
     if masked and kv_positions is None and q_positions is not None:
         kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
     work = work_order_if_it_matters(layout, batch * heads)
@@ -165,10 +165,3 @@ def _launch(
         CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
         TILES=columns // config["BLOCK_N"], **config,
     )  # fmt: skip
-
-
-def _by_head(order: TokenOrder | None) -> Tensor | None:
-    """Where tokens stand in the sequence, int64 [B | 1, H | 1, N]; none if they are in its order."""
-    if order is None:
-        return None
-    return order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices.contiguous()

@@ -12,6 +12,18 @@ from accel.kernels.triton_config import strides
 
 
 @triton.jit
+def store_mean(tokens_ptr, means_ptr, token_strides, b, h, rows, present, count, D: tl.constexpr,
+               BLOCK_D: tl.constexpr):  # fmt: skip
+    """The mean of the tokens at `rows` of one head that are present; 0 where none is."""
+    dims = tl.arange(0, BLOCK_D)
+    tokens_ptr += b * token_strides[0] + h * token_strides[1]
+    places = rows[:, None].to(tl.int64) * token_strides[2] + dims[None, :]
+    tokens = tl.load(tokens_ptr + places, mask=present[:, None] & (dims < D)[None, :], other=0.0)
+    mean = tl.sum(tokens.to(tl.float32), 0) / count
+    tl.store(means_ptr + dims, mean.to(means_ptr.dtype.element_ty), mask=dims < D)
+
+
+@triton.jit
 def mean_pool_kernel(
     tokens_ptr, means_ptr, tokens_strides, heads, N, ROWS: tl.constexpr, D: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -19,16 +31,20 @@ def mean_pool_kernel(
     """The mean of one block of one head."""
     block = tl.program_id(0)
     b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows, dims = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_D)
+    rows = tl.arange(0, BLOCK_ROWS)
     count = tl.minimum(ROWS, N - block * ROWS)
-    tokens_ptr += b * tokens_strides[0] + h * tokens_strides[1]
-    places = (block * ROWS + rows)[:, None].to(tl.int64) * tokens_strides[2] + dims[None, :]
-    tokens = tl.load(tokens_ptr + places, mask=(rows < count)[:, None] & (dims < D)[None, :], other=0.0)
-    mean = tl.sum(tokens.to(tl.float32), 0) / count
-    tl.store(
-        means_ptr + (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + block) * D + dims,
-        mean,
-        mask=dims < D,
+    place = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + block) * D
+    store_mean(
+        tokens_ptr,
+        means_ptr + place,
+        tokens_strides,
+        b,
+        h,
+        block * ROWS + rows,
+        rows < count,
+        count,
+        D,
+        BLOCK_D,
     )
 
 

@@ -7,20 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.order import TokenOrder
+from accel.kernels.order import TokenOrder, by_head
 from accel.kernels.triton_config import strides
-
-
-@triton.jit
-def _store_mean(tokens_ptr, means_ptr, token_strides, b, h, rows, present, count, D: tl.constexpr,
-                BLOCK_D: tl.constexpr):  # fmt: skip
-    """The mean of the tokens at `rows` of one head that are present; 0 where none is."""
-    dims = tl.arange(0, BLOCK_D)
-    tokens_ptr += b * token_strides[0] + h * token_strides[1]
-    places = rows[:, None].to(tl.int64) * token_strides[2] + dims[None, :]
-    tokens = tl.load(tokens_ptr + places, mask=present[:, None] & (dims < D)[None, :], other=0.0)
-    mean = tl.sum(tokens.to(tl.float32), 0) / count
-    tl.store(means_ptr + dims, mean.to(means_ptr.dtype.element_ty), mask=dims < D)
+from accel.kernels.triton_mean_pool import store_mean
 
 
 @triton.jit
@@ -41,8 +30,8 @@ def tail_means_kernel(
         present = present & (positions < tl.load(lengths_ptr + b))
     count = tl.maximum(tl.sum(present.to(tl.int32), 0), 1)
     place = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + block) * D
-    _store_mean(k_ptr, mean_k_ptr + place, k_strides, b, h, rows, present, count, D, BLOCK_D)
-    _store_mean(v_ptr, mean_v_ptr + place, v_strides, b, h, rows, present, count, D, BLOCK_D)
+    store_mean(k_ptr, mean_k_ptr + place, k_strides, b, h, rows, present, count, D, BLOCK_D)
+    store_mean(v_ptr, mean_v_ptr + place, v_strides, b, h, rows, present, count, D, BLOCK_D)
 
 
 def tail_means(
@@ -57,9 +46,7 @@ def tail_means(
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     blocks = triton.cdiv(length, columns)
     mean_k, mean_v = (x.new_empty(batch, heads, blocks, dim) for x in (k, v))
-    positions = None
-    if lengths is not None and order is not None:
-        positions = order.indices.view(1, 1, -1) if order.indices.ndim == 1 else order.indices.contiguous()
+    positions = None if lengths is None else by_head(order)
     tail_means_kernel[(blocks, batch * heads)](
         k, v, mean_k, mean_v, lengths, positions, strides(k), strides(v), strides(positions), heads, length,
         ROWS=columns, D=dim, BLOCK_D=triton.next_power_of_2(dim), num_warps=8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import tempfile
@@ -221,3 +222,21 @@ def interpreter():
     triton, numpy = pytest.importorskip("triton"), pytest.importorskip("numpy")
     if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
         pytest.skip("Triton 3.6's interpreter makes scalars of one-element arrays; NumPy 2.4 refuses")
+
+
+@pytest.fixture
+def emulate(monkeypatch):
+    """emulate(launcher, kernel): the kernel of a module is run by the emulator of Gluon next to this file."""
+
+    def replace_kernel(launcher, kernel):
+        from accel.kernels import box_descriptor
+
+        path = Path(__file__).with_name("gluon_emulator.py")
+        spec = importlib.util.spec_from_file_location("gluon_emulator", path)
+        emulator = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(emulator)
+        name = Path(kernel.__file__).stem
+        monkeypatch.setattr(launcher, name, emulator.emulated_kernel(Path(kernel.__file__)))
+        monkeypatch.setattr(box_descriptor, "TensorDescriptor", emulator.Descriptor)
+
+    return replace_kernel

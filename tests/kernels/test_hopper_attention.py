@@ -1,7 +1,5 @@
-import importlib.util
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
@@ -39,15 +37,9 @@ EMULATED = {
 
 
 @pytest.fixture
-def emulated(monkeypatch):
-    """The tier's launcher on a CPU, its kernel run by the emulator next to this file."""
-    path = Path(__file__).with_name("gluon_emulator.py")
-    spec = importlib.util.spec_from_file_location("gluon_emulator", path)
-    emulator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulator)
-    kernel = emulator.emulated_kernel(Path(hopper_kernel.__file__))
-    monkeypatch.setattr(hopper_attention, "hopper_kernel", kernel)
-    monkeypatch.setattr(hopper_attention, "TensorDescriptor", emulator.Descriptor)
+def emulated(emulate):
+    """The tier's launcher on a CPU, its kernel run by the emulator."""
+    emulate(hopper_attention, hopper_kernel)
 
 
 @pytest.mark.parametrize("columns", [128, 32], ids="keys{}".format)

@@ -1,6 +1,4 @@
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -43,15 +41,9 @@ ON_GPU = {"out_error": 1.5e-2, "lse_error": 5e-3}
 
 
 @pytest.fixture
-def emulated(monkeypatch):
-    """The tier's launcher on a CPU, its kernel run by the emulator next to this file."""
-    path = Path(__file__).with_name("gluon_emulator.py")
-    spec = importlib.util.spec_from_file_location("gluon_emulator", path)
-    emulator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(emulator)
-    kernel = emulator.emulated_kernel(Path(hopper_fp8_kernel.__file__))
-    monkeypatch.setattr(hopper_fp8, "hopper_fp8_kernel", kernel)
-    monkeypatch.setattr(hopper_fp8, "TensorDescriptor", emulator.Descriptor)
+def emulated(emulate):
+    """The tier's launcher on a CPU, its kernel run by the emulator."""
+    emulate(hopper_fp8, hopper_fp8_kernel)
 
 
 @pytest.mark.parametrize("columns", [128, 64, 32], ids="keys{}".format)
