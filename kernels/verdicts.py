@@ -10,10 +10,12 @@ import os
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 PASSED = "passed"
+T = TypeVar("T")
 
 
 def verdict(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -29,12 +31,17 @@ def known() -> dict[str, str]:
 
 def read_file() -> dict[str, str]:
     """The verdicts that are kept; none where there is no file of ours."""
+    return entries(verdict_file(), str)
+
+
+def entries(path: Path, kind: type[T]) -> dict[str, T]:
+    """What a JSON file holds by key, as far as it is of a kind; nothing if it is none of ours."""
     try:
-        data = json.loads(verdict_file().read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     items = data.items() if isinstance(data, dict) else ()
-    return {key: found for key, found in items if isinstance(found, str)}
+    return {key: found for key, found in items if isinstance(found, kind)}
 
 
 def verdict_file() -> Path:
