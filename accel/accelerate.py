@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from accel.arguments import require_models, require_scheduler, tell_of_foreign_processors
-from accel.default_recipe import default_recipe
-from accel.override import override
-from accel.patch import Patch, apply
-from accel.patches.clock import Clock
-from accel.patches.family import find_sites, supported_models
-from accel.patches.root_hook import root_hook_of
-from accel.patches.token_permutation import PERMUTABLE, is_permutable
-from accel.plan import Plan, make_plan
-from accel.recipe import Recipe
-from accel.recipe_errors import RecipeError
-from accel.recipe_files import load_recipe
-from accel.summary import Summary, summarize
-from accel.tier_proof import prove_for
+from accel.apply.arguments import require_models, require_scheduler, tell_of_foreign_processors
+from accel.apply.patch import Patch, apply
+from accel.apply.plan import Plan, make_plan
+from accel.apply.summary import Summary, summarize
+from accel.machine.tier_proof import prove_for
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.family import find_sites, supported_models
+from accel.patches.diffusers.root_hook import root_hook_of
+from accel.patches.diffusers.token_permutation import PERMUTABLE, is_permutable
+from accel.recipe.choose import default_recipe
+from accel.recipe.errors import RecipeError
+from accel.recipe.files import load_recipe
+from accel.recipe.override import override
+from accel.recipe.recipe import Recipe
 
 Model = TypeVar("Model")
 

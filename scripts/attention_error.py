@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from accel.kernels.blocks import blocks_of_tokens, per_head
-from accel.kernels.layout import BlockLayout
-from accel.kernels.tail import tail_log_count, tail_means
+from accel.kernels.attention.tail import tail_log_count, tail_means
+from accel.kernels.layout.blocks import blocks_of_tokens, per_head
+from accel.kernels.layout.layout import BlockLayout
 
 
 class Judgement(NamedTuple):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from accel.demo.paths import DEMO_SETTINGS
-from accel.load_pipeline import load_pipeline
-from accel.patches.clock import Clock
+from accel.load.pipeline import load_pipeline
 from accel.patches.context import Context
-from accel.patches.family import find_sites
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.family import find_sites
+from accel.patches.diffusers.install import install
+from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
-from accel.patches.install import install
-from accel.patches.root_hook import RootHook
 from policy_prompts import prompt_of
 
 

@@ -23,16 +23,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from accel.apply.summary import summarize
+from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
-from accel.generate import Generated, GenerateSettings, generate
-from accel.load_pipeline import load_pipeline
+from accel.load.pipeline import load_pipeline
+from accel.machine.versions import device_name, versions
 from accel.patches.grid import TokenGrid
 from accel.policies.policy import Policy
-from accel.quality import measure_quality, relative_error
-from accel.recipe import Recipe, Rule
-from accel.schedule import Schedule
-from accel.summary import summarize
-from accel.versions import device_name, versions
+from accel.recipe.recipe import Recipe, Rule
+from accel.recipe.schedule import Schedule
+from accel.run.generate import Generated, GenerateSettings, generate
 from compared_methods import BY_LAYER, METHODS, density_of, radial
 from policy_prompts import prompt_of
 

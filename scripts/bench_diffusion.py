@@ -17,15 +17,15 @@ import typer
 from torch import Tensor
 
 from accel.accelerate import accelerated, plan_for
-from accel.bench import timed
-from accel.comparison import compare_runs
+from accel.apply.summary import summarize
+from accel.comparison.quality import relative_error
+from accel.comparison.runs import compare_runs
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
-from accel.generate import DENSE, GenerateSettings
-from accel.kernels.tiers import choose_tier
-from accel.load_pipeline import best_device, load_pipeline
-from accel.quality import relative_error
-from accel.recipe import Recipe
-from accel.summary import summarize
+from accel.kernels.attention.tiers import choose_tier
+from accel.load.pipeline import best_device, load_pipeline
+from accel.recipe.recipe import Recipe
+from accel.run.bench_language import timed
+from accel.run.generate import DENSE, GenerateSettings
 from dense_baseline import best_dense
 from row_file import RowFile
 

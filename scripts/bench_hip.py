@@ -17,16 +17,16 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.load_pipeline import best_device
+from accel.load.pipeline import best_device
+from accel.machine.versions import device_name, versions
 from accel.patches.context import Context
 from accel.policies.compose import Composed
 from accel.policies.hip import Hip
+from accel.policies.parts.scores import Pooled
+from accel.policies.parts.selectors import TopK
 from accel.policies.policy import Policy
-from accel.policies.scores import Pooled
-from accel.policies.selectors import TopK
-from accel.policies.stage_search import Stages
-from accel.policies.tree_search import Tree
-from accel.versions import device_name, versions
+from accel.policies.search.stages import Stages
+from accel.policies.search.tree import Tree
 
 BLOCK = (64, 64)
 LENGTHS = [8192 * 2**power for power in range(8)]

@@ -13,11 +13,11 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.kernels.tiers import TIERS, cannot_run, cannot_take
-from accel.load_pipeline import best_device
-from accel.versions import device_name, versions
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tiers import TIERS, cannot_run, cannot_take
+from accel.kernels.layout.layout import BlockLayout
+from accel.load.pipeline import best_device
+from accel.machine.versions import device_name, versions
 from dense_baseline import dense_attention
 from device_timing import medians
 from kernel_peers import PEERS, Skipped

@@ -18,16 +18,16 @@ import torch
 import typer
 
 from accel.accelerate import plan_for
-from accel.bench import BenchRow, bench_decode, bench_prefill, random_model
+from accel.apply.summary import summarize
 from accel.cli.bench import ROOM, bench_recipe
-from accel.complete import agreement, complete
 from accel.demo.needle import needle_prompt
-from accel.generate import DENSE
-from accel.kernels.tiers import choose_tier
-from accel.load_language_model import load_language_model
-from accel.load_pipeline import best_device
-from accel.override import override
-from accel.summary import summarize
+from accel.kernels.attention.tiers import choose_tier
+from accel.load.language_model import load_language_model
+from accel.load.pipeline import best_device
+from accel.recipe.override import override
+from accel.run.bench_language import BenchRow, bench_decode, bench_prefill, random_model
+from accel.run.complete import agreement, complete
+from accel.run.generate import DENSE
 from dense_baseline import best_dense, dense_backend
 from row_file import RowFile
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from accel import Recipe, accelerated, summary
-from accel.generate import DENSE
-from accel.load_language_model import load_language_model
+from accel.load.language_model import load_language_model
+from accel.run.generate import DENSE
 from needle_depths import Questions, Sample, draw_many
 from needle_methods import METHODS, available, reachable, shipped, turned
 from needle_report import Row, insert, plot, report

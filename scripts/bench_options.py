@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
-from accel.kernels.tail import tail_means
-from accel.load_pipeline import best_device
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tail import tail_means
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
+from accel.load.pipeline import best_device
 from bench_kernels import competitors
 from device_timing import medians
 from kernel_problems import Problem

@@ -11,15 +11,15 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.compact_lists import compact_lists
-from accel.kernels.layout import BlockLayout
-from accel.kernels.mean_pool import mean_pool
-from accel.kernels.order import TokenOrder
-from accel.kernels.work_order import work_order
-from accel.load_pipeline import best_device
-from accel.policies.scores import Pooled, Strided
-from accel.policies.selectors import TopK, TopP
+from accel.kernels.attention.mean_pool import mean_pool
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.compact_lists import compact_lists
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.work_order import work_order
+from accel.load.pipeline import best_device
+from accel.policies.parts.scores import Pooled, Strided
+from accel.policies.parts.selectors import TopK, TopP
 from dense_baseline import dense_attention
 from device_timing import medians
 from row_file import RowFile

@@ -23,13 +23,13 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.kernels.layout import BlockLayout
-from accel.policies.always import Always
-from accel.policies.orders import RowMajor
+from accel.kernels.layout.layout import BlockLayout
+from accel.machine.versions import device_name, versions
+from accel.policies.parts.always import Always
+from accel.policies.parts.orders import RowMajor
+from accel.policies.parts.scores import Exact
+from accel.policies.parts.selectors import Budget, TopK
 from accel.policies.policy import Policy
-from accel.policies.scores import Exact
-from accel.policies.selectors import Budget, TopK
-from accel.versions import device_name, versions
 from attention_error import Probes
 from attention_samples import Sample, demo_samples
 from compared_methods import METHODS, BlockSize, shared

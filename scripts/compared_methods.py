@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
-from accel.policies.grid_blocks import block_counts
 from accel.policies.hip import Hip
+from accel.policies.parts.grid_blocks import block_counts
+from accel.policies.parts.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock, TailError
+from accel.policies.parts.selectors import Budget, TopK
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock, TailError
-from accel.policies.selectors import Budget, TopK
 
 BlockSize = tuple[int, int]
 # Rows and columns of draft's regions, by the queries of a block: short runs, and squares of about its size

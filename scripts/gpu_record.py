@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from accel.versions import device_name, versions
+from accel.machine.versions import device_name, versions
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ("accel", "kernels", "patches", "recipes")

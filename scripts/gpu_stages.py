@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from accel.kernels.tiers import TIERS, cannot_run
+from accel.kernels.attention.tiers import TIERS, cannot_run
 
 ROOT = Path(__file__).parents[1]
 OUT = "{out}"

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 
 Call = Callable[[], Tensor]
 WORKSPACE_BYTES = 512 << 20

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accel.kernels.blocks import causal_blocks
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.blocks import causal_blocks
+from accel.kernels.layout.layout import BlockLayout
 
 CHECKED = 256  # queries at either end
 

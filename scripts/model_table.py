@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-from accel.patches.declined import DECLINED
-from accel.patches.family import FAMILIES
+from accel.patches.diffusers.declined import DECLINED
+from accel.patches.diffusers.family import FAMILIES
 from real_pipelines import PIPELINES
 from tiny_families import CASES, Case
 

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from accel import Recipe, load_recipe
-from accel.dense_queries import with_dense_queries
 from accel.patches.context import Context
 from accel.policies.compose import Composed
-from accel.policies.flex_prefill import FlexPrefill
 from accel.policies.hip import Hip
+from accel.policies.parts.flex_prefill import FlexPrefill
+from accel.policies.parts.selectors import TopK
+from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.permuted import Permuted
-from accel.policies.selectors import TopK
-from accel.policies.vertical_slash import VerticalSlash
-from accel.recipe_files import shipped_recipes
+from accel.recipe.files import shipped_recipes
+from accel.sites.dense_queries import with_dense_queries
 
 METHODS = (
     "llm-permuted-bounds",

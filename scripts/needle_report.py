@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accel.report.axis import Axis
+from accel.comparison.axis import Axis
 
 BAR = 0.99
 GOAL = 0.3

@@ -8,11 +8,11 @@ from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
+from accel.policies.parts.ramp import fixed
+from accel.policies.parts.scores import Antidiagonal, Exact, Pooled, Sampled, Score, Strided, SubBlock
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
-from accel.policies.ramp import fixed
-from accel.policies.scores import Antidiagonal, Exact, Pooled, Sampled, Score, Strided, SubBlock
-from accel.policies.tree_search import Tree
+from accel.policies.search.tree import Tree
 
 
 def planning_cost(policy: Policy, grid: TokenGrid) -> float:

@@ -16,12 +16,12 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.blocks import per_head
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.blocks import per_head
+from accel.machine.versions import device_name, versions
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.scores import Strided
-from accel.versions import device_name, versions
+from accel.policies.parts.scores import Strided
 from attention_samples import heads_first, watch_dense
 from bench_demo import BLOCKS
 from compared_methods import METHODS, default

@@ -9,8 +9,8 @@ from typing import Annotated
 import torch
 import typer
 
-from accel.kernels.tiers import ON_PROOF, cannot_run
-from accel.tier_proof import prove
+from accel.kernels.attention.tiers import ON_PROOF, cannot_run
+from accel.machine.tier_proof import prove
 from row_file import Row, RowFile
 
 

@@ -12,11 +12,11 @@ from typing import Annotated
 import torch
 import typer
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.load_pipeline import best_device
-from accel.policies.scores import Strided
-from accel.policies.selectors import TopK
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.load.pipeline import best_device
+from accel.policies.parts.scores import Strided
+from accel.policies.parts.selectors import TopK
 from row_file import Row, RowFile
 
 # Ragged at both ends; the longest has more rows of blocks than an H200 has processors.

@@ -14,7 +14,7 @@ from accel.cli.doctor import doctor
 from accel.cli.generate import generate
 from accel.cli.inspect import inspect
 from accel.cli.recipes import recipes
-from accel.faults import kind_of
+from accel.sites.faults import kind_of
 
 app = typer.Typer(
     name="accel",

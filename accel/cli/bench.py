@@ -15,16 +15,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from accel.bench import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
-from accel.bench_plot import plot
 from accel.cli import options
-from accel.default_recipe import LANGUAGE_MODELS
-from accel.load_errors import require_device
-from accel.load_pipeline import best_device
-from accel.override import override
-from accel.recipe import Recipe
-from accel.recipe_files import load_recipe
-from accel.versions import device_name, versions
+from accel.cli.length_plot import plot
+from accel.load.errors import require_device
+from accel.load.pipeline import best_device
+from accel.machine.versions import device_name, versions
+from accel.recipe.choose import LANGUAGE_MODELS
+from accel.recipe.files import load_recipe
+from accel.recipe.override import override
+from accel.recipe.recipe import Recipe
+from accel.run.bench_language import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
 
 bench = typer.Typer(
     help="Time a language model's prefill or decode, dense and accelerated.", no_args_is_help=True

@@ -12,20 +12,20 @@ import typer
 import yaml
 
 from accel.accelerate import plan_for
+from accel.apply.plan import Plan
+from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import print_runs
-from accel.comparison import Compared, compare_runs, density_map
-from accel.default_recipe import default_recipe_name
-from accel.generate import Generated, GenerateSettings
-from accel.load_lora import Lora, load_loras
-from accel.load_pipeline import load_pipeline
-from accel.patches.family import supported_models
-from accel.plan import Plan
-from accel.recipe_files import recipe_data, recipe_text
-from accel.report import Report, Run, report_as_dict, write_report
-from accel.summary import summarize
-from accel.versions import device_name, versions
-from accel.video import write_video
+from accel.comparison import Report, Run, report_as_dict, write_report
+from accel.comparison.runs import Compared, compare_runs, density_map
+from accel.load.lora import Lora, load_loras
+from accel.load.pipeline import load_pipeline
+from accel.machine.versions import device_name, versions
+from accel.patches.diffusers.family import supported_models
+from accel.recipe.choose import default_recipe_name
+from accel.recipe.files import recipe_data, recipe_text
+from accel.run.generate import Generated, GenerateSettings
+from accel.run.video import write_video
 
 
 def compare(

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from accel.accelerate import plan_for
+from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import account
-from accel.complete import Completion, agreement
-from accel.complete import complete as run_once
 from accel.demo.needle import needle_prompt
-from accel.generate import DENSE
-from accel.load_language_model import load_language_model
-from accel.recipe import Recipe
-from accel.summary import summarize
+from accel.load.language_model import load_language_model
+from accel.recipe.recipe import Recipe
+from accel.run.complete import Completion, agreement
+from accel.run.complete import complete as run_once
+from accel.run.generate import DENSE
 
 DEMO_TOKENS = 8192
 

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from accel.cli.options import Json
-from accel.kernels.tiers import ON_PROOF, cannot_run, choose_tier
-from accel.kernels.verdicts import PASSED, key, verdict_file
-from accel.load_pipeline import best_device
-from accel.recipe_files import shipped_recipes
-from accel.tier_proof import prove
-from accel.versions import device_name, versions
+from accel.kernels.attention.tiers import ON_PROOF, cannot_run, choose_tier
+from accel.kernels.attention.verdicts import PASSED, key, verdict_file
+from accel.load.pipeline import best_device
+from accel.machine.tier_proof import prove
+from accel.machine.versions import device_name, versions
+from accel.recipe.files import shipped_recipes
 
 HEAD_DIMS = (64, 96, 128, 256)
 Proving = Annotated[

@@ -12,12 +12,12 @@ from accel.accelerate import plan_for
 from accel.cli import options
 from accel.cli.generate_many import batch_of, generate_many
 from accel.cli.run_table import print_runs, runs_as_dict
-from accel.generate import DENSE, Generated, GenerateSettings
-from accel.generate import generate as run
-from accel.load_lora import Lora, load_loras
-from accel.load_pipeline import load_pipeline
-from accel.recipe import Recipe
-from accel.video import write_video
+from accel.load.lora import Lora, load_loras
+from accel.load.pipeline import load_pipeline
+from accel.recipe.recipe import Recipe
+from accel.run.generate import DENSE, Generated, GenerateSettings
+from accel.run.generate import generate as run
+from accel.run.video import write_video
 
 
 def generate(

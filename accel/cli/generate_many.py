@@ -12,15 +12,15 @@ from typing import Any
 
 from accelerate import PartialState
 
-from accel.batch import Batch, Outcome, make
-from accel.batch_share import share_of
+from accel.batch.batch import Batch, Outcome, make
+from accel.batch.prompts import Job, read_prompts
+from accel.batch.share import share_of
 from accel.cli import options
-from accel.generate import DENSE
-from accel.load_lora import Lora, load_loras
-from accel.load_pipeline import best_device, load_pipeline
-from accel.override import override
-from accel.prompts import Job, read_prompts
-from accel.recipe_files import load_recipe
+from accel.load.lora import Lora, load_loras
+from accel.load.pipeline import best_device, load_pipeline
+from accel.recipe.files import load_recipe
+from accel.recipe.override import override
+from accel.run.generate import DENSE
 
 
 def batch_of(

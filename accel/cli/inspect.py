@@ -11,16 +11,16 @@ import torch
 import typer
 from rich.console import Console
 
+from accel.apply.plan import Plan, Step, make_plan
 from accel.cli import options
-from accel.default_recipe import default_recipe, default_recipe_name
 from accel.demo.paths import DEMO_SETTINGS
-from accel.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
-from accel.override import override
+from accel.load.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
 from accel.patches.context import Context
-from accel.patches.family import family_of, find_sites
+from accel.patches.diffusers.family import family_of, find_sites
 from accel.patches.grid import TokenGrid
-from accel.plan import Plan, Step, make_plan
-from accel.recipe_files import load_recipe
+from accel.recipe.choose import default_recipe, default_recipe_name
+from accel.recipe.files import load_recipe
+from accel.recipe.override import override
 
 USUAL_SIZE = (81, 480, 832)
 DEMO_SIZE = (DEMO_SETTINGS.num_frames, DEMO_SETTINGS.height, DEMO_SETTINGS.width)

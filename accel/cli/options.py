@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
-from accel.generate import GenerateSettings
-from accel.recipe_errors import RecipeError
-from accel.recipe_yaml import parse_yaml
+from accel.recipe.errors import RecipeError
+from accel.recipe.yaml_text import parse_yaml
+from accel.run.generate import GenerateSettings
 
 Prompt = Annotated[str | None, typer.Argument(help="What to generate; the demo has one of its own.")]
 ModelName = Annotated[str, typer.Option("--model", help="'demo', a pipeline folder, or a hub id.")]

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from accel.cli.options import Json
-from accel.recipe import Recipe
-from accel.recipe_files import load_recipe, parse_recipe, recipe_text, shipped_recipes
+from accel.recipe.files import load_recipe, parse_recipe, recipe_text, shipped_recipes
+from accel.recipe.recipe import Recipe
 
 recipes = typer.Typer(help="The recipes: which method goes where.", no_args_is_help=True)
 

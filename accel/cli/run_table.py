@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from accel.generate import Generated
-from accel.summary import Summary, summarize
+from accel.apply.summary import Summary, summarize
+from accel.run.generate import Generated
 
 PARTS = {"attention": "attention only", "transformer": "transformer", "total": "end to end"}
 

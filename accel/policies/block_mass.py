@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from accel.kernels.blocks import per_head
+from accel.kernels.layout.blocks import per_head
 from accel.policies.representatives import Representatives
 
 Reduction = Literal["sum", "strongest", "tail_error"]
@@ -75,7 +75,7 @@ def _on_gpu(
     may: Tensor | None,
 ) -> Tensor:
     """The same by `triton_block_mass`, which keeps no logits."""
-    from accel.kernels.triton_block_mass import Causality, block_mass
+    from accel.kernels.planning.mass_triton import Causality, block_mass
 
     heads = queries.vectors.shape[1]
     bias = _key_bias(keys, heads)

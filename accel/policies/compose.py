@@ -9,18 +9,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.kernels.blocks import causal_blocks
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.blocks import causal_blocks
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.always import Always
-from accel.policies.flex_prefill import FlexPrefill
-from accel.policies.grid_blocks import require_grid
-from accel.policies.orders import Order, RowMajor, call_order
+from accel.policies.parts.always import Always
+from accel.policies.parts.flex_prefill import FlexPrefill
+from accel.policies.parts.grid_blocks import require_grid
+from accel.policies.parts.orders import Order, RowMajor, call_order
+from accel.policies.parts.scores import Score
+from accel.policies.parts.selectors import Selector, keep_of_share
+from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.policy import STRICT, BlockSize, Policy
-from accel.policies.scores import Score
-from accel.policies.selectors import Selector, keep_of_share
-from accel.policies.vertical_slash import VerticalSlash
 
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 

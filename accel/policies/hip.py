@@ -12,18 +12,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
-from accel.policies.candidates import Candidates, grid_candidates, sequence_candidates
-from accel.policies.decode import AnyDecode
-from accel.policies.grid_blocks import require_grid
-from accel.policies.orders import Hilbert, Order, call_order
+from accel.policies.decode.stages import AnyDecode
+from accel.policies.parts.grid_blocks import require_grid
+from accel.policies.parts.orders import Hilbert, Order, call_order
+from accel.policies.parts.ramp import Ramp, fixed
+from accel.policies.parts.selectors import Share
 from accel.policies.policy import STRICT, BlockSize, Policy
-from accel.policies.ramp import Ramp, fixed
-from accel.policies.selectors import Share
-from accel.policies.stage_search import Stages
-from accel.policies.tree_search import Tree
+from accel.policies.search.candidates import Candidates, grid_candidates, sequence_candidates
+from accel.policies.search.stages import Stages
+from accel.policies.search.tree import Tree
 
 Tokens = Annotated[int, Field(ge=0)]
 

@@ -10,18 +10,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.kernels.blocks import causal_blocks, per_head
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.blocks import causal_blocks, per_head
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
-from accel.policies.decode import AnyDecode
-from accel.policies.grid_blocks import block_counts, require_grid, text_blocks
-from accel.policies.key_importance import key_order
-from accel.policies.orders import Order, RowMajor, call_order, ordered_grid
+from accel.policies.decode.stages import AnyDecode
+from accel.policies.parts.grid_blocks import block_counts, require_grid, text_blocks
+from accel.policies.parts.key_importance import key_order
+from accel.policies.parts.orders import Order, RowMajor, call_order, ordered_grid
+from accel.policies.parts.scores import Pooled, Score
+from accel.policies.parts.selectors import Selector, TopP, keep_of_share
 from accel.policies.policy import STRICT, BlockSize, Policy
-from accel.policies.scores import Pooled, Score
-from accel.policies.selectors import Selector, TopP, keep_of_share
 
 
 @dataclass(frozen=True, config=STRICT)

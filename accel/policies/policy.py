@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 from torch import Tensor
 
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 

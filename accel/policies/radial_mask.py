@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from accel.patches.grid import TokenGrid
-from accel.policies.grid_blocks import block_counts, frame_fragments, join_fragments, text_blocks
+from accel.policies.parts.grid_blocks import block_counts, frame_fragments, join_fragments, text_blocks
 
 Rule = Literal["wan", "hunyuan", "paper"]
 Reduction = Literal["any", "strict"]

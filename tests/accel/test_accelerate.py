@@ -5,12 +5,12 @@ import threading
 import torch
 from pytest import fixture, mark, raises, warns
 
-import accel.patch
+import accel.apply.patch
 import tiny
 from accel import accelerate_model, accelerated, restore_model, summary
 from accel.accelerate import patches_of
-from accel.recipe import Recipe
-from accel.recipe_errors import RecipeError
+from accel.recipe.errors import RecipeError
+from accel.recipe.recipe import Recipe
 
 RECIPE = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.6, "block_size": [16, 16]}}]}
@@ -101,7 +101,7 @@ def test_an_acceleration_inside_another_gives_it_back(model):
 def test_a_failure_half_way_leaves_every_model_as_it_was(monkeypatch, fails_at):
     pipe = Pipeline()
     before = [block.attn1.processor for block in (*pipe.transformer.blocks, *pipe.transformer_2.blocks)]
-    calls, prepare = [], accel.patch.prepare
+    calls, prepare = [], accel.apply.patch.prepare
 
     def flaky(*args):
         calls.append(args)
@@ -109,7 +109,7 @@ def test_a_failure_half_way_leaves_every_model_as_it_was(monkeypatch, fails_at):
             raise KeyboardInterrupt
         return prepare(*args)
 
-    monkeypatch.setattr(accel.patch, "prepare", flaky)
+    monkeypatch.setattr(accel.apply.patch, "prepare", flaky)
     with raises(KeyboardInterrupt):
         accelerate_model(pipe, RECIPE)
     after = [block.attn1.processor for block in (*pipe.transformer.blocks, *pipe.transformer_2.blocks)]

@@ -12,9 +12,9 @@ import tiny
 import tiny_language
 from accel import Recipe, accelerate_model, accelerated, load_recipe, restore_model, summary
 from accel.accelerate import patches_of, plan_for
-from accel.arguments import require_models
-from accel.override import override
+from accel.apply.arguments import require_models
 from accel.policies import POLICIES
+from accel.recipe.override import override
 
 RECIPE = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "draft", "region": [2, 2], "block_size": [16, 16]}}]}

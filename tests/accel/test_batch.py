@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from pytest import fixture, mark, raises
 
-from accel import batch as batch_module
-from accel.batch import Batch, BatchError, make
-from accel.load_pipeline import load_pipeline
-from accel.prompts import read_prompts
-from accel.recipe_files import load_recipe
+from accel.batch import batch as batch_module
+from accel.batch.batch import Batch, BatchError, make
+from accel.batch.prompts import read_prompts
+from accel.load.pipeline import load_pipeline
+from accel.recipe.files import load_recipe
 
 DEFAULTS = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 2, "max_sequence_length": 32}
 NAMES = ("one", "two", "three")

@@ -3,7 +3,7 @@
 import torch
 from pytest import approx
 
-from accel.call_record import CallRecord
+from accel.sites.call_record import CallRecord
 
 
 def test_means_by_step_and_over_all():

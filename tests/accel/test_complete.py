@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 import tiny_language
 from accel.cli.app import app
-from accel.complete import Completion, agreement, check_length
-from accel.complete import complete as run
-from accel.default_recipe import default_recipe_name
 from accel.demo.needle import needle_prompt
-from accel.generate import DENSE
-from accel.load_language_model import load_language_model
-from accel.load_pipeline import LoadError
-from accel.recipe_files import load_recipe
+from accel.load.language_model import load_language_model
+from accel.load.pipeline import LoadError
+from accel.recipe.choose import default_recipe_name
+from accel.recipe.files import load_recipe
+from accel.run.complete import Completion, agreement, check_length
+from accel.run.complete import complete as run
+from accel.run.generate import DENSE
 
 
 @fixture(scope="module")

@@ -7,9 +7,12 @@ import torch
 from pytest import approx, fixture, mark
 
 import tiny_language
-from accel import accelerate_model, crossover, measurements, summary, worth
+from accel import accelerate_model, summary
 from accel.accelerate import patches_of
-from accel.crossover import (
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.machine import crossover, measurements
+from accel.machine.crossover import (
     MARGIN,
     Shape,
     at_density,
@@ -19,14 +22,13 @@ from accel.crossover import (
     measure_break_even,
     measure_decode,
 )
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.measurements import cache_file, measured_once
-from accel.policies.decode import Decode
+from accel.machine.measurements import cache_file, measured_once
+from accel.policies.decode.stages import Decode
 from accel.policies.hip import Hip
 from accel.policies.permuted import Permuted
-from accel.recipe import Recipe
-from accel.worth import DENSE_FOR, SLOWER, Worth
+from accel.recipe.recipe import Recipe
+from accel.sites import worth
+from accel.sites.worth import DENSE_FOR, SLOWER, Worth
 
 DECODE = Decode(sink=64, window=64, budget=32, chunks=(32, 16), keep=(64,), refresh=(4, 2))
 POLICY = Hip(block_size=(64, 64), sink=64, window=64, decode=DECODE)

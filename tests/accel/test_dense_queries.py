@@ -3,9 +3,9 @@
 import torch
 from pytest import mark, raises
 
-from accel.dense_queries import with_dense_queries
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
+from accel.sites.dense_queries import with_dense_queries
 
 
 def sparse(q_len, kv_len, kv_order=None):

@@ -7,17 +7,17 @@ from collections import Counter
 import torch
 from pytest import fixture, mark, raises, warns
 
-import accel.sequence_attention
-import accel.sparse_attention
-import accel.worth
+import accel.sites.grid_attention
+import accel.sites.sequence_attention
+import accel.sites.worth
 import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.faults import PATIENCE, STRICT_VARIABLE, Fault, FaultWarning, kind_of
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
+from accel.sites.faults import PATIENCE, STRICT_VARIABLE, Fault, FaultWarning, kind_of
 
 VIDEO = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.8, "block_size": [16, 16]}}]}
@@ -71,7 +71,7 @@ class Broken:
 
 def video():
     model = tiny.wan()
-    return model, VIDEO, tiny.inputs(model), accel.sparse_attention, Radial
+    return model, VIDEO, tiny.inputs(model), accel.sites.grid_attention, Radial
 
 
 def text():
@@ -80,7 +80,7 @@ def text():
         model,
         TEXT,
         {"input_ids": tiny_language.tokens(150), "use_cache": False},
-        accel.sequence_attention,
+        accel.sites.sequence_attention,
         Permuted,
     )
 
@@ -241,7 +241,7 @@ def test_a_measurement_that_fails_is_a_fault_of_its_layer(monkeypatch):
     model, recipe, inputs, _, _ = text()
     expected = output(model, inputs)
     accelerate_model(model, recipe, min_tokens=None)
-    monkeypatch.setattr(accel.worth, "break_even", Broken(MemoryError(), None))
+    monkeypatch.setattr(accel.sites.worth, "break_even", Broken(MemoryError(), None))
     with warns(FaultWarning):
         assert torch.equal(output(model, inputs), expected)
     assert summary(model).dense_reasons == {"out of memory in planning": 2}
@@ -267,7 +267,7 @@ def test_a_fault_holds_no_tensors():
     import gc
     import weakref
 
-    from accel.faults import Guard
+    from accel.sites.faults import Guard
 
     guard, held = Guard("somewhere", set()), []
 

@@ -10,7 +10,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / folder) for folder in ("accel", "patches", "kernels"))

@@ -10,7 +10,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model, restore_model
 from accel.patches.seat import _SEATS
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 
 CYCLES = 200
 VIDEO = {"method": "draft", "region": [2, 2], "block_size": [16, 16]}

@@ -8,9 +8,9 @@ from pytest import fixture, mark, raises
 from safetensors.torch import load_file
 
 from accel.demo.paths import DEMO_VIDEO
-from accel.load_errors import LoadError, devices
-from accel.load_language_model import DEMO_LLM, load_language_model
-from accel.load_pipeline import load_pipeline
+from accel.load.errors import LoadError, devices
+from accel.load.language_model import DEMO_LLM, load_language_model
+from accel.load.pipeline import load_pipeline
 
 LOADERS = {"pipeline": (load_pipeline, DEMO_VIDEO), "language model": (load_language_model, DEMO_LLM)}
 CODE = "from pathlib import Path\nPath({!r}).write_text('ran')\n"

@@ -6,8 +6,8 @@ import torch
 from pytest import approx, fixture, mark, raises
 
 from accel import accelerate_model, summary
-from accel.load_lora import Lora, load_loras
-from accel.load_pipeline import LoadError, load_pipeline
+from accel.load.lora import Lora, load_loras
+from accel.load.pipeline import LoadError, load_pipeline
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.radial import Radial

@@ -7,8 +7,8 @@ import sys
 
 from pytest import fixture, mark, raises
 
+from accel.batch.manifest import Manifest, fingerprint
 from accel.folder_lock import FolderLock
-from accel.manifest import Manifest, fingerprint
 from accel.whole_file import remove_leftovers, whole_file
 
 

@@ -6,10 +6,10 @@ from pytest import mark
 import tiny
 from accel import accelerate_model
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
-from accel.plan_reuse import LayoutCache, Reuse
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
+from accel.sites.layout_cache import LayoutCache, Reuse
 
 
 class Maker:

@@ -4,7 +4,7 @@ import json
 
 from pytest import fixture, mark, raises
 
-from accel.prompts import PromptError, read_prompts
+from accel.batch.prompts import PromptError, read_prompts
 
 DEFAULTS = {"height": 64, "width": 80, "num_frames": 9, "seed": 5}
 

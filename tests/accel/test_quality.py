@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from accel.quality import Quality, measure_quality, psnr, relative_error, ssim, temporal_flicker
+from accel.comparison.quality import Quality, measure_quality, psnr, relative_error, ssim, temporal_flicker
 
 SHAPES = [(3, 17, 23, 3), (1, 11, 11, 3), (2, 40, 13, 1)]
 NOISE = [0.3, 1e-2, 1e-5]

@@ -7,12 +7,12 @@ from pytest import mark, raises
 import tiny
 from accel import accelerate_model, summary
 from accel.accelerate import plan_for
-from accel.default_recipe import default_recipe_name
-from accel.override import override
-from accel.patches.family import FAMILIES
-from accel.recipe import Recipe
-from accel.recipe_errors import RecipeError
-from accel.recipe_files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
+from accel.patches.diffusers.family import FAMILIES
+from accel.recipe.choose import default_recipe_name
+from accel.recipe.errors import RecipeError
+from accel.recipe.files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
+from accel.recipe.override import override
+from accel.recipe.recipe import Recipe
 
 GOOD = """
 schedule: {dense_steps: 0.2}

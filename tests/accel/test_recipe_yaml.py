@@ -5,9 +5,8 @@ import time
 
 from pytest import mark, raises
 
-from accel.override import override
-from accel.recipe_errors import RecipeError
-from accel.recipe_files import (
+from accel.recipe.errors import RecipeError
+from accel.recipe.files import (
     MAX_BYTES,
     build_recipe,
     load_recipe,
@@ -15,7 +14,8 @@ from accel.recipe_files import (
     recipe_data,
     shipped_recipes,
 )
-from accel.recipe_yaml import MAX_DEPTH, MAX_ITEMS, MAX_NUMBER, parse_yaml
+from accel.recipe.override import override
+from accel.recipe.yaml_text import MAX_DEPTH, MAX_ITEMS, MAX_NUMBER, parse_yaml
 
 GOOD = "rules: [{match: '*', policy: {method: radial, decay: 0.5}}]"
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nrules: *c"

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from accel.quality import Quality
-from accel.report import Comparison, Report, Run, render_report, report_as_dict, write_report
+from accel.comparison import Comparison, Report, Run, render_report, report_as_dict, write_report
+from accel.comparison.quality import Quality
 
 VOID = {"meta", "img", "input", "br", "link"}
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from accel.quality import Quality
-from accel.report import Comparison, Run
-from accel.report import digits as text
-from accel.report.axis import Axis, counting_axis, round_axis
-from accel.report.charts import curve_chart, ruler, time_bars
-from accel.report.density_map import density_map
+from accel.comparison import Comparison, Run
+from accel.comparison import digits as text
+from accel.comparison.axis import Axis, counting_axis, round_axis
+from accel.comparison.charts import curve_chart, ruler, time_bars
+from accel.comparison.density_map import density_map
+from accel.comparison.quality import Quality
 
 DENSE = Run("dense", 25.0, 16.0, 12.0)
 ACCELERATED = Run("accelerated", 15.0, 8.0, 3.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.quality import measure_quality
-from accel.report import Comparison, Report, Run, write_report
-from accel.video import write_video
+from accel.comparison import Comparison, Report, Run, write_report
+from accel.comparison.quality import measure_quality
+from accel.run.video import write_video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

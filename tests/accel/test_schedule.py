@@ -3,7 +3,7 @@
 from pytest import mark
 
 from accel.patches.context import Context
-from accel.schedule import Schedule, whole
+from accel.recipe.schedule import Schedule, whole
 
 
 @mark.parametrize(

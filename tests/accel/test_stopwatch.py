@@ -3,7 +3,7 @@
 import torch
 from pytest import approx
 
-from accel.stopwatch import Stopwatch
+from accel.sites.stopwatch import Stopwatch
 
 
 class Event:

@@ -13,14 +13,15 @@ from typer import Exit
 
 import tiny
 import tiny_language
-from accel import accelerate_model, tier_proof, tier_trial
+from accel import accelerate_model
 from accel.cli import doctor
-from accel.generate import DENSE
-from accel.kernels.tiers import cannot_run, choose_tier
-from accel.kernels.verdicts import PASSED, verdict_file
-from accel.recipe import Recipe
-from accel.tier_proof import prove, prove_if_unknown
-from accel.tier_trial import NOT_TESTED, command, outcome
+from accel.kernels.attention.tiers import cannot_run, choose_tier
+from accel.kernels.attention.verdicts import PASSED, verdict_file
+from accel.machine import tier_proof, tier_trial
+from accel.machine.tier_proof import prove, prove_if_unknown
+from accel.machine.tier_trial import NOT_TESTED, command, outcome
+from accel.recipe.recipe import Recipe
+from accel.run.generate import DENSE
 from fake_hopper import fake_hopper, forget
 
 importorskip("triton")
@@ -120,8 +121,11 @@ def test_an_interrupt_takes_the_child_along(monkeypatch):
 def test_the_child_runs_the_proof_and_says_how_it_ended(monkeypatch):
     """The true child, on the PyTorch tier and a few of the calls."""
     interpreter, flag, code = command("torch", torch.device("cpu"), torch.float32, 16)
-    few = "from accel.kernels import proof; proof.TILES = (2,); proof.KEY_ROWS = (64,); from accel.tier_trial"
-    assert outcome([interpreter, flag, code.replace("from accel.tier_trial", few)], 120) == PASSED
+    few = (
+        "from accel.kernels.proof import forms as proof; proof.TILES = (2,); proof.KEY_ROWS = (64,); "
+        "from accel.machine.tier_trial"
+    )
+    assert outcome([interpreter, flag, code.replace("from accel.machine.tier_trial", few)], 120) == PASSED
 
 
 def fake_out_of_memory(*_, **__):
@@ -243,7 +247,7 @@ def test_processes_wait_for_one_trial(hopper, tried, tmp_path):
 import sys, time, torch
 sys.path.insert(0, {str(SUPPORT)!r})
 from pathlib import Path
-from accel import tier_proof
+from accel.machine import tier_proof
 from fake_hopper import fake_hopper
 def trial(*call):
     Path({str(tmp_path / "begun")!r}).touch()

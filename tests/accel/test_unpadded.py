@@ -3,11 +3,11 @@
 import torch
 from pytest import mark
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.patches.transformers_call import SequenceCall
-from accel.patches.transformers_mask import Visible
-from accel.unpadded import Parts
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.patches.transformers.call import SequenceCall
+from accel.patches.transformers.mask import Visible
+from accel.sites.unpadded import Parts
 
 
 def everything(part):

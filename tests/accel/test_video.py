@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from accel import video
-from accel.video import read_frames, write_frames, write_video
+from accel.run import video
+from accel.run.video import read_frames, write_frames, write_video
 
 
 def moving_square(frames: int = 5, height: int = 34, width: int = 46) -> torch.Tensor:

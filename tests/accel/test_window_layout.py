@@ -3,7 +3,7 @@
 import torch
 from pytest import mark
 
-from accel.window_layout import BLOCK_SIZE, window_layout
+from accel.sites.window_layout import BLOCK_SIZE, window_layout
 
 CPU = torch.device("cpu")
 

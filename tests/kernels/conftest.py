@@ -14,9 +14,9 @@ import pytest
 import torch
 from packaging.version import Version
 
-from accel.kernels.exactness import disagreement
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
+from accel.kernels.proof.exactness import disagreement
 
 
 @dataclass(frozen=True)
@@ -229,14 +229,14 @@ def emulate(monkeypatch):
     """emulate(launcher, kernel): the kernel of a module is run by the emulator of Gluon next to this file."""
 
     def replace_kernel(launcher, kernel):
-        from accel.kernels import box_descriptor
+        from accel.kernels.hopper import box_descriptor
 
         path = Path(__file__).with_name("gluon_emulator.py")
         spec = importlib.util.spec_from_file_location("gluon_emulator", path)
         emulator = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(emulator)
-        name = Path(kernel.__file__).stem
-        monkeypatch.setattr(launcher, name, emulator.emulated_kernel(Path(kernel.__file__)))
+        name = {"hopper": "hopper_kernel", "fp8": "hopper_fp8_kernel"}[Path(kernel.__file__).parent.name]
+        monkeypatch.setattr(launcher, name, emulator.emulated_kernel(Path(kernel.__file__), name))
         monkeypatch.setattr(box_descriptor, "TensorDescriptor", emulator.Descriptor)
 
     return replace_kernel

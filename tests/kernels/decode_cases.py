@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from accel.kernels.blocks import per_head
-from accel.kernels.decode_attention import decode_attention
-from accel.kernels.layout import BlockLayout
+from accel.kernels.decode.attention import decode_attention
+from accel.kernels.layout.blocks import per_head
+from accel.kernels.layout.layout import BlockLayout
 
 TIER = os.environ.get("DECODE_TIER", "torch")
 DEVICE = "cuda" if TIER == "triton" and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"

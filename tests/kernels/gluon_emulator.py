@@ -304,11 +304,13 @@ class Launcher:
 
 def _sources(path: Path) -> list[Path]:
     """The source files of kernels that the one at `path` imports from, and last itself."""
-    imported = re.findall(r"^from accel\.kernels\.(\w+) import", path.read_text(), re.MULTILINE)
-    return [*(source for name in imported for source in _sources(path.with_name(f"{name}.py"))), path]
+    imported = re.findall(r"^from accel\.kernels\.([\w.]+) import", path.read_text(), re.MULTILINE)
+    root = next(parent for parent in path.parents if parent.name == "kernels")
+    files = [root / f"{name.replace(chr(46), chr(47))}.py" for name in imported]
+    return [*(source for file in files for source in _sources(file)), path]
 
 
-def emulated_kernel(path: Path) -> Launcher:
+def emulated_kernel(path: Path, name: str) -> Launcher:
     """The kernel that the source file at `path` is named for, its Gluon replaced by this emulation."""
     gluon = ModuleType("triton.experimental.gluon")
     gluon.jit = gluon.constexpr_function = lambda function: function
@@ -325,7 +327,8 @@ def emulated_kernel(path: Path) -> Launcher:
     packages["triton.experimental"].gluon = gluon
     with patch.dict(sys.modules, {**packages, gluon.__name__: gluon, hopper.__name__: hopper}):
         for source in _sources(path):
-            module = ModuleType(f"accel.kernels.{source.stem}")
+            places = source.parts[len(source.parts) - source.parts[::-1].index("kernels") :]
+            module = ModuleType(".".join(("accel.kernels", *places)).removesuffix(".py"))
             sys.modules[module.__name__] = module
             exec(compile(source.read_text(), str(source), "exec"), vars(module))
-    return Launcher(getattr(module, path.stem))
+    return Launcher(getattr(module, name))

@@ -4,10 +4,10 @@ import sys
 import pytest
 import torch
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
-from accel.kernels.tiers import TIERS, cannot_run, choose_tier
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tiers import TIERS, cannot_run, choose_tier
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 
 
 def qkv(batch=1, heads=2, kv_heads=2, q_len=100, kv_len=100, dim=32, **options):
@@ -109,8 +109,8 @@ def test_contradictions_are_named(tensors, layout, message):
 def test_a_cpu_call_imports_no_triton():
     code = (
         "import sys, torch\n"
-        "from accel.kernels.block_sparse_attention import block_sparse_attention\n"
-        "from accel.kernels.layout import BlockLayout\n"
+        "from accel.kernels.attention.operation import block_sparse_attention\n"
+        "from accel.kernels.layout.layout import BlockLayout\n"
         "before = set(sys.modules)\n"
         "block_sparse_attention(*torch.randn(3, 1, 1, 9, 8), BlockLayout.full(9, 9))\n"
         "print([m for m in set(sys.modules) - before if 'triton' in m])\n"

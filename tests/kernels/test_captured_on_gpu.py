@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.tiers import TIERS, cannot_run
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tiers import TIERS, cannot_run
 
 KERNELS = [name for name in TIERS if cannot_run(name, "cpu", torch.bfloat16, 128) is not None]
 pytestmark = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.attention.operation import block_sparse_attention
 
 FORMS = {
     "plain": ("reference", {}),

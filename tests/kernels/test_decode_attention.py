@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels.decode_attention import decode_attention
-from accel.kernels.layout import BlockLayout
+from accel.kernels.decode.attention import decode_attention
+from accel.kernels.layout.layout import BlockLayout
 from kernel_cases import run_cases
 
 CASES = Path(__file__).with_name("decode_cases.py")
@@ -59,7 +59,7 @@ SHARED_MEMORY = 101_376  # bytes that a block can have on sm_86, sm_89 and sm_12
     ids=str,
 )
 def test_kernels_compile_without_spills(offline, capability, dim, columns, rows, queries, dtype):
-    from accel.kernels.triton_decode import attend
+    from accel.kernels.decode.triton import attend
 
     q, k = torch.empty(1, 8, rows, dim, dtype=dtype), torch.empty(1, 8, 4096, dim, dtype=dtype)
     layout = BlockLayout.full(queries, 4096, (16, columns))
@@ -73,7 +73,7 @@ def test_kernels_compile_without_spills(offline, capability, dim, columns, rows,
 
 
 def test_the_parts_of_a_long_list_are_joined_without_spills(offline):
-    from accel.kernels.triton_decode import attend
+    from accel.kernels.decode.triton import attend
 
     q, k = (torch.empty(1, 1, rows, 256, dtype=torch.bfloat16) for rows in (1, 65536))
     _, join = offline(86, attend, q, k, k, BlockLayout.full(1, 65536, (16, 16)), None, 1.0)
@@ -81,7 +81,7 @@ def test_the_parts_of_a_long_list_are_joined_without_spills(offline):
 
 
 def test_enough_programs_fill_the_device():
-    from accel.kernels.triton_decode import split_lists
+    from accel.kernels.decode.triton import split_lists
 
     for capacity, tile, heads in ((220, 4, 8), (3, 4, 8), (220, 4, 1000), (1, 1, 1)):
         splits, slots = split_lists(capacity, tile, heads, torch.device("cpu"))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.tiers import cannot_run
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tiers import cannot_run
 
 gpu = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,14 +126,14 @@ def test_huge_logits_stay_exact(base_case, assert_exact, tier, dtype, dim):
 @pytest.mark.parametrize("budget", ["row", "layer"])
 def test_planning_and_attention_can_be_captured(budget):
     """From q and k to the output in one CUDA graph: nothing waits for the device, and replays follow q."""
-    from accel.policies.scores import Strided
-    from accel.policies.selectors import TopK
+    from accel.policies.parts.scores import Strided
+    from accel.policies.parts.selectors import TopK
 
     q, k, v = torch.randn(3, 1, 4, 2000, 64, device=DEVICE, dtype=torch.float16)
     must = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=DEVICE)
 
     def call():
-        from accel.kernels.layout import BlockLayout
+        from accel.kernels.layout.layout import BlockLayout
 
         keep = TopK(0.3, budget).keep(Strided().mass(q, k, (128, 64)), must)
         return block_sparse_attention(q, k, v, BlockLayout.from_mask(keep, (128, 64), 2000, 2000))

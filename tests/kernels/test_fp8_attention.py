@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from accel.kernels import reference
-from accel.kernels.fp8_attention import block_sparse_attention, quantise, rotate
+from accel.kernels.attention import reference
+from accel.kernels.fp8.specification import block_sparse_attention, quantise, rotate
 
 
 def test_tokens_keep_four_bits_each_and_blocks_of_queries_their_largest():

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from accel.kernels import gathered_attention
-from accel.kernels.gathered_attention import block_sparse_attention
+from accel.kernels.attention import gathered as gathered_attention
+from accel.kernels.attention.gathered import block_sparse_attention
 
 
 def test_every_case_is_as_exact_as_eager(case, assert_exact):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from accel.kernels import heaviest_blocks
-from accel.kernels.compact_lists import compact_lists
-from accel.kernels.heaviest_blocks import keep_heaviest
+from accel.kernels.layout.compact_lists import compact_lists
+from accel.kernels.planning import heaviest as heaviest_blocks
+from accel.kernels.planning.heaviest import keep_heaviest
 
 POOLED = {"row": 3, "head": 2, "layer": 1}
 BOUNDS = [(0.3, 0.0, None), (1.0, 0.0, None), (0.0, 0.0, None), (0.8, 0.2, 0.6), (0.5, 0.4, 0.999)]

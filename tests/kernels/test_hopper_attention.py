@@ -6,9 +6,11 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
-from accel.kernels import hopper_attention, hopper_kernel, proof
-from accel.kernels.hopper_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
+from accel.kernels.hopper import attention as hopper_attention
+from accel.kernels.hopper import kernel as hopper_kernel
+from accel.kernels.hopper.attention import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.proof import forms as proof
 
 EMULATED = {
     "plain": {},

@@ -5,9 +5,11 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
-from accel.kernels import fp8_attention, hopper_fp8, hopper_fp8_kernel
-from accel.kernels.hopper_fp8 import block_sparse_attention
-from accel.kernels.tiers import ON_PROOF, cannot_run, cannot_take
+from accel.kernels.attention.tiers import ON_PROOF, cannot_run, cannot_take
+from accel.kernels.fp8 import attention as hopper_fp8
+from accel.kernels.fp8 import kernel as hopper_fp8_kernel
+from accel.kernels.fp8 import specification as fp8_attention
+from accel.kernels.fp8.attention import block_sparse_attention
 
 EMULATED = {
     "plain": {},

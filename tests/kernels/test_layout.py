@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 
 
 def random_keep(batch, heads, q_blocks, kv_blocks, density=0.4):

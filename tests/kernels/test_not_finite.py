@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.ramp import at_progress
-from accel.recipe_files import load_recipe, shipped_recipes
+from accel.policies.parts.ramp import at_progress
+from accel.recipe.files import load_recipe, shipped_recipes
 
 GRID = TokenGrid(3, 7, 9, 21)
 # The interpreter is chosen when Triton is imported: its cases run in a process of their own.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.order import TokenOrder
 
 
 def shared(n):

@@ -6,10 +6,11 @@ from itertools import count
 import pytest
 import torch
 
-from accel.kernels import gathered_attention, proof
-from accel.kernels.layout import BlockLayout
-from accel.kernels.proof import FORMS, TILES, first_failure, problem
-from accel.kernels.tiers import ON_PROOF, cannot_run
+from accel.kernels.attention import gathered as gathered_attention
+from accel.kernels.attention.tiers import ON_PROOF, cannot_run
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.proof import forms as proof
+from accel.kernels.proof.forms import FORMS, TILES, first_failure, problem
 
 CPU = torch.device("cpu")
 RIGHT = gathered_attention.block_sparse_attention

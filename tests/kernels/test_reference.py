@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 
 
 def test_masked_attention_agrees_with_pytorch(case):

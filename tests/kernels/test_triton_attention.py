@@ -23,7 +23,7 @@ SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes
 
 
 def compiled(offline, case, dtype, capability):
-    from accel.kernels.triton_attention import block_sparse_attention
+    from accel.kernels.attention.triton import block_sparse_attention
 
     case = case.with_(causal=True, tail=True, kv_lengths=(203, 70))
     kernels = offline(capability, block_sparse_attention, *case.qkv(dtype), case.layout())
@@ -54,7 +54,7 @@ def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
 
 @pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
 def test_windows_compile_without_spills(base_case, offline, capability):
-    from accel.kernels.triton_attention import block_sparse_attention
+    from accel.kernels.attention.triton import block_sparse_attention
 
     case = base_case.with_(dim=128, block=(128, 64), causal=True, window=100)
     (kernel,) = offline(capability, block_sparse_attention, *case.qkv(torch.bfloat16), case.layout())
@@ -64,7 +64,7 @@ def test_windows_compile_without_spills(base_case, offline, capability):
 @pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
 @pytest.mark.parametrize("dim", [128, 256], ids="D{}".format)
 def test_means_of_the_tail_compile_without_spills(base_case, offline, dim, capability):
-    from accel.kernels.triton_tail_means import tail_means
+    from accel.kernels.attention.tail_means_triton import tail_means
 
     case = base_case.with_(dim=dim, order="heads", kv_lengths=(203, 70))
     _, k, v = case.qkv(torch.bfloat16)

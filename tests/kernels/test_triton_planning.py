@@ -25,7 +25,7 @@ SELECTIONS = [(80, 591, None, "row"), (90, 8192, 0.9, "row"), (90, 591, 0.9, "la
 
 @pytest.mark.parametrize(("capability", "columns", "share", "budget"), SELECTIONS, ids=str)
 def test_selection_compiles_without_spills(offline, capability, columns, share, budget):
-    from accel.kernels.triton_heaviest_blocks import keep_heaviest
+    from accel.kernels.planning.heaviest_triton import keep_heaviest
 
     mass, must = torch.rand(1, 2, 3, columns), torch.zeros(1, 1, 3, columns, dtype=torch.bool)
     kernels = offline(capability, keep_heaviest, mass, must, must, budget, 0.3, 0.0, share)
@@ -45,7 +45,8 @@ AXES = (2**31 - 1, 65_535, 65_535)  # programs that a GPU launches at most
 )
 def test_a_million_tokens_fit_the_grid(monkeypatch, shape, budget):
     """Launched on the meta device, where nothing runs and no memory is needed."""
-    from accel.kernels import triton_heaviest_blocks, triton_heaviest_pool
+    from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
+    from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
 
     grids = []
 
@@ -81,7 +82,7 @@ MASSES = {  # representatives of a block, head dim, type
 @pytest.mark.parametrize("capability", [86, 90], ids="sm_{}".format)
 @pytest.mark.parametrize(("per_block", "dim", "dtype"), MASSES.values(), ids=MASSES.keys())
 def test_block_mass_compiles_without_spills(offline, capability, per_block, dim, dtype):
-    from accel.kernels.triton_block_mass import Causality, block_mass
+    from accel.kernels.planning.mass_triton import Causality, block_mass
 
     q, k, bias = torch.randn(1, 4, 300, dim), torch.randn(1, 2, 333, dim), torch.zeros(1, 1, 333)
     causality = Causality(1, 1, 300, 333) if dim == 256 else None
@@ -92,9 +93,9 @@ def test_block_mass_compiles_without_spills(offline, capability, per_block, dim,
 
 
 def test_moving_and_ordering_compile_without_spills(offline):
-    from accel.kernels.triton_compact_lists import compact_lists
-    from accel.kernels.triton_move_rows import move_rows
-    from accel.kernels.triton_work_order import work_order
+    from accel.kernels.layout.triton_compact_lists import compact_lists
+    from accel.kernels.layout.triton_move_rows import move_rows
+    from accel.kernels.layout.triton_work_order import work_order
 
     tokens, order = torch.randn(1, 2, 300, 128, dtype=torch.bfloat16), torch.randperm(300)
     kernels = [

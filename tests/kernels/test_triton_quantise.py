@@ -24,7 +24,7 @@ def test_cases_on_the_gpu():
 
 @pytest.mark.parametrize("dim", [64, 128], ids="D{}".format)
 def test_they_compile_without_spills(offline, base_case, dim):
-    from accel.kernels.triton_quantise import operands
+    from accel.kernels.fp8.quantise import operands
 
     q, k, v = base_case.with_(dim=dim).qkv(torch.bfloat16)
     kernels = offline(90, operands, q, k, v, 128, 0.1)

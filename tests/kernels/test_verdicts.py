@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from accel.kernels import verdicts
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
-from accel.kernels.tiers import UNTESTED, choose_tier
-from accel.kernels.verdicts import PASSED, key, verdict, verdict_file
+from accel.kernels.attention import verdicts
+from accel.kernels.attention.tiers import UNTESTED, choose_tier
+from accel.kernels.attention.verdicts import PASSED, key, verdict, verdict_file
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 from fake_hopper import fake_hopper, forget
 
 pytest.importorskip("triton")
@@ -131,10 +131,10 @@ def test_the_file_is_read_once(hopper):
 def test_importing_and_calling_on_a_cpu_reads_no_file():
     code = (
         "import torch\n"
-        "from accel.kernels import verdicts\n"
+        "from accel.kernels.attention import verdicts\n"
         "verdicts.read_file = verdicts.verdict_file = None\n"
-        "from accel.kernels.block_sparse_attention import block_sparse_attention\n"
-        "from accel.kernels.layout import BlockLayout\n"
+        "from accel.kernels.attention.operation import block_sparse_attention\n"
+        "from accel.kernels.layout.layout import BlockLayout\n"
         "print(block_sparse_attention(*torch.randn(3, 1, 1, 9, 8), BlockLayout.full(9, 9)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from accel.kernels import mean_pool, tail, triton_mean_pool, triton_tail_means
-from accel.kernels.triton_attention import block_sparse_attention
+from accel.kernels.attention import mean_pool, tail
+from accel.kernels.attention import mean_pool_triton as triton_mean_pool
+from accel.kernels.attention import tail_means_triton as triton_tail_means
+from accel.kernels.attention.triton import block_sparse_attention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

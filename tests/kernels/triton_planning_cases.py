@@ -6,20 +6,20 @@ import os
 import pytest
 import torch
 
-from accel.kernels import (
+from accel.kernels.layout import (
     compact_lists,
-    heaviest_blocks,
-    triton_block_mass,
     triton_compact_lists,
-    triton_heaviest_blocks,
-    triton_heaviest_pool,
     triton_move_rows,
     triton_work_order,
     work_order,
 )
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.order import TokenOrder
+from accel.kernels.planning import heaviest as heaviest_blocks
+from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
+from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
+from accel.kernels.planning import mass_triton as triton_block_mass
 from accel.policies import block_mass as policies_block_mass
-from accel.policies.scores import Antidiagonal, Pooled, Strided, SubBlock
+from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from accel.kernels import hopper_fp8_operands, triton_quantise
-from accel.kernels.triton_quantise import operands
+from accel.kernels.fp8 import operands as hopper_fp8_operands
+from accel.kernels.fp8 import quantise as triton_quantise
+from accel.kernels.fp8.quantise import operands
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -7,7 +7,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model, summary
 from accel.accelerate import patches_of
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 
 VIDEO = {"method": "draft", "region": [2, 2], "block_size": [16, 16]}
 TEXT = {"method": "permuted", "segment": 32, "block_size": [32, 32]}

@@ -10,7 +10,7 @@ from diffusers.utils import logging
 from pytest import fixture, importorskip, mark
 
 from accel import accelerate_model, restore_model, summary
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from tiny_families import CASES, output
 from tiny_wan_pipeline import (
     POOLED,

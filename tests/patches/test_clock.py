@@ -7,8 +7,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pytest import approx, fixture, mark
 
-from accel.patches.branches import Branches, text_of
-from accel.patches.clock import MOST_PASSES, Clock
+from accel.patches.diffusers.branches import Branches, text_of
+from accel.patches.diffusers.clock import MOST_PASSES, Clock
 
 
 class Pipeline:

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 import tiny
 from accel import accelerate_model, restore_model, summary
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 from tiny_wan_pipeline import keep_every_block, latents, recipe, wan_pipeline
 
 RECIPE = Recipe.model_validate(
@@ -129,6 +129,6 @@ def test_compiled_blocks_with_hooks_of_diffusers(treat):
 
 @mark.parametrize("name", ["attend", "attend_sequence"])
 def test_cuda_graphs_are_recorded_around_attention(name):
-    import_module("accel.patches.transformers_seat")
+    import_module("accel.patches.transformers.seat")
     operator = getattr(torch.ops.sparse_accel, name).default
     assert torch.Tag.cudagraph_unsafe in operator.tags

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tiny
 from accel import accelerate_model, restore_model, summary
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 
 RADIAL = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.6, "block_size": [16, 16]}}]}

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from pytest import fixture, mark, raises
 
-from accel.call_record import CallRecord
-from accel.faults import Guard
-from accel.patches.context_parallel import arrival_of_text_apart
+from accel.patches.diffusers.context_parallel import arrival_of_text_apart
+from accel.patches.diffusers.ulysses import require_shares
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
-from accel.patches.ulysses import require_shares
+from accel.sites.call_record import CallRecord
+from accel.sites.faults import Guard
 from processes import in_processes
 from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, pipeline, run
 

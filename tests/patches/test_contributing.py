@@ -13,10 +13,10 @@ from torch import nn
 
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
-from accel.patches.family import FAMILIES
+from accel.kernels.layout.layout import BlockLayout
+from accel.patches.diffusers.family import FAMILIES
 from accel.patches.grid import TokenGrid
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 RADIAL = Recipe.model_validate(

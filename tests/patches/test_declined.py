@@ -13,8 +13,8 @@ from pytest import mark, raises
 from torch import nn
 
 from accel import accelerate_model
-from accel.patches.declined import DECLINED, counted
-from accel.patches.family import FAMILIES
+from accel.patches.diffusers.declined import DECLINED, counted
+from accel.patches.diffusers.family import FAMILIES
 
 
 def transformers_of_diffusers() -> set[str]:

@@ -7,12 +7,12 @@ from torch._dynamo.testing import CompileCounter
 import tiny_families
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
-from accel.patches.family import FAMILIES
+from accel.patches.diffusers.family import FAMILIES
 from accel.patches.grid import TokenGrid
 from accel.policies.radial import Radial
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 from tiny_families import CASES, VALID
 from traces import traces
 

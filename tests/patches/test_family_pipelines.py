@@ -7,12 +7,12 @@ from pytest import approx, fixture, mark
 
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of, plan_for
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
-from accel.patches.family import FAMILIES
+from accel.patches.diffusers.family import FAMILIES
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 from pipeline_case import STEPS
 from real_pipelines import PIPELINES
 from tiny_families import CASES

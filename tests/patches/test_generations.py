@@ -6,7 +6,7 @@ import torch
 from pytest import mark
 
 from accel import accelerate_model, restore_model, summary
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 from real_pipelines import PIPELINES
 from tiny_inputs import TEXT
 from tiny_wan_pipeline import POOLED, attentions, keep_every_block, latents, recipe, wan_pipeline

@@ -4,10 +4,10 @@ import torch
 from pytest import mark
 
 import tiny
-from accel.patches.clock import Clock
-from accel.patches.family import find_sites
-from accel.patches.install import install
-from accel.patches.root_hook import RootHook
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.family import find_sites
+from accel.patches.diffusers.install import install
+from accel.patches.diffusers.root_hook import RootHook
 
 SIZES = [(720, 1280), (1280, 720), (640, 640), (480, 832)]
 FRAMES = {41: 11, 81: 21, 121: 31}

@@ -6,7 +6,7 @@ from diffusers.hooks import LayerSkipConfig, SmoothedEnergyGuidanceConfig
 from pytest import mark, param, warns
 
 from accel import accelerate_model, restore_model, summary
-from accel.patches.root_hook import root_hook_of
+from accel.patches.diffusers.root_hook import root_hook_of
 from tiny_families import CASES
 from tiny_guided import GUIDED, denoise
 from tiny_wan_pipeline import POOLED, keep_every_block, recipe

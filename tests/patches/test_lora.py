@@ -137,7 +137,9 @@ def test_layouts_end_when_adapters_change_in_the_middle(change):
 
 def test_adapters_are_looked_at_only_where_layouts_are_kept(monkeypatch):
     asked = []
-    monkeypatch.setattr("accel.patches.root_hook.adapter_state", lambda model: asked.append(model) or ())
+    monkeypatch.setattr(
+        "accel.patches.diffusers.root_hook.adapter_state", lambda model: asked.append(model) or ()
+    )
     pipe = wan_pipeline()
     load(pipe)
     latents(accelerate_model(pipe, recipe()), steps=2)

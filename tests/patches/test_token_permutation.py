@@ -8,9 +8,9 @@ from pytest import mark, raises
 
 import tiny
 from accel import accelerate_model, restore_model, summary
-from accel.kernels.order import TokenOrder
-from accel.recipe import Recipe
-from accel.recipe_errors import RecipeError
+from accel.kernels.layout.order import TokenOrder
+from accel.recipe.errors import RecipeError
+from accel.recipe.recipe import Recipe
 from traces import traces
 
 TILE = {"kind": "tile", "size": [2, 2, 4]}

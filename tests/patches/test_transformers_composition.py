@@ -13,9 +13,9 @@ import tiny
 import tiny_language
 from accel import accelerate_model, accelerated, restore_model, summary
 from accel.accelerate import patches_of
-from accel.patches.transformers_attention import NAME
-from accel.recipe import Recipe
-from accel.recipe_errors import RecipeError
+from accel.patches.transformers.attention import NAME
+from accel.recipe.errors import RecipeError
+from accel.recipe.recipe import Recipe
 from keep_everything import DENSE, keep_everything
 
 
@@ -112,7 +112,7 @@ def test_saved_model_is_stock(model, tmp_path):
 
 def test_importing_registers_nothing():
     code = (
-        "import accel, accel.patches.transformers_attention as ours\n"
+        "import accel, accel.patches.transformers.attention as ours\n"
         "from transformers import AttentionInterface, AttentionMaskInterface\n"
         "assert ours.NAME not in AttentionInterface._global_mapping\n"
         "assert ours.NAME not in AttentionMaskInterface._global_mapping\n"

@@ -6,13 +6,14 @@ from torch._dynamo.testing import CompileCounter
 from transformers import DynamicCache, StaticCache
 
 import tiny_language as tiny
-from accel import accelerate_model, sequence_decode, summary
+from accel import accelerate_model, summary
 from accel.accelerate import patches_of
-from accel.call_record import CallRecord
-from accel.patches.transformers_mask import NOT_CAUSAL, visible_keys
-from accel.recipe import Recipe
-from accel.sequence_decode import COVERED, MOST_QUERIES
-from accel.worth import SLOWER
+from accel.patches.transformers.mask import NOT_CAUSAL, visible_keys
+from accel.recipe.recipe import Recipe
+from accel.sites import sequence_decode
+from accel.sites.call_record import CallRecord
+from accel.sites.sequence_decode import COVERED, MOST_QUERIES
+from accel.sites.worth import SLOWER
 
 ROOM = 500
 

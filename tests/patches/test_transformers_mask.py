@@ -3,8 +3,8 @@
 import torch
 from pytest import mark
 
-from accel.patches import transformers_mask
-from accel.patches.transformers_mask import NOT_CAUSAL, Visible, read_visible
+from accel.patches.transformers import mask as transformers_mask
+from accel.patches.transformers.mask import NOT_CAUSAL, Visible, read_visible
 
 
 def causal(q_len, kv_len, offset, lengths=None, starts=None, window=None):

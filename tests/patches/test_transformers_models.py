@@ -7,7 +7,7 @@ from pytest import fixture, mark
 
 import tiny_language as tiny
 from accel import accelerate_model, restore_model, summary
-from accel.recipe import Recipe
+from accel.recipe.recipe import Recipe
 from keep_everything import DENSE, keep_everything
 from traces import traces as module_traces
 

@@ -7,8 +7,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import tiny_language as tiny
 from accel import accelerate_model, restore_model, summary
-from accel.patches.transformers_attention import NAME
-from accel.patches.transformers_mask import NOT_CAUSAL
+from accel.patches.transformers.attention import NAME
+from accel.patches.transformers.mask import NOT_CAUSAL
 from keep_everything import keep_everything
 
 

@@ -6,8 +6,8 @@ from pytest import fixture, mark
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
-from accel.recipe import Recipe
+from accel.kernels.layout.layout import BlockLayout
+from accel.recipe.recipe import Recipe
 from traces import traces
 
 RADIAL = {"method": "radial", "decay": 1.0, "block_size": [16, 16]}

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from accel.kernels.layout import BlockLayout
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.grid import TokenGrid
-from accel.policies.always import Always
-from accel.policies.orders import Axes, Hilbert, RowMajor, Tile, token_order
-from accel.policies.window import Window
+from accel.policies.parts.always import Always
+from accel.policies.parts.orders import Axes, Hilbert, RowMajor, Tile, token_order
+from accel.policies.parts.window import Window
 
 CPU = torch.device("cpu")
 GRIDS = [TokenGrid(3, 5, 7), TokenGrid(5, 4, 6, 9), TokenGrid(5, 4, 6, 9, True)]

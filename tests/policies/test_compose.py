@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed

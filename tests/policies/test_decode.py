@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from pytest import approx, fixture, mark, raises
 
-from accel.kernels.decode_attention import decode_attention, grouped
-from accel.policies import decode as decode_module
-from accel.policies.decode import Decode
-from accel.policies.decode_bounds import DecodeByBounds, best_corner, boxes
-from accel.policies.decode_memory import DecodeMemory
-from accel.policies.decode_search import extent
-from accel.policies.probing import best_logits
-from accel.policies.stage_search import Stage, search_stages
+from accel.kernels.decode.attention import decode_attention, grouped
+from accel.policies.decode import stages as decode_module
+from accel.policies.decode.bounds import DecodeByBounds, best_corner, boxes
+from accel.policies.decode.memory import DecodeMemory
+from accel.policies.decode.search import extent
+from accel.policies.decode.stages import Decode
+from accel.policies.search.probing import best_logits
+from accel.policies.search.stages import Stage, search_stages
 
 SINK, WINDOW = 20, 50
 ENDS = {"sink": SINK, "window": WINDOW}

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.draft import Draft, block_regions, draft_map, head_threshold, strongest_region
-from accel.policies.selectors import TopK
+from accel.policies.parts.selectors import TopK
 
 CPU = torch.device("cpu")
 Q = "-.5 .5 .5 1.5 -.25 .25 .75 1.25 1.5 2.5 3.5 4.5 1.75 2.25 3.75 4.25"

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from accel.kernels.blocks import causal_blocks
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
+from accel.kernels.layout.blocks import causal_blocks
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies import hip as hip_module
-from accel.policies.always import Always
-from accel.policies.candidates import sequence_candidates
 from accel.policies.hip import Hip
-from accel.policies.orders import RowMajor, Tile
-from accel.policies.probing import best_logits, mean_queries, strided_queries
-from accel.policies.stage_search import Stage, Stages, search_stages, select_representative
-from accel.policies.tree_search import Tree, search_tree
+from accel.policies.parts.always import Always
+from accel.policies.parts.orders import RowMajor, Tile
+from accel.policies.search.candidates import sequence_candidates
+from accel.policies.search.probing import best_logits, mean_queries, strided_queries
+from accel.policies.search.stages import Stage, Stages, search_stages, select_representative
+from accel.policies.search.tree import Tree, search_tree
 
 SMOOTH = [0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3, 2, 1, 0, -1]
 SPIKE = [9, 0, 1, 0, 5, 6, 5, 4, 0, 1, 2, 1, 3, 3, 4, 3]

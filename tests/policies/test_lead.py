@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.orders import Hilbert
+from accel.policies.parts.orders import Hilbert
+from accel.policies.parts.scores import Strided
+from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.policies.scores import Strided
-from accel.policies.selectors import TopK, TopP
 
 BLOCK = (16, 16)
 GRIDS = [TokenGrid(4, 6, 9, 21, lead_tokens=37), TokenGrid(4, 6, 9, 21, text_first=True, lead_tokens=16)]

@@ -4,14 +4,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies import flex_prefill, lines
 from accel.policies.compose import Composed
-from accel.policies.flex_prefill import FlexPrefill, jensen_shannon, reaching
-from accel.policies.lines import blocks_of_lines, line_sums, probe_attention
-from accel.policies.vertical_slash import VerticalSlash, strongest
+from accel.policies.parts import flex_prefill, lines
+from accel.policies.parts.flex_prefill import FlexPrefill, jensen_shannon, reaching
+from accel.policies.parts.lines import blocks_of_lines, line_sums, probe_attention
+from accel.policies.parts.vertical_slash import VerticalSlash, strongest
 
 LENGTHS = [(100, 100), (37, 100), (5, 70)]
 

@@ -9,12 +9,12 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.orders import Hilbert, Tile
+from accel.policies.parts.orders import Hilbert, Tile
+from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock, TailError
+from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock, TailError
-from accel.policies.selectors import TopK, TopP
-from accel.policies.stage_search import Stages
+from accel.policies.search.stages import Stages
 
 GRID = TokenGrid(3, 9, 21, 17)
 ON_A_GRID = {

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from accel.kernels.order import TokenOrder
+from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
-from accel.policies.hilbert import hilbert_positions
-from accel.policies.orders import Axes, Hilbert, RowMajor, Tile, ordered_grid, token_order
+from accel.policies.parts.hilbert import hilbert_positions
+from accel.policies.parts.orders import Axes, Hilbert, RowMajor, Tile, ordered_grid, token_order
 
 CPU = torch.device("cpu")
 GRIDS = [TokenGrid(21, 45, 80), TokenGrid(13, 30, 45), TokenGrid(1, 64, 64), TokenGrid(31, 30, 52, 77)]

@@ -3,25 +3,25 @@
 import pytest
 import torch
 
-from accel.kernels.reference import block_sparse_attention
-from accel.patches.clock import Clock
+from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
-from accel.patches.root_hook import RootHook
 from accel.patches.site import Site
-from accel.plan_reuse import Reuse
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.orders import Hilbert, RowMajor
-from accel.policies.padding import without_padding
+from accel.policies.parts.orders import Hilbert, RowMajor
+from accel.policies.parts.padding import without_padding
+from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
+from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.policies.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
-from accel.policies.selectors import TopK, TopP
-from accel.policies.stage_search import Stages
-from accel.schedule import Schedule
-from accel.sparse_attention import SparseAttention
+from accel.policies.search.stages import Stages
+from accel.recipe.schedule import Schedule
+from accel.sites.grid_attention import SparseAttention
+from accel.sites.layout_cache import Reuse
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)

@@ -5,16 +5,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
-from accel.kernels.reference import block_sparse_attention
+from accel.kernels.attention.reference import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.key_importance import blocks_for_mass, key_order
-from accel.policies.orders import Hilbert, Tile
+from accel.policies.parts.key_importance import blocks_for_mass, key_order
+from accel.policies.parts.orders import Hilbert, Tile
+from accel.policies.parts.scores import Antidiagonal, Pooled
+from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted, blocks_with_a_visible_key, plan_grid, plan_sequence
-from accel.policies.scores import Antidiagonal, Pooled
-from accel.policies.selectors import TopK, TopP
 
 
 def toy(n):

@@ -7,7 +7,7 @@ from pytest import approx, mark, raises
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies import POLICIES
-from accel.policies.ramp import Ramp, at_progress, fixed
+from accel.policies.parts.ramp import Ramp, at_progress, fixed
 
 RAMP = {"ramp": [[0.2, 0.6], [0.6, 0.2], [0.8, 0.4]]}
 

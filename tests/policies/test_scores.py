@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from accel.policies import block_mass as block_mass_module
-from accel.policies.scores import Antidiagonal, Bounds, Exact, Pooled, Sampled, Strided, SubBlock, TailError
+from accel.policies.parts.scores import (
+    Antidiagonal,
+    Bounds,
+    Exact,
+    Pooled,
+    Sampled,
+    Strided,
+    SubBlock,
+    TailError,
+)
 
 ALL = [
     Pooled(),

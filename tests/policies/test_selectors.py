@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from accel.policies.selectors import TopK, TopP
+from accel.policies.parts.selectors import TopK, TopP
 
 NONE = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
 

@@ -14,7 +14,7 @@ import recipe_strategies as recipes
 import tiny
 from accel import Recipe, accelerate_model, accelerated, restore_model, summary
 from accel.accelerate import patches_of
-from accel.recipe_errors import RecipeError
+from accel.recipe.errors import RecipeError
 
 FIXED = settings(
     derandomize=True,

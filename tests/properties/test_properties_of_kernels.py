@@ -4,9 +4,9 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from accel.kernels.block_sparse_attention import block_sparse_attention
-from accel.kernels.layout import BlockLayout
-from accel.kernels.order import TokenOrder
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 
 # Without shrinking: a failure is told at once, as it was drawn.
 PHASES = (Phase.explicit, Phase.generate)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 import recipe_strategies as recipes
-from accel.kernels.block_sparse_attention import block_sparse_attention
+from accel.kernels.attention.operation import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.ramp import at_progress
-from accel.recipe import Recipe
-from accel.recipe_files import build_recipe, recipe_data
+from accel.policies.parts.ramp import at_progress
+from accel.recipe.files import build_recipe, recipe_data
+from accel.recipe.recipe import Recipe
 
 # Without shrinking: a failure is told at once, as it was drawn.
 PHASES = (Phase.explicit, Phase.generate)

@@ -7,7 +7,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 import bench_kernels
-from accel.kernels import reference
+from accel.kernels.attention import reference
 from bench_kernels import asked, competitors, main, measure
 from kernel_peers import PEERS, flex_mask
 from kernel_problems import Problem, error_of

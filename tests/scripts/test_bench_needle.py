@@ -7,10 +7,10 @@ import torch
 from pytest import approx, fixture, mark, raises
 
 import bench_needle
-from accel.default_recipe import LANGUAGE_MODELS
 from accel.demo.needle import BOS, FILLERS, KEYS, QUERY, VALUES
-from accel.generate import DENSE
-from accel.load_language_model import load_language_model
+from accel.load.language_model import load_language_model
+from accel.recipe.choose import LANGUAGE_MODELS
+from accel.run.generate import DENSE
 from bench_needle import hidden_states, measure
 from needle_depths import DEPTHS, draw_many
 from needle_methods import METHODS, available, executed, reachable, shipped, turned

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import model_table
-from accel.patches.family import FAMILIES
+from accel.patches.diffusers.family import FAMILIES
 
 
 def test_every_family_has_a_row(capsys):

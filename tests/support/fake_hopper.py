@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels import verdicts
+from accel.kernels.attention import verdicts
 
 
 @contextmanager

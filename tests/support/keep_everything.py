@@ -8,8 +8,8 @@ from torch import Tensor
 
 from accel import accelerate_model
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
-from accel.recipe import Recipe
+from accel.kernels.layout.layout import BlockLayout
+from accel.recipe.recipe import Recipe
 
 DENSE = Recipe.model_validate(
     {"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": {"method": "dense"}}]}

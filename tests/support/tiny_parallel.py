@@ -14,9 +14,9 @@ from torch._dynamo.testing import CompileCounter
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
-from accel.load_pipeline import load_pipeline
-from accel.recipe import Recipe
+from accel.kernels.layout.layout import BlockLayout
+from accel.load.pipeline import load_pipeline
+from accel.recipe.recipe import Recipe
 from tiny_families import CASES, output
 
 PER_HEAD = {

@@ -11,8 +11,8 @@ from torch import Tensor
 import tiny
 from accel import accelerate_model
 from accel.accelerate import patches_of
-from accel.kernels.layout import BlockLayout
-from accel.recipe import Recipe
+from accel.kernels.layout.layout import BlockLayout
+from accel.recipe.recipe import Recipe
 
 POOLED = {
     "method": "compose",

@@ -1,0 +1,156 @@
+"""Patch: a plan in force on the models of one pipeline; undoable, with its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from accel.apply.notices import Notices
+from accel.apply.plan import Plan, Step
+from accel.patches.context import Context
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.family import is_language_model
+from accel.patches.diffusers.install import Uninstall, prepare
+from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.diffusers.token_permutation import TokenPermutation
+from accel.patches.site import Site
+from accel.policies.parts.orders import Order, order_indices
+from accel.sites.grid_attention import SparseAttention
+from accel.sites.sequence_attention import SequenceAttention
+from accel.sites.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from accel.patches.transformers.install import UninstallSequence
+
+
+@dataclass(frozen=True)
+class Seated:
+    """One site in force: its function and its undo."""
+
+    site: Site
+    attention: SparseAttention | SequenceAttention
+    uninstall: Uninstall | UninstallSequence
+
+
+class Patch:
+    """What `apply` leaves on the models. Copies and pickles of a model carry a patch of their own.
+
+    Attributes:
+        plan: what was applied.
+        models: the patched models by component name.
+        seats: the sites in force.
+        told: what has been warned about.
+        notices: what tells of sites that are passed by or replaced.
+    """
+
+    def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
+        self.plan = plan
+        self.models = dict(models)
+        self.hooks: dict[str, RootHook] = {}
+        self.seats: list[Seated] = []
+        self.told: set[str] = set()
+        self.notices = Notices(self.told)
+
+    def put_in(self) -> None:
+        """Put everything in again that `remove` took out."""
+        for component, hook in self.hooks.items():
+            hook.attach(self.models[component])
+        for seat in self.seats:
+            seat.uninstall.put_in()
+
+    def remove(self) -> None:
+        """Take everything out again. Doing it twice does nothing."""
+        for seat in reversed(self.seats):
+            seat.uninstall()
+        # The hooks go last: by them an interrupted removal is found and taken up again.
+        for component, hook in self.hooks.items():
+            hook.detach(self.models[component])
+
+    def time_calls(self) -> Stopwatch:
+        """Start timing every attention call, dense ones too; the total is in the stopwatch returned."""
+        stopwatch = Stopwatch()
+        for seat in self.seats:
+            seat.attention.stopwatch = stopwatch
+        return stopwatch
+
+    def after_forward(self, model: nn.Module, context: Context) -> None:
+        """Notice what a finished forward shows, see `Notices`.
+
+        Raises:
+            RuntimeError: if it has called none of its sites: the seam does not hold with this library.
+        """
+        component = next(name for name, part in self.models.items() if part is model)
+        seats = [seat for seat in self.seats if seat.site.component == component]
+        self.notices.after_forward(model, seats, context)
+
+    @property
+    def step_source(self) -> str:
+        """What the denoising steps are told by, in words; empty for a language model."""
+        return next(iter(self.hooks.values())).step_source
+
+    def _add_hook(self, component: str, clock: Clock) -> None:
+        model = self.models[component]
+        if is_language_model(model):
+            hook = sequence_hook(self)
+        else:
+            hook = RootHook(clock, owner=self, permutation=permutation_of(self.plan.order))
+        self.hooks[component] = hook
+        hook.attach(model)
+
+    def _add_seat(self, step: Step) -> None:
+        assert step.rule is not None
+        site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
+        if site.causal:
+            self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
+            return
+        reuse = self.plan.recipe.reuse_of(step.rule)
+        attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
+        self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
+
+    def _put_in(self, seat: Seated) -> None:
+        # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.
+        self.seats.append(seat)
+        seat.uninstall.put_in()
+
+
+def permutation_of(order: Order | None) -> TokenPermutation | None:
+    """The hooks that put a model's tokens in `order` once for each forward; none without one."""
+    return None if order is None else TokenPermutation(partial(order_indices, order))
+
+
+def sequence_hook(owner: Patch) -> RootHook:
+    """The hook of a language model; transformers is imported now and not before."""
+    from accel.patches.transformers.hook import SequenceHook
+
+    return SequenceHook(owner)
+
+
+def prepared_in_sequence(site: Site, attention: SequenceAttention) -> Seated:
+    """A layer of a language model that is not in force yet."""
+    from accel.patches.transformers.install import prepare_sequence
+
+    return Seated(site, attention, prepare_sequence(site, attention))
+
+
+def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
+    """Put a plan in force. If anything fails on the way, every model is as it was before.
+
+    Args:
+        plan: of the sites of exactly these models.
+        models: by component name; one clock serves them all, so that experts count their steps together.
+        clock: tells the denoising step.
+    """
+    patch = Patch(plan, models)
+    with ExitStack() as undo:
+        undo.callback(patch.remove)
+        for component in patch.models:
+            patch._add_hook(component, clock)
+        for step in plan.matched:
+            patch._add_seat(step)
+        undo.pop_all()
+    return patch

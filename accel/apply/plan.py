@@ -1,0 +1,135 @@
+"""Plan: a recipe resolved against the sites of a loaded model, without touching the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.patches.site import Site
+from accel.policies.parts.orders import Order
+from accel.policies.parts.ramp import at_progress
+from accel.recipe.errors import RecipeError, nearest
+from accel.recipe.recipe import Recipe, Rule
+
+TRIAL_TOKENS = 2048
+TRIAL_GRID = TokenGrid(2, 4, 4)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One site and the rule it follows; a site no rule matches has none and is left alone."""
+
+    site: Site
+    rule: Rule | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What applying a recipe would do. Printable."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+
+    @property
+    def order(self) -> Order | None:
+        """The order that tokens are in for a whole forward; none where each call has its own."""
+        if not self.recipe.permute_once:
+            return None
+        return getattr(self.recipe.rules[0].policy, "order", None)
+
+    @property
+    def matched(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.rule is not None)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} of {len(self.steps)} attention sites follow the recipe"]
+        for step in self.steps:
+            method = step.rule.policy.method if step.rule else "left alone"
+            lines.append(f"  {step.site.full_name:<32} {method}")
+        return "\n".join(lines)
+
+
+def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
+    """Give every site the first rule that matches its name.
+
+    Raises:
+        RecipeError: if a rule's glob matches no site, or only sites that earlier rules take, or its method
+            needs a token grid and the site is in a language model, or the other way round, or tokens are to
+            be permuted once and the rules have more than one order.
+    """
+    used: set[int] = set()
+    steps = []
+    for site in sites:
+        number = next((n for n, rule in enumerate(recipe.rules) if matches(rule.match, site)), None)
+        used.add(number if number is not None else -1)
+        steps.append(Step(site, None if number is None else recipe.rules[number]))
+    for number, rule in enumerate(recipe.rules):
+        if number not in used:
+            raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
+    _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
+    _require_grid_methods(recipe, [step for step in steps if not step.site.causal])
+    if recipe.permute_once:
+        require_one_order(recipe)
+    return Plan(recipe, tuple(steps))
+
+
+def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Try every method that a language model would run on a text of zeros: no grid, and causal."""
+    tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16, device="cpu")
+    for number, rule in enumerate(recipe.rules):
+        if any(step.rule is rule for step in steps):
+            try:
+                rule.policy.layout(tokens, tokens, None, Context())
+            except ValueError as error:
+                raise RecipeError(f"rules[{number}].policy: {error}") from error
+
+
+def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Try every method that a model with a token grid would run on a small one of zeros."""
+    for number, rule in enumerate(recipe.rules):
+        site = next((step.site for step in steps if step.rule is rule), None)
+        if site is None:
+            continue
+        tokens = torch.zeros(1, site.heads, TRIAL_GRID.tokens, 16, device="cpu")
+        context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                at_progress(rule.policy, 0.0).layout(tokens, tokens, TRIAL_GRID, context)
+        except ValueError as error:
+            raise RecipeError(f"rules[{number}].policy: {error}") from error
+
+
+def require_one_order(recipe: Recipe) -> None:
+    """Tokens can be permuted once for all layers only if all layers' blocks are cut from the same order.
+
+    Raises:
+        RecipeError: if they are not, or a method has no order.
+    """
+    first = getattr(recipe.rules[0].policy, "order", None)
+    for number, rule in enumerate(recipe.rules):
+        where = f"permute_once: rules[{number}].policy"
+        order = getattr(rule.policy, "order", None)
+        if order is None:
+            raise RecipeError(f"{where}: the method {rule.policy.method!r} has no order to permute tokens to")
+        if order != first:
+            raise RecipeError(f"{where}.order: all rules must have one order, got {order} beside {first}")
+
+
+def matches(pattern: str, site: Site) -> bool:
+    """Whether a glob names a site, with or without its component."""
+    return fnmatchcase(site.name, pattern) or fnmatchcase(site.full_name, pattern)
+
+
+def _unused(rule: Rule, sites: Sequence[Site]) -> str:
+    shadowed = sum(matches(rule.match, site) for site in sites)
+    if shadowed:
+        return f"{rule.match!r} matches {shadowed} sites, but earlier rules take them all"
+    example = nearest(rule.match, [site.name for site in sites[:1]])
+    return f"{rule.match!r} matches none of the {len(sites)} sites; {example}"

@@ -1,0 +1,138 @@
+"""Prompts: a JSON Lines file of videos to make, checked whole before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from accel.recipe.errors import explain
+from accel.run.generate import GenerateSettings
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+Count = Annotated[int, Field(ge=1)]
+
+SLUG_LETTERS = 40
+
+
+class PromptError(ValueError):
+    """Mistakes in a prompts file, one on a line, each with the file, the line and the key."""
+
+
+class PromptLine(BaseModel):
+    """One line. All but the prompt has a default, which is the command line's.
+
+    Args:
+        name: of the video's file, without an ending: letters, digits and _ . -; none makes one of the prompt.
+        height, width: pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    prompt: Text
+    name: Name | None = None
+    negative_prompt: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    height: Count | None = None
+    width: Count | None = None
+    num_frames: Count | None = None
+    num_inference_steps: Count | None = None
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make.
+
+    Args:
+        name: of its file, without an ending.
+        line: in the prompts file, from 1.
+        settings: what to generate.
+    """
+
+    name: str
+    line: int
+    settings: GenerateSettings
+
+
+def read_prompts(path: str | Path, defaults: Mapping[str, Any]) -> list[Job]:
+    """The videos a file asks for, in its order. Empty lines are skipped.
+
+    Args:
+        path: UTF-8, one JSON object a line.
+        defaults: `GenerateSettings` but for the prompt, where a line says nothing.
+
+    Raises:
+        PromptError: all mistakes there are, with file, line, key and the nearest valid name.
+    """
+    path = Path(path)
+    jobs: list[Job] = []
+    mistakes: list[str] = []
+    for number, text in enumerate(_lines(path), start=1):
+        if not text.strip():
+            continue
+        try:
+            jobs.append(_job(text, f"{path}:{number}", number, defaults))
+        except ValueError as error:
+            mistakes.append(str(error))
+    mistakes += _repeated(jobs, path)
+    if mistakes:
+        raise PromptError("\n".join(mistakes))
+    if not jobs:
+        raise PromptError(f'{path}: holds no prompts; a line looks like {{"prompt": "a cat", "seed": 1}}')
+    return jobs
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: is not UTF-8 text") from error
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _job(text: str, source: str, number: int, defaults: Mapping[str, Any]) -> Job:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise PromptError(f"{source}: is not JSON: {what}{where}") from None
+    if not isinstance(data, dict):
+        raise PromptError(f'{source}: expected an object like {{"prompt": "a cat"}}, got {text.strip()[:40]}')
+    try:
+        line = PromptLine.model_validate(data)
+    except ValidationError as error:
+        raise PromptError(str(explain(error, source, PromptLine.model_json_schema()))) from None
+    own = line.model_dump(exclude_none=True, exclude={"name"})
+    settings = GenerateSettings(**{**defaults, **own})
+    return Job(line.name or name_of(settings), number, settings)
+
+
+def name_of(settings: GenerateSettings) -> str:
+    """A file name that says what is in it: the prompt's first words, and a hash of all settings."""
+    words = re.sub(r"[^a-z0-9]+", "-", settings.prompt.lower()).strip("-")[:SLUG_LETTERS].strip("-")
+    digest = hashlib.sha256(json.dumps(vars(settings), sort_keys=True).encode()).hexdigest()
+    return f"{words or 'video'}-{digest[:8]}"
+
+
+def _repeated(jobs: list[Job], path: Path) -> list[str]:
+    """Names that two lines share; they differ by more than upper and lower case."""
+    first: dict[str, Job] = {}
+    mistakes = []
+    for job in jobs:
+        earlier = first.setdefault(job.name.lower(), job)
+        if earlier is not job:
+            mistakes.append(
+                f"{path}:{job.line}: name: {job.name!r} is taken by line {earlier.line}; "
+                "give one of them another name or seed"
+            )
+    return mistakes

@@ -1,0 +1,161 @@
+"""Charts as coordinates: what the SVG templates draw, in a box 480 wide that a phone can still read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from accel.comparison.axis import Axis, counting_axis, round_axis
+from accel.comparison.report import Comparison, Run
+
+WIDTH = 480
+LEFT, RIGHT = 66, WIDTH - 14
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over frames; frames at infinity are gaps. Each line is an SVG list of points."""
+
+    role: str
+    label: str
+    lines: tuple[str, ...]
+    dots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Curves over frame numbers, counted from 1."""
+
+    title: str
+    x: Axis
+    y: Axis
+    curves: tuple[Curve, ...]
+    hidden: int
+    height: int = 250
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One comparison on the ruler; `at` is none where PSNR is infinite."""
+
+    role: str
+    label: str
+    psnr: float
+    at: float | None
+    y: float
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """The PSNR of every comparison on one axis."""
+
+    x: Axis
+    marks: tuple[Mark, ...]
+    height: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a time bar."""
+
+    name: str
+    seconds: float
+    x: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The seconds of one run, cut into parts."""
+
+    label: str
+    seconds: float
+    y: float
+    end: float
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class TimeBars:
+    """One bar a run over one axis of seconds."""
+
+    x: Axis
+    bars: tuple[Bar, ...]
+    height: int = 190
+
+
+def curve_chart(
+    title: str, unit: str, series: Sequence[tuple[Comparison, Sequence[float]]]
+) -> CurveChart | None:
+    """Curves of one number a frame; none for fewer than two frames or if no number is finite."""
+    finite = [value for _, values in series for value in values if math.isfinite(value)]
+    frames = len(series[0][1]) if series else 0
+    if frames < 2 or not finite:
+        return None
+    x = counting_axis("frame", 1, frames, LEFT, RIGHT)
+    y = round_axis(unit, finite, 200, 14)
+    curves = tuple(_curve(comparison, values, x, y) for comparison, values in series)
+    return CurveChart(title, x, y, curves, sum(len(values) for _, values in series) - len(finite))
+
+
+def ruler(comparisons: Sequence[Comparison]) -> Ruler | None:
+    """PSNR of every comparison on one axis from 0; none if there is none."""
+    if not comparisons:
+        return None
+    finite = [each.quality.psnr for each in comparisons if math.isfinite(each.quality.psnr)]
+    ordered = sorted(comparisons, key=lambda each: each.quality.psnr, reverse=True)
+    x = round_axis("PSNR against dense, mean over frames (dB)", [0, *(finite or [50])], 14, WIDTH - 98)
+    marks = tuple(_mark(each, x, 34 + 44 * row) for row, each in enumerate(ordered))
+    return Ruler(x, marks, 44 * len(marks) + 60)
+
+
+def time_bars(runs: Sequence[Run]) -> TimeBars:
+    """Seconds of each run, cut into attention, the rest of the transformer and the rest of the pipeline.
+
+    A cut that is not known of every run is made in none.
+    """
+    known = [
+        part
+        for part in ("attention", "transformer")
+        if all(getattr(run, f"seconds_{part}") is not None for run in runs)
+    ]
+    x = round_axis("seconds", [0, *(run.seconds_total for run in runs)], 14, WIDTH - 76, most=5)
+    return TimeBars(x, tuple(_bar(run, known, x, 30 + 62 * row) for row, run in enumerate(runs)))
+
+
+def _curve(comparison: Comparison, values: Sequence[float], x: Axis, y: Axis) -> Curve:
+    runs = list(_finite_runs(values))
+    lines = tuple(
+        " ".join(f"{x.at(frame)},{y.at(value)}" for frame, value in run) for run in runs if len(run) > 1
+    )
+    dots = tuple((x.at(run[0][0]), y.at(run[0][1])) for run in runs if len(run) == 1)
+    return Curve(comparison.role, comparison.label, lines, dots)
+
+
+def _finite_runs(values: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
+    """Stretches of neighbouring frames whose values are finite, as (frame from 1, value)."""
+    run: list[tuple[int, float]] = []
+    for frame, value in enumerate([*values, math.inf], start=1):
+        if math.isfinite(value):
+            run.append((frame, value))
+        elif run:
+            yield run
+            run = []
+
+
+def _mark(comparison: Comparison, x: Axis, y: float) -> Mark:
+    value = comparison.quality.psnr
+    return Mark(comparison.role, comparison.label, value, x.at(value) if math.isfinite(value) else None, y)
+
+
+def _bar(run: Run, known: Sequence[str], x: Axis, y: float) -> Bar:
+    parts: list[Part] = []
+    before = 0.0
+    for part in (*known, "total"):
+        until = getattr(run, f"seconds_{part}")
+        whole = "pipeline" if part == "total" else part
+        name = f"rest of the {whole}" if parts else part
+        parts.append(Part(name, until - before, x.at(before), round(x.at(until) - x.at(before), 2)))
+        before = until
+    return Bar(run.label, run.seconds_total, y, x.at(run.seconds_total), tuple(parts))

@@ -1,0 +1,85 @@
+"""Render a Report as one HTML file that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from accel.comparison.charts import curve_chart, ruler, time_bars
+from accel.comparison.density_map import density_map
+from accel.comparison.digits import FILTERS
+from accel.comparison.report import MEDIA_TYPES, Report, Run
+
+TEMPLATES = Path(__file__).parent
+
+
+def render_report(report: Report) -> str:
+    """The page as HTML, its videos inside as base64.
+
+    Raises:
+        FileNotFoundError: if a run names a video that is not there.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(FILTERS)
+    return environment.get_template("report.html.j2").render(_page(report))
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Write the page to `path`, whole or not at all, and return the path.
+
+    Raises:
+        FileNotFoundError: if a run names a video that is not there, or the folder does not exist.
+    """
+    path = Path(path)
+    page = render_report(report)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _page(report: Report) -> dict[str, Any]:
+    """Every name the template uses."""
+    comparisons = report.comparisons
+    runs = (report.dense, report.accelerated)
+    data = [_data_uri(run) for run in runs]
+    psnr = [(each, each.quality.per_frame_psnr) for each in comparisons]
+    ssim = [(each, each.quality.per_frame_ssim) for each in comparisons]
+    return {
+        "report": report,
+        "accelerated": report.comparison("accelerated"),
+        "floor": report.comparison("noise floor"),
+        "other": report.comparison("other seed"),
+        "frames": len(psnr[0][1]) if psnr else None,
+        "reference_flicker": comparisons[0].quality.reference_flicker if comparisons else None,
+        "media_data": {"dense": data[0], "accelerated": data[1]},
+        "playable": any(uri.startswith("data:video") for uri in data),
+        "density": {"all": report.density(), "sparse": report.density(with_dense=False)},
+        "calls": (report.sparse_calls or 0) + sum(report.dense_reasons.values()),
+        "ruler": ruler(comparisons),
+        "psnr_chart": curve_chart("PSNR by frame", "PSNR (dB)", psnr),
+        "ssim_chart": curve_chart("SSIM by frame", "SSIM", ssim),
+        "bars": time_bars(runs),
+        "heat_map": density_map(report.density_by_layer_and_step, report.layer_names),
+    }
+
+
+def _data_uri(run: Run) -> str:
+    """The run's video as a data URI; empty if it has none."""
+    if run.video_path is None:
+        return ""
+    path = Path(run.video_path)
+    return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

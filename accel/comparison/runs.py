@@ -1,0 +1,82 @@
+"""Comparison runs: dense, accelerated, and the two that place the number, measured on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accel.apply.patch import Patch
+from accel.comparison.quality import measure_quality, relative_error
+from accel.comparison.report import Comparison
+from accel.recipe.override import override
+from accel.recipe.recipe import Recipe
+from accel.run.generate import Generated, GenerateSettings, generate
+
+EXPLANATIONS = {
+    "accelerated": "The same prompt and seed, accelerated.",
+    "noise floor": "Dense again under another exact attention backend: the best any method can hope for.",
+    "other seed": "Dense from other noise: what two videos with nothing in common score.",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The runs of one comparison and what they say about each other."""
+
+    dense: Generated
+    accelerated: Generated
+    comparisons: tuple[Comparison, ...]
+
+
+def compare_runs(pipe: Any, settings: GenerateSettings, recipe: Recipe, *, placing: bool = True) -> Compared:
+    """Run dense and accelerated from the same seed; with `placing` also the noise floor and another seed.
+
+    One accelerated step goes first and is thrown away: the first run of a process pays for allocation and
+    compilation, and whichever run came first would look slow.
+    """
+    all_sparse = override(recipe, {"dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0})
+    generate(pipe, replace(settings, num_inference_steps=1), all_sparse)
+    runs = {"dense": generate(pipe, settings), "accelerated": generate(pipe, settings, recipe)}
+    if placing:
+        with other_exact_backend(pipe.device.type):
+            runs["noise floor"] = generate(pipe, settings)
+        runs["other seed"] = generate(pipe, replace(settings, seed=settings.seed + 1))
+    dense = runs.pop("dense")
+    if "other seed" in runs:
+        # The same work as the dense run: the faster of the two is the fairer baseline.
+        dense = replace(dense, seconds=min(dense.seconds, runs["other seed"].seconds, key=lambda s: s.total))
+    comparisons = tuple(_compare(role, run, dense) for role, run in runs.items())
+    return Compared(dense, runs["accelerated"], comparisons)
+
+
+def other_exact_backend(device: str) -> Any:
+    """Make diffusers' dispatcher use an exact backend that is not the one it would have used."""
+    from diffusers.models.attention_dispatch import attention_backend
+
+    return attention_backend("_native_efficient" if device == "cuda" else "_native_math")
+
+
+def _compare(role: str, run: Generated, dense: Generated) -> Comparison:
+    error = None
+    if run.latents is not None and dense.latents is not None:
+        error = relative_error(run.latents, dense.latents)
+    quality = measure_quality(run.frames, dense.frames)
+    return Comparison(role, f"{role} against dense", quality, EXPLANATIONS[role], error)
+
+
+def density_map(patch: Patch) -> tuple[tuple[float | None, ...], ...]:
+    """Rows of layers, columns of steps: density of the sparse calls, none where all ran dense, NaN without
+    calls; empty if the steps are not known."""
+    records = [seat.attention.record for seat in patch.seats]
+    steps = {step for record in records for step in (*record.sparse, *record.dense_steps)}
+    if not steps or None in steps:
+        return ()
+    n_steps = max(step for step in steps if step is not None) + 1
+    return tuple(tuple(_cell(record, step) for step in range(n_steps)) for record in records)
+
+
+def _cell(record: Any, step: int) -> float | None:
+    if step in record.sparse:
+        return float(record.sparse[step].total) / record.sparse[step].count
+    return None if record.dense_steps[step] else math.nan

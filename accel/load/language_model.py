@@ -1,0 +1,60 @@
+"""Load a language model and its tokenizer: the embedded demo, a folder, or a model of the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from accel.load.errors import FAILURES, LoadError, require_device, require_folder, why
+from accel.load.pipeline import best_device
+
+DEMO_LLM: Path = Path(__file__).parents[1] / "demo" / "needle-llama"
+
+
+class LanguageModel(NamedTuple):
+    """A transformers model, on its device, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_language_model(
+    model: str, device: str | None = None, dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """The model, on its device, and its tokenizer.
+
+    Args:
+        model: "demo-llm", a folder with a config.json, or a hub id such as "Qwen/Qwen3-0.6B".
+        device: "cuda", "cpu", ...; none picks the best one there is.
+        dtype: none is bfloat16 on an accelerator and float32 on the CPU.
+
+    Raises:
+        LoadError: if it cannot be had. Only safetensors weights are read, never pickles, and no code that
+            comes with a model is run.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = device or best_device()
+    require_device(device)
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    if model == "demo":
+        raise LoadError("'demo' is a video pipeline (accel generate); the demo to complete is 'demo-llm'")
+    source = str(DEMO_LLM) if model == "demo-llm" else model
+    require_folder(source, "transformers model", "config.json")
+    # Without an explicit False, transformers would ask at the terminal whether to run a model's own code.
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **safe)
+    except FAILURES as error:
+        raise LoadError(f"cannot load {model!r}: {why(error)} {_advice(source)}") from error
+    return LanguageModel(loaded.to(device).eval(), tokenizer)
+
+
+def _advice(source: str) -> str:
+    if os.path.isdir(source):
+        return "The folder must hold a causal language model with safetensors weights and its tokenizer."
+    return "It is neither 'demo-llm' nor a folder here; as a hub id it needs a network and a real repository."

@@ -1,0 +1,37 @@
+"""Measurements: numbers that are found out once for a machine and kept in a file of the user's cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from accel.kernels.attention.verdicts import entries, verdict_file
+from accel.whole_file import whole_file
+
+_KNOWN: dict[str, float] = {}
+
+
+def measured_once(key: str, measure: Callable[[], float]) -> float:
+    """What was measured under a key, by this process or an earlier one; else measured now."""
+    if key not in _KNOWN:
+        _KNOWN.update(entries(cache_file(), float))
+    if key not in _KNOWN:
+        _KNOWN[key] = measure()
+        _write_file()
+    return _KNOWN[key]
+
+
+def cache_file() -> Path:
+    """Where they are kept; deleting the file measures anew."""
+    return verdict_file().with_name("crossover.json")
+
+
+def _write_file() -> None:
+    """Whole or not at all; a cache that cannot be written is measured again by the next process."""
+    path = cache_file()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as draft:
+            draft.write_text(json.dumps({**entries(path, float), **_KNOWN}, indent=1), encoding="utf-8")

@@ -1,0 +1,73 @@
+"""DecodeByBounds: key blocks for single queries after a cache, by the most that any of their keys can score.
+
+A block's keys lie in a box, from the smallest to the largest of each of their numbers; no key in it can score
+more with a query than the box's best corner (Quest, arXiv 2406.10774). A single outstanding key is not lost.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.decode.attention import grouped
+from accel.policies.decode.memory import Found
+from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
+from accel.policies.policy import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecodeByBounds(DecodeSearch):
+    """Every block is judged, by two rows instead of its keys. Query heads that share a key head share keys.
+
+    The first stage makes the boxes, which reads all keys once; the second judges them, which reads as much as
+    two keys a block.
+
+    Args:
+        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        sink, window: tokens at the start, and before the queries, that are always kept.
+        keys: keys of a block.
+        refresh: for how many tokens the boxes serve, and for how many the blocks that were found.
+    """
+
+    budget: Keys = 2048
+    sink: Always = 256
+    window: Always = 1024
+    keys: Literal[16, 32, 64, 128] = 16
+    refresh: tuple[Tokens, Tokens] = (16, 4)
+    kind: Literal["bounds"] = "bounds"
+
+    @property
+    def block(self) -> int:
+        return self.keys
+
+    def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
+        if stage == 0:
+            found.entering = list(boxes(k, self.block))
+        worth = best_corner(grouped(q, k.shape[1]), *found.entering)  # [B, Hkv, Nb]
+        places = torch.arange(worth.shape[2], device=k.device)
+        outside = (places < found.first[:, None]) | (places >= found.stop[:, None])
+        worth = worth.masked_fill(outside[:, None], -torch.inf)
+        kept = math.ceil(self.budget / self.block)
+        top = worth.topk(min(kept, worth.shape[2]), dim=-1)
+        return top.indices, top.values > -torch.inf
+
+
+def boxes(k: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """[B, Hkv, Nb, D] each: the smallest and largest of each number in `columns` keys of k [B, Hkv, N, D]."""
+    whole = k.shape[2] // columns * columns
+    low, high = k[:, :, :whole].unflatten(2, (-1, columns)).aminmax(dim=3)
+    if whole == k.shape[2]:
+        return low, high
+    rest = k[:, :, whole:].aminmax(dim=2, keepdim=True)
+    return torch.cat([low, rest.min], dim=2), torch.cat([high, rest.max], dim=2)
+
+
+def best_corner(q: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Float32 [B, Hkv, Nb]: the most that any query [B, Hkv, R, D] can score with any key in each box."""
+    positive, negative = q.clamp(min=0), q.clamp(max=0)
+    bound = positive @ high.transpose(-1, -2) + negative @ low.transpose(-1, -2)
+    return bound.float().amax(dim=2)

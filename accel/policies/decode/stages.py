@@ -1,0 +1,90 @@
+"""Decode: key blocks for single queries after a long cache, found in stages that are reused between tokens.
+
+Chunks of keys are judged by one real key each, the best are cut smaller and judged again, down to blocks
+(InfiniteHiP, arXiv 2502.08910). A stage's chunks serve several tokens before it runs again.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.decode.attention import grouped
+from accel.kernels.layout.layout import KEY_ROWS
+from accel.policies.decode.bounds import DecodeByBounds
+from accel.policies.decode.memory import Found
+from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
+from accel.policies.policy import STRICT
+from accel.policies.search.probing import best_logits
+from accel.policies.search.stages import best, select_representative
+
+
+@dataclass(frozen=True, config=STRICT)
+class Decode(DecodeSearch):
+    """How single queries against a cache find their keys: a number of them, whatever the cache holds.
+
+    Query heads that share a key head share its keys. The published stages end in chunks of 8 keys; the
+    smallest block of this project's kernels has 16.
+
+    Args:
+        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        sink, window: tokens at the start, and before the queries, that are always kept.
+        chunks: keys of a chunk in each stage, coarsest first, each a multiple of the next; the last is the
+            block of the layout.
+        keep: keys that each stage but the last hands on to the next; never less than the budget.
+        refresh: for how many tokens each stage's result serves.
+    """
+
+    budget: Keys = 2048
+    sink: Always = 256
+    window: Always = 1024
+    chunks: Annotated[tuple[Keys, ...], Field(min_length=1)] = (256, 32, 16)
+    keep: tuple[Keys, ...] = (32768, 8192)
+    refresh: tuple[Tokens, ...] = (16, 8, 4)
+    kind: Literal["stages"] = "stages"
+
+    def __post_init__(self) -> None:
+        if any(larger % smaller or larger == smaller for larger, smaller in pairwise(self.chunks)):
+            raise ValueError(f"each chunk must be a multiple of the next, got {self.chunks}")
+        if self.chunks[-1] not in KEY_ROWS:
+            raise ValueError(f"the last chunk must be one of {KEY_ROWS} keys, got {self.chunks[-1]}")
+        if not len(self.chunks) == len(self.refresh) == len(self.keep) + 1:
+            raise ValueError(
+                "chunks and refresh have an entry for each stage and keep one less, "
+                f"got {self.chunks}, {self.refresh} and {self.keep}"
+            )
+
+    @property
+    def block(self) -> int:
+        return self.chunks[-1]
+
+    def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
+        queries = grouped(q, k.shape[1])[:, :, None].float()  # [B, Hkv, 1, group · M, D]
+        first, stop = (blocks.view(-1, 1, 1, 1) * self.block for blocks in (found.first, found.stop))
+        if stage == 0:
+            found.entering = [torch.arange(0, room, self.chunks[0], device=k.device).view(1, 1, 1, -1)]
+        keep = (*(max(keys, self.budget) for keys in self.keep), self.budget)
+        for number in range(stage, len(self.chunks)):
+            chunk, left = self.chunks[number], found.entering[number]
+            _, worth = select_representative(
+                lambda places: best_logits(queries, k, first + places),
+                left, (left + chunk).minimum(stop - first), stop - first, chunk,
+            )  # fmt: skip
+            left = left.expand(worth.shape)
+            if number + 1 < len(self.chunks):
+                smaller = torch.arange(0, chunk, self.chunks[number + 1], device=k.device)
+                left = best(left, worth, math.ceil(keep[number] / chunk)).sort(dim=-1).values
+                found.entering[number + 1 :] = [(left[..., None] + smaller).flatten(-2)]
+        kept = math.ceil(self.budget / self.block)
+        valid = best(worth, worth, kept) > -torch.inf
+        blocks = found.first.view(-1, 1, 1, 1) + best(left, worth, kept) // self.block
+        return blocks[:, :, 0], valid[:, :, 0]
+
+
+AnyDecode = Annotated[Decode | DecodeByBounds, Field(discriminator="kind")]

@@ -1,0 +1,118 @@
+"""Orders of the tokens of a grid: row-major, tiles, Hilbert curve, the six orders of the axes.
+
+In every order but the row-major one the video tokens come first and the text tokens, unpermuted, last, so
+that blocks are cut from the first video token on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.layout.order import TokenOrder
+from accel.patches.grid import TokenGrid
+from accel.policies.parts.from_sizes import from_sizes
+from accel.policies.parts.hilbert import hilbert_positions
+from accel.policies.policy import STRICT
+
+Side = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class RowMajor:
+    """The order of the sequence."""
+
+    kind: Literal["row_major"] = "row_major"
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        return torch.arange(grid.video_tokens)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tile:
+    """Boxes of tokens one after another, row-major among and inside themselves.
+
+    Args:
+        size: frames, rows and columns of a tile. Where it does not divide the grid, the last tiles of an
+            axis are smaller.
+        whole_first: all whole tiles before all smaller ones, so that tiles of a block's size are blocks.
+    """
+
+    size: tuple[Side, Side, Side]
+    whole_first: bool = True
+    kind: Literal["tile"] = "tile"
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        rank = torch.zeros(1, 1, 1, dtype=torch.int64)
+        within = torch.zeros_like(rank)
+        smaller = torch.zeros_like(rank, dtype=torch.bool)
+        for axis, (length, side) in enumerate(
+            zip((grid.frames, grid.height, grid.width), self.size, strict=True)
+        ):
+            place = torch.arange(length).reshape([-1 if other == axis else 1 for other in range(3)])
+            tile = place // side
+            rank = rank * -(-length // side) + tile
+            within = within * side + place % side
+            smaller = smaller | ((tile + 1) * side > length)
+        tile_volume = self.size[0] * self.size[1] * self.size[2]
+        last = rank.max() + 1 if self.whole_first else 0
+        return ((rank + smaller * last) * tile_volume + within).flatten().argsort()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Hilbert:
+    """A generalised Hilbert curve through the whole grid: any block of it is compact in all three axes."""
+
+    kind: Literal["hilbert"] = "hilbert"
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        return hilbert_positions((grid.frames, grid.height, grid.width))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Axes:
+    """The axes in another order, slowest first: f frames, h rows, w columns (arXiv 2506.16054)."""
+
+    axes: Literal["fhw", "fwh", "hfw", "hwf", "wfh", "whf"]
+    kind: Literal["axes"] = "axes"
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        box = torch.arange(grid.video_tokens).reshape(grid.frames, grid.height, grid.width)
+        return box.permute(["fhw".index(axis) for axis in self.axes]).flatten()
+
+
+Order = Annotated[RowMajor | Tile | Hilbert | Axes, Field(discriminator="kind")]
+
+
+@from_sizes()
+def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
+    """The order of all tokens of `grid`, text included; none where it is that of the sequence."""
+    if isinstance(order, RowMajor):
+        return None
+    before = torch.arange(grid.video_start)
+    after = torch.arange(grid.video_start + grid.video_tokens, grid.tokens)
+    return TokenOrder(torch.cat([order.positions(grid) + grid.video_start, before, after]).to(device))
+
+
+def order_indices(order: Order, grid: TokenGrid, device: torch.device) -> Tensor | None:
+    """Int64 [N], where each token of `token_order` comes from; none where it is that of the sequence."""
+    tokens = token_order(order, grid, device)
+    return None if tokens is None else tokens.indices
+
+
+def call_order(order: Order, grid: TokenGrid, device: torch.device, permuted: bool) -> TokenOrder | None:
+    """The order to put a call's tokens in; none where they are in it already."""
+    return None if permuted else token_order(order, grid, device)
+
+
+def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
+    """The grid with its text where `order` puts it."""
+    if isinstance(order, RowMajor):
+        return grid
+    text = grid.text_tokens + grid.lead_tokens
+    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0)

@@ -1,0 +1,243 @@
+"""Scores of blocks: the attention mass of each block of keys, estimated from a few representatives.
+
+All of them are one computation: pick or average representatives of the queries and of the keys, take an
+exact softmax of the small problem, and add up a block's columns. Rows sum to 1, so scores compare across
+rows, heads and layers as far as the representatives can be trusted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.layout.blocks import per_head
+from accel.policies.block_mass import Reduction, block_mass
+from accel.policies.policy import STRICT
+from accel.policies.representatives import (
+    Representatives,
+    boxes,
+    every,
+    folded,
+    means,
+    sample_positions,
+    sampled,
+    self_similarity,
+    signed_means,
+)
+
+Step = Annotated[int, Field(ge=1, le=128)]
+
+
+class BlockScore(ABC):
+    """What the scores share.
+
+    `steps` are the rows of queries and of keys that one representative stands for; they divide a block's.
+    `reduction` is what becomes of a block's entries, see `block_mass`.
+    """
+
+    reduction: ClassVar[Reduction] = "sum"
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return 1, 1
+
+    @abstractmethod
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        """Who stands for the queries and for the keys."""
+
+    def mass(
+        self,
+        q: Tensor,
+        k: Tensor,
+        block_size: tuple[int, int],
+        causal: bool = False,
+        may: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Float32 [B, H, Mb, Nb], rows summing to 1, or to 0 where a row may see nothing.
+
+        Args:
+            q: [B, H, M, D]; k: [B, Hkv, N, D], both in the order the blocks are cut from.
+            block_size: (query rows, key rows).
+            causal: query i stands at position i + N - M and sees nothing later.
+            may: bool [Mb, Nb], the only blocks that count; none where all do.
+            lengths: int32 [B], the first keys of each sample, those that are not padding; none where all are.
+        """
+        queries, keys = self.represent(q, k, block_size)
+        return block_mass(queries, keys.within(lengths), block_size, causal, may, self.reduction)
+
+    def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
+        """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; none where all are."""
+        return None
+
+
+@dataclass(frozen=True, config=STRICT)
+class SteppedScore(BlockScore):
+    """One representative for every few rows.
+
+    Args:
+        query, key: rows of queries and of keys that one stands for; at most the block's.
+    """
+
+    query: Step = 16
+    key: Step = 16
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return self.query, self.key
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pooled(BlockScore):
+    """Block means against block means: the cheapest, blind to what cancels inside a block.
+
+    Args:
+        self_similarity: blocks whose tokens' mean pairwise cosine is below this are not trusted: their keys
+            leave the softmax and are kept for every query, their queries keep every key (arXiv 2502.18137).
+            -1 trusts all.
+    """
+
+    self_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    kind: Literal["pooled"] = "pooled"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        keys = means(k, block_size[1])
+        if self.self_similarity > -1:
+            keys = keys.without(self._untrusted(k, block_size[1]))
+        return means(q, block_size[0]), keys
+
+    def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
+        if self.self_similarity == -1:
+            return None
+        rows, columns = self._untrusted(q, block_size[0]), self._untrusted(k, block_size[1])
+        return rows[..., :, None] | per_head(columns, q.shape[1])[..., None, :]
+
+    def _untrusted(self, tokens: Tensor, rows: int) -> Tensor:
+        return self_similarity(tokens, rows) < self.self_similarity
+
+
+@dataclass(frozen=True, config=STRICT)
+class SubBlock(SteppedScore):
+    """Means of a few rows against means of a few rows (arXiv 2605.23445)."""
+
+    kind: Literal["sub_block"] = "sub_block"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return means(q, self.query), means(k, self.key)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Strided(SteppedScore):
+    """Every few-th query against every few-th key: real rows, at 1 / (query · key) of the cost of QKᵀ."""
+
+    query: Step = 8
+    key: Step = 4
+    kind: Literal["strided"] = "strided"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        coarser = max(self.steps)
+        return every(q, self.query, coarser), every(k, self.key, coarser)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TailError(Strided):
+    """How wrong a block's weights get if its mean key stands for all of its keys, by strided rows: for a
+    layout with a tail, where the question is not which blocks have mass but which the mean gets wrong.
+
+    Errors are absolute, so rows do not sum to 1.
+    """
+
+    kind: Literal["tail_error"] = "tail_error"  # type: ignore[assignment]
+    reduction: ClassVar[Reduction] = "tail_error"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Antidiagonal(BlockScore):
+    """Sums along the antidiagonals of stride x stride cells, which no vertical or slash line escapes
+    (arXiv 2503.16428)."""
+
+    stride: Step = 16
+    kind: Literal["antidiagonal"] = "antidiagonal"
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return self.stride, self.stride
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return folded(q, self.stride, backwards=True), folded(k, self.stride, backwards=False)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Bounds(SteppedScore):
+    """The most that a mean of a few queries can get from any of a few keys, by the range of every channel: a
+    single strong key shows however many weak ones surround it (arXiv 2406.10774)."""
+
+    kind: Literal["bounds"] = "bounds"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return signed_means(q, self.query), boxes(k, self.key)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sampled(BlockScore):
+    """The strongest of a few random pairs of a block, at the same offsets in each (arXiv 2508.10774)."""
+
+    per_block: Annotated[int, Field(ge=1, le=16)] = 16
+    kind: Literal["sampled"] = "sampled"
+    reduction: ClassVar[Reduction] = "strongest"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return sampled(q, block_size[0], self.per_block), sampled(k, block_size[1], self.per_block)
+
+    def mass(
+        self,
+        q: Tensor,
+        k: Tensor,
+        block_size: tuple[int, int],
+        causal: bool = False,
+        may: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        if causal:
+            raise ValueError("score 'sampled' is defined for attention that is not causal")
+        queries, keys = self.represent(q, k, block_size)
+        if lengths is not None:
+            sampled_keys = sample_positions(k.shape[2], block_size[1], self.per_block, k.device)
+            keys = keys.without((sampled_keys >= lengths[:, None])[:, None])
+        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, reduction=self.reduction)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Exact(BlockScore):
+    """The true mass, at the full cost of QKᵀ: a stick to measure the other scores with, never a saving."""
+
+    kind: Literal["exact"] = "exact"
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        return every(q, 1, 1), every(k, 1, 1)
+
+
+Score = Annotated[
+    Pooled | SubBlock | Strided | TailError | Antidiagonal | Bounds | Sampled | Exact,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,98 @@
+"""Selectors: which blocks to keep, given the mass of each and what must be kept anyway.
+
+`mass` is float32 [B, H, Mb, Nb], not negative; `must` and `may` are bool and broadcast to it. Blocks outside
+`may` are never kept, blocks in `must` always are and count towards the budget, and so does the heaviest
+block of every row, so that no row is left without. Ties go to the lower head, row and column; NaN weighs
+less than any number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.planning.heaviest import Budget, keep_heaviest
+from accel.patches.context import HeadShare
+from accel.policies.parts.ramp import Ramp, fixed
+from accel.policies.policy import STRICT
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TopK:
+    """A fixed share of the blocks.
+
+    Args:
+        density: kept blocks / blocks that may be kept, in (0, 1], or a ramp of it; rounded to whole blocks
+            of a budget.
+        budget: what shares one budget, the heaviest blocks first: the blocks of a "row", of all rows of a
+            "head", or of all heads of a "layer"; samples of a batch never share.
+        row_density: what every row gets of it first, its heaviest blocks, in [0, density].
+    """
+
+    density: Share | Ramp
+    budget: Budget = "row"
+    row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
+    kind: Literal["top_k"] = "top_k"
+
+    def __post_init__(self) -> None:
+        if self.row_density > (self.density.lowest if isinstance(self.density, Ramp) else self.density):
+            raise ValueError(
+                f"row_density must not exceed density, got {self.row_density} and {self.density}"
+            )
+
+    def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
+        if self.row_density:
+            must = keep_heaviest(mass, must, may, "row", self.row_density)
+        return keep_heaviest(mass, must, may, self.budget, fixed(self.density))
+
+
+@dataclass(frozen=True, config=STRICT)
+class TopP:
+    """The smallest set that reaches a share of the mass, within bounds.
+
+    Args:
+        mass: share of a budget's mass to reach, in (0, 1], or a ramp of it; 1 keeps every block.
+        min_density, max_density: bounds of kept blocks / blocks that may be kept, in [0, 1] and (0, 1].
+        budget: what shares one budget, as for `TopK`.
+    """
+
+    mass: Share | Ramp
+    min_density: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_density: Share = 1.0
+    budget: Budget = "row"
+    kind: Literal["top_p"] = "top_p"
+
+    def __post_init__(self) -> None:
+        if self.min_density > self.max_density:
+            raise ValueError(
+                f"min_density must not exceed max_density, got {self.min_density} and {self.max_density}"
+            )
+
+    def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
+        mass_share = fixed(self.mass)
+        share = None if mass_share == 1 else mass_share
+        return keep_heaviest(mass, must, may, self.budget, self.max_density, self.min_density, share)
+
+
+Selector = Annotated[TopK | TopP, Field(discriminator="kind")]
+
+
+def keep_of_share(
+    select: TopK | TopP, mass: Tensor, must: Tensor, may: Tensor | None, heads: HeadShare | None
+) -> Tensor:
+    """`select.keep` for a share of a layer's heads, as if all of them were here; `heads` is none if they are.
+
+    A budget of the layer is spent over all heads: their mass is gathered, and every process of the group must
+    come here.
+    """
+    if heads is None or select.budget != "layer":
+        return select.keep(mass, must, may)
+    # Not every backend sends booleans.
+    must_of_all = must if must.shape[1] == 1 else heads.gather(must.to(torch.uint8)).bool()
+    return select.keep(heads.gather(mass), must_of_all, may)[:, heads.own]

@@ -1,0 +1,94 @@
+"""Window: a box of keys around each query on the grid, in steps, inside its borders (arXiv 2504.16922)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.patches.grid import TokenGrid
+from accel.policies.parts.grid_blocks import join_fragments
+from accel.policies.parts.orders import Order, RowMajor, Tile
+from accel.policies.policy import STRICT
+
+Side = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Window:
+    """Neighbourhood attention (stride 1), sliding tiles (stride and size in whole tiles), and between.
+
+    Queries i of one stride share the window of their middle, which is moved inwards at the borders so that
+    every query sees the same number of keys.
+
+    Args:
+        size: frames, rows and columns of the window in tokens; a side longer than the grid is the whole side.
+        stride: frames, rows and columns after which the window moves, at most `size`.
+    """
+
+    size: tuple[Side, Side, Side]
+    stride: tuple[Side, Side, Side] = (1, 1, 1)
+
+    def __post_init__(self) -> None:
+        if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
+            raise ValueError(f"stride must not exceed size, got {self.stride} and {self.size}")
+
+    def starts(self, axis: int, length: int) -> Tensor:
+        """Int64 [length]: the first key that each place on one axis sees; the window is `side` long."""
+        step = self.stride[axis]
+        middle = (torch.arange(length) // step * step + step // 2).clamp(max=length - 1)
+        return (middle - self.side(axis, length) // 2).clamp(min=0, max=length - self.side(axis, length))
+
+    def side(self, axis: int, length: int) -> int:
+        return min(self.size[axis], length)
+
+
+def window_blocks(
+    window: Window, grid: TokenGrid, order: Order, rows: Tensor, columns: Tensor, shape: torch.Size
+) -> Tensor:
+    """Bool [Mb, Nb]: blocks some query of which has some key in its window.
+
+    A block is taken for the boxes around its pieces: one per tile or image row it touches; on a Hilbert curve
+    and for reordered axes, one in all, which may add blocks.
+
+    Args:
+        rows, columns: int64 [F, H, W], the query and key block of each token.
+    """
+    queries, keys = (_pieces(grid, order, blocks) for blocks in (rows, columns))
+    seen = torch.ones(len(queries.block), len(keys.block), dtype=torch.bool)
+    for axis, length in enumerate((grid.frames, grid.height, grid.width)):
+        starts = window.starts(axis, length)
+        first, last = starts[queries.low[axis]], starts[queries.high[axis]] + window.side(axis, length) - 1
+        seen &= (keys.low[axis] <= last[:, None]) & (keys.high[axis] >= first[:, None])
+    return join_fragments(seen, queries.block, keys.block, (shape[0], shape[1]))
+
+
+class _Pieces:
+    """Boxes [3, P] around what a tile and a block share, and the block of each, ascending."""
+
+    def __init__(self, block: Tensor, low: Tensor, high: Tensor) -> None:
+        self.block, self.low, self.high = block, low, high
+
+
+def _pieces(grid: TokenGrid, order: Order, blocks: Tensor) -> _Pieces:
+    shape = (grid.frames, grid.height, grid.width)
+    places = torch.cartesian_prod(*(torch.arange(length) for length in shape)).T  # [3, V]
+    tile = torch.zeros(grid.video_tokens, dtype=torch.int64)
+    for place, side, length in zip(places, _tile_sides(order, shape), shape, strict=True):
+        tile = tile * -(-length // side) + place // side
+    tiles = int(tile.max()) + 1
+    piece, owner = (blocks.flatten() * tiles + tile).unique(return_inverse=True)
+    low = torch.full((3, len(piece)), grid.video_tokens).scatter_reduce(
+        1, owner.expand(3, -1), places, "amin"
+    )
+    high = torch.full((3, len(piece)), -1).scatter_reduce(1, owner.expand(3, -1), places, "amax")
+    return _Pieces(piece // tiles, low, high)
+
+
+def _tile_sides(order: Order, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if isinstance(order, Tile):
+        return order.size
+    return (1, 1, shape[2]) if isinstance(order, RowMajor) else shape

@@ -1,0 +1,100 @@
+"""Tree search for the best keys of a row without scoring all of them (HiP, arXiv 2406.09827)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.patches.context import HeadShare
+from accel.policies.policy import STRICT
+from accel.policies.search.candidates import Candidates
+from accel.policies.search.probing import best_logits, strided_queries
+
+Representative = Literal["center", "first", "last"]
+Stride = Annotated[int, Field(ge=1, le=128)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tree:
+    """Groups of key blocks, halved until they are single blocks.
+
+    Args:
+        query_stride, key_stride: every how many-th query of a block, and key of a block, is scored.
+        representative: the block of a half that stands for it.
+    """
+
+    query_stride: Stride = 4
+    key_stride: Stride = 16
+    representative: Representative = "center"
+    kind: Literal["tree"] = "tree"
+
+    def gathered_keys(self, most: int, budget: int, key_rows: int) -> int:
+        """How many keys one block of queries looks at at once."""
+        return 2 * budget * math.ceil(key_rows / self.key_stride)
+
+    def find(
+        self,
+        q: Tensor,
+        k: Tensor,
+        rows: slice,
+        candidates: Candidates,
+        block_size: tuple[int, int],
+        budget: int,
+        heads: HeadShare | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`."""
+        queries = strided_queries(q, rows, block_size[0], self.query_stride)
+        step = min(self.key_stride, block_size[1])
+        inside = torch.arange(step - 1, block_size[1], step, device=q.device)
+
+        def score(places: Tensor) -> Tensor:
+            keys = (candidates.blocks(rows, places)[..., None] * block_size[1] + inside).flatten(-2)
+            return best_logits(queries, k, keys).unflatten(-1, (-1, len(inside))).amax(dim=-1)
+
+        counts = candidates.counts[rows].expand(1, 1, -1)
+        return search_tree(score, counts, candidates.most, budget, self.representative)
+
+
+def search_tree(
+    score: Callable[[Tensor], Tensor],
+    counts: Tensor,
+    most: int,
+    budget: int,
+    representative: Representative = "center",
+) -> tuple[Tensor, Tensor]:
+    """Halve groups of candidates, keeping the `budget` best halves, until they are single.
+
+    A half is judged by one representative, so a peak beside a weak representative is lost. Scores are
+    compared as they are, in float32.
+
+    Args:
+        score: int64 [..., C] candidates -> float32 [..., C].
+        counts: int64 [...], candidates of each row; those of a row are 0..count - 1.
+        most: the largest count.
+        budget: how many to keep.
+
+    Returns:
+        Candidates, int64 [..., budget], and bool whether they are valid; the valid ones ascend and come
+        first. A row with no more candidates than the budget gets all of them. Ties go to the lower slot.
+    """
+    counts = counts[..., None]
+    group = torch.arange(budget, device=counts.device)
+    start = counts * group // budget
+    size = counts * (group + 1) // budget - start
+    for _ in range((math.ceil(most / budget) - 1).bit_length()):
+        half = size // 2
+        start = torch.stack([start, start + half], dim=-1).flatten(-2)
+        size = torch.stack([half, size - half], dim=-1).flatten(-2)
+        place = start + {"center": size // 2, "first": 0 * size, "last": size - 1}[representative]
+        # An empty half may point outside; it is never kept before a real one.
+        worth = score(place.clamp(min=0).minimum((counts - 1).clamp(min=0)))
+        best = worth.masked_fill(size == 0, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        start, size = (x.expand(best.shape).gather(-1, best[..., :budget]) for x in (start, size))
+    start = torch.where(size > 0, start, most).sort(dim=-1).values
+    return start, start < most

@@ -1,0 +1,53 @@
+"""The recipe a model gets when none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from accel.patches.diffusers.family import is_language_model
+from accel.recipe.errors import RecipeError
+from accel.recipe.files import parse_recipe, shipped_recipes
+from accel.recipe.recipe import ModelPattern, Recipe
+
+LANGUAGE_MODELS = "llm-permuted-bounds"
+
+
+def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
+    """The shipped recipe that fits a pipeline's models best: their class, and most of their configuration.
+
+    Raises:
+        RecipeError: if none was made for the class.
+    """
+    name = default_recipe_name(models)
+    return parse_recipe(shipped_recipes()[name], f"{name}.yaml")
+
+
+def default_recipe_name(models: Mapping[str, nn.Module]) -> str:
+    """The name of that recipe; among equals, the first in alphabetical order. Language models share one."""
+    model = next(iter(models.values()))
+    shipped = {name: parse_recipe(text, f"{name}.yaml") for name, text in shipped_recipes().items()}
+    fits = {name: _fit(recipe, model, len(models)) for name, recipe in shipped.items()}
+    best = max(fits, key=lambda name: fits[name], default=None)
+    if best is None or fits[best] < 0:
+        if is_language_model(model):
+            return LANGUAGE_MODELS
+        raise RecipeError(f"no shipped recipe is made for {type(model).__name__}; name one with `recipe=`")
+    return best
+
+
+def _fit(recipe: Recipe, model: nn.Module, experts: int) -> int:
+    """How much of what the recipe says of its model is true of this one; -1 if it is another model."""
+    config: Any = getattr(model, "config", {})
+    fits = [_pattern_fit(pattern, type(model).__name__, config, experts) for pattern in recipe.models]
+    return max(fits, default=-1)
+
+
+def _pattern_fit(pattern: ModelPattern, class_name: str, config: Any, experts: int) -> int:
+    if pattern.class_name != class_name:
+        return -1
+    if any(config.get(key) != value for key, value in pattern.config.items()):
+        return -1
+    return len(pattern.config) + (pattern.experts == experts)

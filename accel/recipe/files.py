@@ -1,0 +1,100 @@
+"""Recipe files: read, check and find the recipes that are shipped."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from accel.recipe.errors import RecipeError, explain, nearest
+from accel.recipe.recipe import Recipe
+from accel.recipe.yaml_text import parse_yaml, require_small
+
+MAX_BYTES = 64 * 1024
+
+
+def shipped_recipes() -> dict[str, str]:
+    """The text of every shipped recipe by name."""
+    folder = files("accel.recipes")
+    found = {
+        item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")
+    }
+    return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A shipped recipe by name, or one from a YAML file.
+
+    Raises:
+        RecipeError: if there is no such recipe, or it has a mistake; says where and what is valid.
+    """
+    text, source = recipe_text(name_or_path)
+    return parse_recipe(text, source)
+
+
+def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
+    """The YAML of a recipe, and the name that errors show."""
+    if not isinstance(name_or_path, str | PathLike):
+        raise RecipeError(
+            "a recipe is a Recipe, the name of a shipped one or the path of a YAML file, got "
+            f"{type(name_or_path).__name__}; Recipe.model_validate makes one of a mapping"
+        )
+    path = Path(name_or_path)
+    shipped = shipped_recipes()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if path.stem in shipped and not path.exists():
+            raise RecipeError(
+                f"{path}: no such file; the shipped recipe is called {path.stem!r}, without .yaml"
+            )
+        return _read(path), str(name_or_path)
+    name = str(name_or_path)
+    if name in shipped:
+        return shipped[name], f"{name}.yaml"
+    if name.strip() and (len(path.parts) > 1 or path.exists()):
+        raise RecipeError(f"{name}: a recipe file ends in .yaml; shipped recipes go by their name alone")
+    raise RecipeError(
+        f"no shipped recipe is called {name!r}; {nearest(name, shipped)} A file must end in .yaml."
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"{path}: is a folder or a device, not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; a recipe is a short text")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text") from error
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """A recipe from YAML text; `source` is what errors call it."""
+    return build_recipe(parse_yaml(text, source), source)
+
+
+def build_recipe(data: Any, source: str) -> Recipe:
+    """A recipe from plain data, for example the mapping a YAML file holds."""
+    if not isinstance(data, dict):
+        raise RecipeError(f"{source}: a recipe is a mapping with the key `rules`, got {type(data).__name__}")
+    require_small(data, source)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, source, Recipe.model_json_schema()) from None
+
+
+def recipe_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, every default written out."""
+    data = recipe.model_dump(mode="json")
+    data["rules"] = [
+        {key: value for key, value in rule.items() if value is not None} for rule in data["rules"]
+    ]
+    return data

@@ -1,0 +1,102 @@
+"""Overrides: change single values of a recipe from keyword arguments or `--set key.path=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from accel.policies import POLICIES
+from accel.recipe.errors import RecipeError, nearest
+from accel.recipe.files import build_recipe, recipe_data
+from accel.recipe.recipe import Recipe
+from accel.recipe.schedule import Schedule
+
+SCHEDULE_KEYS = tuple(field.name for field in fields(Schedule))
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with some values replaced.
+
+    Args:
+        recipe: left as it is.
+        changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
+            schedule, `method`, `permute_once`, or a key of a policy, however deep (set in every rule whose
+            policy has it).
+
+    Raises:
+        RecipeError: if a path does not exist or a value is out of range; names the nearest valid key.
+    """
+    if not changes:
+        return recipe
+    data = recipe_data(recipe)
+    # A method brings keys of its own, which the other changes may be meant for.
+    for key, value in sorted(changes.items(), key=lambda change: change[0] != "method"):
+        if "." in key:
+            _set_path(data, key, value)
+        else:
+            _set_name(data, key, value)
+    return build_recipe(data, "override")
+
+
+def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
+    rules = data["rules"]
+    if name in SCHEDULE_KEYS:
+        for part in (data, *(rule for rule in rules if "schedule" in rule)):
+            part.setdefault("schedule", {})[name] = value
+        return
+    if name == "permute_once":
+        data[name] = value
+        return
+    if name == "method":
+        for rule in rules:
+            rule["policy"] = _defaults_of(value)
+        return
+    holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
+    if not holders:
+        known = {key for rule in rules for mapping in _mappings(rule["policy"]) for key in mapping}
+        known |= {*SCHEDULE_KEYS, "method", "permute_once"}
+        raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
+    for holder in holders:
+        holder[name] = value
+
+
+def _defaults_of(method: Any) -> dict[str, Any]:
+    """A method with every default written out; as it is where it is none, for `build_recipe` to refuse."""
+    policy = POLICIES.get(method) if isinstance(method, str) else None
+    return {"method": method} if policy is None else TypeAdapter(policy).dump_python(policy(), mode="json")
+
+
+def _mappings(node: Any) -> Iterator[dict[str, Any]]:
+    """A mapping and every mapping in it: `density` is found inside `select`."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _mappings(value)
+
+
+def _set_path(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = data
+    for depth, part in enumerate(parents):
+        try:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                node = node.setdefault("schedule", {}) if part == "schedule" else node[part]
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            valid = (
+                node
+                if isinstance(node, dict)
+                else map(str, range(len(node)))
+                if isinstance(node, list)
+                else []
+            )
+            raise RecipeError(
+                f"override: no {'.'.join(parents[: depth + 1])!r}; {nearest(part, valid)}"
+            ) from error
+    if not isinstance(node, dict):
+        raise RecipeError(f"override: {path!r} is not a key of a mapping")
+    node[last] = value

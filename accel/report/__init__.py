@@ -1,7 +1,0 @@
-"""The comparison report: what it holds, and how it becomes a page or a dict."""
-
-from accel.report.as_dict import report_as_dict
-from accel.report.render import render_report, write_report
-from accel.report.report import Comparison, Report, Run
-
-__all__ = ["Comparison", "Report", "Run", "render_report", "report_as_dict", "write_report"]

@@ -1,0 +1,111 @@
+"""Complete: continue a prompt greedily, dense or accelerated, and measure it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel.accelerate import accelerated, patches_of
+from accel.apply.patch import Patch
+from accel.recipe.recipe import Recipe
+from accel.run.generate import DENSE
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One run.
+
+    Args:
+        text: what the model answered, special tokens left out.
+        tokens: the same as token ids.
+        prompt_tokens: length of the prompt.
+        seconds_to_first_token: prompt in, first token on the host: prefill.
+        tokens_per_second: of the tokens after the first; none if there are none.
+        patch: the recipe's account; its counts go on living after the model is restored.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    seconds_to_first_token: float
+    tokens_per_second: float | None
+    patch: Patch
+
+
+def complete(
+    model: Any, tokenizer: Any, prompt: str, recipe: Recipe = DENSE, max_new_tokens: int = 16
+) -> Completion:
+    """Continue a prompt greedily under a recipe, then restore the model.
+
+    A dense run goes through the same seam, so that both are timed alike.
+
+    Raises:
+        ValueError: if the prompt is empty or longer than the model's positions allow.
+    """
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    check_length(model, length, max_new_tokens)
+    with accelerated(model, recipe), torch.no_grad():
+        (patch,) = patches_of(model)
+        clock = TokenClock()
+        output = model.generate(
+            **{name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs},
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            streamer=clock,
+        )
+    tokens = tuple(output[0, length:].tolist())
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    return Completion(text, tokens, length, clock.seconds_to_first, clock.tokens_per_second, patch)
+
+
+def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise a ValueError where a prompt and its answer cannot fit the model's positions."""
+    if prompt_tokens < 1:
+        raise ValueError("the prompt is empty")
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and prompt_tokens + new_tokens > most:
+        raise ValueError(
+            f"{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the {most} "
+            "positions of the model"
+        )
+
+
+class TokenClock:
+    """A streamer that only looks at the clock: transformers hands it the prompt, then every token."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.ticks: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        # Tokens arrive on the host, so an accelerator has been waited for.
+        self.ticks.append(time.perf_counter())
+
+    def end(self) -> None:
+        """The generation is over; there is nothing to do."""
+
+    @property
+    def seconds_to_first(self) -> float:
+        return self.ticks[1] - self.started
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        after_first = len(self.ticks) - 2
+        return after_first / (self.ticks[-1] - self.ticks[1]) if after_first > 0 else None
+
+
+def agreement(a: Completion, b: Completion) -> float:
+    """Share of the longer continuation, from its start, that both have in common, in [0, 1]."""
+    same = 0
+    for ours, theirs in zip(a.tokens, b.tokens, strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    return same / max(len(a.tokens), len(b.tokens))

@@ -1,0 +1,157 @@
+"""SparseAttention: the call at one site: policy, layout, kernel, or dense with a counted reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from accel.kernels.attention.tiers import choose_tier
+from accel.kernels.layout.layout import BlockLayout
+from accel.machine.tier_proof import block_sparse_attention
+from accel.patches.context import Context
+from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.function_modes import interceptor
+from accel.patches.gradients import records_gradients
+from accel.patches.site import Site
+from accel.policies.parts.padding import without_padding
+from accel.policies.parts.ramp import at_progress
+from accel.policies.policy import Policy
+from accel.recipe.schedule import Schedule
+from accel.sites.call_record import CallRecord
+from accel.sites.faults import Guard
+from accel.sites.layout_cache import LayoutCache, Reuse
+from accel.sites.stopwatch import Stopwatch
+
+
+class SparseAttention:
+    """The attention function that is seated at one site (an `AttentionFn`).
+
+    Args:
+        site: where; only its place among the layers and its heads are kept.
+        policy: chooses the blocks.
+        schedule: what stays dense.
+        hook: knows the context of the forward under way.
+        reuse: for how long chosen blocks are kept.
+        told: the faults that have been warned about; the sites of one patch share it.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        policy: Policy,
+        schedule: Schedule,
+        hook: RootHook,
+        reuse: Reuse,
+        told: set[str] | None = None,
+    ) -> None:
+        self.layer = site.layer
+        self.n_layers = site.n_layers
+        self.heads = site.heads
+        self.policy = policy
+        self.schedule = schedule
+        self.hook = hook
+        self.layouts = LayoutCache(reuse)
+        self.record = CallRecord()
+        self.guard = Guard(site.full_name, set() if told is None else told)
+        self.stopwatch: Stopwatch | None = None
+        self._forward: Context | None = None
+        self._calls = 0
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        with self.stopwatch.running(q.device) if self.stopwatch else nullcontext():
+            return self._attend(q, k, v, mask, dense)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
+        context = replace(context, heads=self.hook.heads(self.heads))
+        context = context.of_call(q.shape[1])
+        call = self._call_of_forward()
+        reason = self._dense_reason(q, k, v, mask, context) or self.guard.stays_dense
+        if reason is not None:
+            self.record.count_dense(reason, context.step)
+            return dense()
+        arrival = self.hook.arrival(q.device)
+        q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
+        return self.guard.run(
+            lambda: self._plan(q, k, mask, context, call),
+            lambda layout: put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival),
+            dense,
+            self.record,
+            context.step,
+            alone=context.heads is None or not self.policy.spans_heads,
+        )
+
+    def _call_of_forward(self) -> int:
+        """Which of the forward's calls to this site this one is: some models make one for each sample."""
+        self._calls = self._calls + 1 if self._forward is self.hook.current else 0
+        self._forward = self.hook.current
+        return self._calls
+
+    def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context, call: int) -> BlockLayout:
+        if mask is not None:
+            context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
+        adapters = self.layouts.reuses and self.hook.adapters
+        key = (q.shape, k.shape, q.device, context.grid, context.permuted, adapters)
+        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), call)
+        return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
+
+    def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
+        policy = at_progress(self.policy, context.progress)
+        if context.kv_lengths is not None and not policy.static:
+            q, k = (without_padding(tokens, context.kv_lengths) for tokens in (q, k))
+        return policy.layout(q, k, context.grid, context)
+
+    def _dense_reason(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context
+    ) -> str | None:
+        """Why this call runs dense, or none; the most general reason first."""
+        if self.policy.method == "dense":
+            return "dense by recipe"
+        if records_gradients(q, k, v) or self.hook.differentiated:
+            return "gradients are recorded"
+        if self.hook.current is None:
+            return "outside the model's forward"
+        if name := interceptor():
+            return f"intercepted by {name}"
+        if context.grid is None:
+            return f"grid not readable ({self.hook.grid_error})"
+        if self.hook.parallel and (reason := self.hook.parallel.unsupported(context.grid)):
+            return reason
+        if q.shape[1] != k.shape[1]:
+            return "cross-attention"
+        if mask is not None and not hides_padding_only(mask, context):
+            return "attention mask"
+        if q.shape[1] != context.grid.tokens:
+            return f"grid {context.grid} is not {q.shape[1]} tokens"
+        if reason := choose_tier(q.device, q.dtype, q.shape[-1]).unsupported:
+            return reason
+        return self.schedule.dense_reason(context, q.shape[1])
+
+
+def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """[B, N, H, D] with token `order[i]` at i; none leaves them."""
+    return tokens if order is None else tokens.index_select(1, order)
+
+
+def put_back(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """The inverse of `picked`."""
+    return tokens if order is None else torch.empty_like(tokens).index_copy_(1, order, tokens)
+
+
+def hides_padding_only(mask: Tensor, context: Context) -> bool:
+    """Whether a mask is known to say no more than how many of the first keys each sample has."""
+    key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+    return key_mask and context.text_padding == "last"
+
+
+def valid_keys(mask: Tensor, batch: int) -> Tensor:
+    """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
+    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)

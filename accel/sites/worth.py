@@ -1,0 +1,38 @@
+"""Worth: whether the calls of one layer are worth running sparse on this machine."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from accel.machine.crossover import Shape, break_even
+from accel.policies.policy import Policy
+from accel.sites.faults import Planned
+
+DENSE_FOR = 16
+SLOWER = "dense is faster at this length on this machine"
+
+
+class Worth:
+    """Compares the density that a recipe really has with the one from which on dense is faster.
+
+    The density of a call is known once its blocks are chosen. Where it was too high, the next `DENSE_FOR` - 1
+    calls of about the same length run dense without choosing any.
+    """
+
+    def __init__(self) -> None:
+        self._dense_for: dict[Shape, int] = {}
+
+    def most(self, q: Tensor, k: Tensor, policy: Policy) -> float:
+        """The highest density that pays for a call; 0 where none does, or none did a short while ago."""
+        shape = Shape.of(q, k)
+        if self._dense_for.get(shape, 0):
+            self._dense_for[shape] -= 1
+            return 0.0
+        return break_even(q, k, policy)
+
+    def pays(self, q: Tensor, k: Tensor, layout: Planned, most: float) -> bool:
+        """Whether a call's layout is sparse enough. Waits for the device, once a call."""
+        if float(layout.density) < most:
+            return True
+        self._dense_for[Shape.of(q, k)] = DENSE_FOR - 1
+        return False

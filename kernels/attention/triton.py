@@ -1,0 +1,167 @@
+# mypy: disallow-untyped-defs=False
+"""Block-sparse attention in Triton, for any GPU: softmax(q kᵀ · scale) v over the key blocks a layout lists.
+
+One program computes one block of queries of one head. It walks that block's list with the online softmax
+(arXiv 2307.08691) in base 2, in tiles of a block or less; what is not listed is neither read nor multiplied.
+Lists ascend: tiles that every query sees come first and need no mask; the few that the end, the padding
+or causality cuts come last. Under an order with causality or padding every tile is masked, by its tokens'
+positions in the sequence; so is every tile under a window, which cuts the first ones of a list as well.
+
+Only keys and values are gathered into an order, in one pass each: queries are read from, and outputs written
+to, their places in the sequence.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from accel.kernels.attention.tail import tail_log_count, tail_means
+from accel.kernels.attention.tail_triton import add_tail
+from accel.kernels.launch import launch_config, strides
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import by_head
+from accel.kernels.layout.work_order import work_order_if_it_matters
+from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
+
+
+@triton.jit
+def _first_key(list_ptr, tile, count, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
+    """Where tile number `tile` of the `count` in a list begins; its block has TILES tiles of BLOCK_N keys."""
+    block = tl.load(list_ptr + tile // TILES, mask=(tile >= 0) & (tile < count), other=0)
+    return (block * TILES + tile % TILES) * BLOCK_N
+
+
+@triton.jit
+def _full_tiles(list_ptr, count, end, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
+    """How many of the `count` ascending tiles of a list lie wholly before key `end`."""
+    full = count
+    while (full > 0) & (_first_key(list_ptr, full - 1, count, BLOCK_N, TILES) + BLOCK_N > end):
+        full -= 1
+    return full
+
+
+@triton.jit
+def block_sparse_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
+    q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides,
+    indices_strides, counts_strides, work_strides, q_position_strides, kv_position_strides,
+    heads, group, M, N, scale, window, CAUSAL: tl.constexpr, D: tl.constexpr,
+    PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One of the PARTS of one block of queries of one head.
+
+    Strides are (sample, head, row); `scale` has log2(e) in it.
+    """
+    b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    block = tl.program_id(0) // PARTS
+    if work_ptr is not None:
+        block = tl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
+    first_row = (block * PARTS + tl.program_id(0) % PARTS) * BLOCK_M
+    rows, columns = first_row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)[None, :]
+    k_ptr += b * k_strides[0] + h // group * k_strides[1] + columns[:, None] * k_strides[2] + dims
+    v_ptr += b * v_strides[0] + h // group * v_strides[1] + columns[:, None] * v_strides[2] + dims
+    end, q_positions = N, rows
+    if lengths_ptr is not None:
+        end = tl.minimum(N, tl.load(lengths_ptr + b))
+    if q_positions_ptr is not None:
+        q_positions_ptr += b * q_position_strides[0] + h * q_position_strides[1]
+        q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
+    q_ptr += b * q_strides[0] + h * q_strides[1] + q_positions[:, None].to(tl.int64) * q_strides[2] + dims
+    q = load_rows(q_ptr, rows[:, None] < M, D, BLOCK_D)
+    list_ptr = indices_ptr + b * indices_strides[0] + h * indices_strides[1] + block * indices_strides[2]
+    counts_ptr += b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2]
+    count = tl.load(counts_ptr) * TILES
+    full = 0
+    if window is None and kv_positions_ptr is None:
+        seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
+        full = _full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
+    if kv_positions_ptr is not None:
+        kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
+
+    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    # The list is read one tile ahead, so that the loads of keys and values can be pipelined.
+    upcoming = _first_key(list_ptr, 0, count, BLOCK_N, TILES)
+    for tile in range(full):
+        start = upcoming.to(tl.int64)
+        upcoming = _first_key(list_ptr, tile + 1, count, BLOCK_N, TILES)
+        k = load_rows(k_ptr + start * k_strides[2], None, D, BLOCK_D)
+        v = load_rows(v_ptr + start * v_strides[2], None, D, BLOCK_D)
+        scores = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N]
+        accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
+    for tile in range(full, count):
+        start = _first_key(list_ptr, tile, count, BLOCK_N, TILES).to(tl.int64)
+        positions = start.to(tl.int32) + columns
+        if kv_positions_ptr is not None:
+            positions = tl.load(kv_positions_ptr + positions, mask=positions < N, other=N)
+        present = positions < end
+        k = load_rows(k_ptr + start * k_strides[2], present[:, None], D, BLOCK_D)
+        v = load_rows(v_ptr + start * v_strides[2], present[:, None], D, BLOCK_D)
+        visible = present[None, :]
+        if CAUSAL:
+            visible &= positions[None, :] <= q_positions[:, None] + N - M
+        if window is not None:
+            visible &= positions[None, :] > q_positions[:, None] + N - M - window
+        scores = tl.where(visible, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
+        accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
+
+    out, lse = finish(accumulator, row_max, row_sum)
+    if q_positions_ptr is not None:
+        # Read again, so that they take no registers in the loops.
+        q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
+    places = q_positions[:, None].to(tl.int64)
+    out_ptr += b * out_strides[0] + h * out_strides[1] + places * out_strides[2] + dims
+    tl.store(out_ptr, out.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < M) & (dims < D))
+    tl.store(lse_ptr + (b * heads + h) * M + q_positions, lse, mask=rows < M)
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What `reference.block_sparse_attention` computes, without waiting for the device."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if layout.kv_order is not None:
+        k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    batch, heads, q_len, dim = q.shape
+    out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
+    _launch(q, k, v, out, lse, layout, scale)
+    if layout.tail:
+        means, log_count = tail_means(k, v, layout), tail_log_count(layout)
+        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, by_head(layout.q_order))
+    return (out, lse) if return_lse else out
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: BlockLayout, scale: float
+) -> None:
+    batch, heads, q_len, dim = q.shape
+    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
+    masked = layout.causal or layout.kv_lengths is not None
+    q_positions, kv_positions = by_head(layout.q_order), by_head(layout.kv_order) if masked else None
+    if masked and kv_positions is None and q_positions is not None:
+        kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
+    work = work_order_if_it_matters(layout, batch * heads)
+    rows, columns = layout.block_size
+    config = launch_config(rows, columns, dim, q.itemsize)
+    parts = rows // config["BLOCK_M"]
+    block_sparse_kernel[(layout.num_q_blocks * parts, batch * heads)](
+        q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
+        *(strides(x) for x in (q, k, v, out, indices, counts, work, q_positions, kv_positions)),
+        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
+        CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
+        TILES=columns // config["BLOCK_N"], **config,
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Block-sparse attention in eight bits for Hopper in Gluon. COMPILED FOR sm_90, NOT YET RUN ON ANY GPU.
+
+Fourteen times the error of bf16, for products at twice its rate. Used only where it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from accel.kernels.attention.tail import tail_log_count, tail_means
+from accel.kernels.attention.tail_triton import add_tail
+from accel.kernels.attention.tiers import cannot_take
+from accel.kernels.fp8.kernel import ROWS, hopper_fp8_kernel
+from accel.kernels.fp8.operands import operands
+from accel.kernels.hopper.box_descriptor import box_descriptor
+from accel.kernels.launch import strides
+from accel.kernels.layout.block_order import to_block_order, to_sequence_order
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.work_order import work_order_if_it_matters
+from accel.kernels.online_softmax import LOG2_E
+
+HEAD_DIMS = (64, 128)
+STAGES = 4  # tiles of keys and of values in flight
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
+
+    Raises:
+        ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tiers.cannot_take` has
+            something against the layout.
+    """
+    _check(q, layout)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = to_block_order(q, k, v, layout)
+    batch, heads, q_len, dim = q.shape
+    rows, columns = layout.block_size
+    eight = operands(q, k, v, rows, scale)
+    out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
+    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
+    work = work_order_if_it_matters(layout, batch * heads)
+    hopper_fp8_kernel[(layout.num_q_blocks, batch * heads)](
+        box_descriptor(eight.q, ROWS.value, dim), box_descriptor(eight.k, columns, dim),
+        box_descriptor(eight.v, dim, columns), box_descriptor(out, ROWS.value, dim), lse, eight.q_scales,
+        eight.k_scales, eight.v_scales, indices, counts, layout.kv_lengths, work, strides(indices),
+        strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
+        scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES, num_warps=4,
+    )  # fmt: skip
+    lse += eight.shift
+    if layout.tail:
+        add_tail(q, *tail_means(k, v, layout), tail_log_count(layout), out, lse, rows, scale)
+    out = to_sequence_order(out, layout)
+    return (out, to_sequence_order(lse, layout)) if return_lse else out
+
+
+def _check(q: Tensor, layout: BlockLayout) -> None:
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in HEAD_DIMS:
+        raise ValueError(
+            "the fp8 tier takes torch.float16 and torch.bfloat16 and head dims 64 and 128, "
+            f"got {q.dtype} and {q.shape[-1]}"
+        )
+    if reason := cannot_take("fp8", layout):
+        raise ValueError(f"the fp8 tier {reason}")

@@ -1,0 +1,44 @@
+"""Arithmetic on blocks of tokens: which block a token lies in, which blocks causality leaves."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels.layout.order import TokenOrder
+
+
+def blocks_of_tokens(order: TokenOrder | None, length: int, rows: int, device: torch.device) -> Tensor:
+    """Int64 [B | 1, H | 1, N]: the block of `rows` tokens that each token of the sequence lies in."""
+    places = torch.arange(length, device=device) if order is None else order.inverse.indices
+    return (places if places.ndim == 3 else places.expand(1, 1, length)) // rows
+
+
+def positions_by_block(
+    order: TokenOrder | None, length: int, rows: int, device: torch.device, pad: int
+) -> Tensor:
+    """Int64 [B | 1, H | 1, blocks, rows]: where in the sequence the tokens of each block stand.
+
+    The places behind the last token of the last block hold `pad`.
+    """
+    positions = torch.arange(length, device=device) if order is None else order.indices
+    positions = positions if positions.ndim == 3 else positions.expand(1, 1, length)
+    return F.pad(positions, (0, -length % rows), value=pad).unflatten(-1, (-1, rows))
+
+
+def causal_blocks(
+    block_size: tuple[int, int], q_len: int, kv_len: int, device: torch.device | None = None
+) -> Tensor:
+    """Bool [Mb, Nb]: the blocks in which some query sees some key, in the order of the sequence."""
+    rows, columns = block_size
+    last_query = (torch.arange(0, q_len, rows, device=device) + rows).clamp(max=q_len) - 1
+    first_key = torch.arange(0, kv_len, columns, device=device)
+    return first_key <= last_query[:, None] + kv_len - q_len
+
+
+def per_head(tensor: Tensor, heads: int) -> Tensor:
+    """[B, H', ...] -> [B, heads, ...]: each of the H' heads serves heads / H' query heads in a row (GQA)."""
+    if tensor.shape[1] == heads:
+        return tensor
+    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)

@@ -1,0 +1,137 @@
+# mypy: disallow-untyped-defs=False
+"""keep_heaviest in Triton: a row that is its own budget in one program, larger budgets in a few passes."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from accel.kernels.planning.heaviest import FIRST_POOLED_AXIS, Budget, bounds
+from accel.kernels.planning.heaviest_pool import keep_of_pools
+
+NEVER = tl.constexpr(-(2**31))
+ALWAYS = tl.constexpr(2**31 - 1)
+LONGEST_ROW = 8192  # columns that one program holds in registers
+
+
+@triton.jit
+def _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK: tl.constexpr):
+    """Keys [BLOCK] of this program's row, and its masses with 0 for what may not be kept."""
+    row = tl.program_id(0).to(tl.int64)
+    b, h, m = row // (heads * rows), row // rows % heads, row % rows
+    columns = tl.arange(0, BLOCK)
+    inside = columns < N
+    may = inside
+    if may_ptr is not None:
+        may_ptr += b * may_strides[0] + h * may_strides[1] + m * may_strides[2]
+        may = tl.load(may_ptr + columns * may_strides[3], mask=inside, other=0) != 0
+    must_ptr += b * must_strides[0] + h * must_strides[1] + m * must_strides[2]
+    must = tl.load(must_ptr + columns * must_strides[3], mask=inside, other=0) != 0
+    mass = tl.load(mass_ptr + row * N + columns, mask=inside, other=0.0)
+    is_number = mass == mass
+    # Minus zero has other bits than zero.
+    number = tl.where(is_number, tl.where(mass == 0.0, 0.0, mass), float("-inf"))
+    bits = number.to(tl.int32, bitcast=True)
+    keys = tl.where(bits < 0, bits ^ ALWAYS, bits)
+    keys = tl.where(may, keys, NEVER)
+    best = tl.min(tl.where(keys == tl.max(keys, 0), columns, BLOCK), 0)
+    keys = tl.where(may & (must | (columns == best)), ALWAYS, keys)
+    return keys, tl.where(may & is_number, mass, 0.0)
+
+
+@triton.jit
+def row_keys_kernel(
+    mass_ptr, must_ptr, may_ptr, keys_ptr, totals_ptr, must_strides, may_strides, heads, rows, N,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row's keys, and float64 [2]: its mass, and the mass in it that is kept anyway."""
+    keys, mass = _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    tl.store(keys_ptr + row * N + columns, keys, mask=columns < N)
+    wide = mass.to(tl.float64)
+    tl.store(totals_ptr + row * 2, tl.sum(wide, 0))
+    tl.store(totals_ptr + row * 2 + 1, tl.sum(tl.where(keys == ALWAYS, wide, 0.0), 0))
+
+
+@triton.jit
+def keep_rows_kernel(
+    mass_ptr, must_ptr, may_ptr, keep_ptr, lowest_ptr, highest_ptr, share_ptr, must_strides, may_strides,
+    heads, rows, N, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Which blocks of one row are kept; the row is its own budget."""
+    keys, mass = _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    required = tl.sum((keys == ALWAYS).to(tl.int32), 0)
+    count = tl.load(highest_ptr + row)
+    if BY_SHARE:
+        wide = mass.to(tl.float64)
+        goal = tl.load(share_ptr) * tl.sum(wide, 0) - tl.sum(tl.where(keys == ALWAYS, wide, 0.0), 0)
+        wide = tl.where(keys == ALWAYS, 0.0, wide)
+        last = tl.full([], NEVER, tl.int64)
+        for bit in range(32):
+            higher = last + (tl.full([], 1, tl.int64) << (31 - bit))
+            reached = tl.sum(tl.where(keys >= higher.to(tl.int32), wide, 0.0), 0)
+            last = tl.where(reached >= goal, higher, last)
+        above = keys > last.to(tl.int32)
+        equal = (keys == last.to(tl.int32)) & (keys < ALWAYS)
+        value = tl.max(tl.where(equal, wide, 0.0), 0)
+        missing = goal - tl.sum(tl.where(above, wide, 0.0), 0)
+        more = tl.where(value > 0.0, tl.ceil(missing / value), 1.0)
+        free = tl.sum((above & (keys < ALWAYS)).to(tl.int32), 0)
+        needed = tl.where(goal > 0.0, required + free + more.to(tl.int32), 0)
+        count = tl.minimum(tl.maximum(needed, tl.load(lowest_ptr + row)), count)
+    available = tl.sum((keys > NEVER).to(tl.int32), 0)
+    count = tl.minimum(tl.maximum(count, required), available)
+
+    last = tl.full([], NEVER, tl.int64)
+    for bit in range(32):
+        higher = last + (tl.full([], 1, tl.int64) << (31 - bit))
+        reached = tl.sum((keys >= higher.to(tl.int32)).to(tl.int32), 0)
+        last = tl.where(reached >= count, higher, last)
+    above = keys > last.to(tl.int32)
+    equal = ((keys == last.to(tl.int32)) & (columns < N)).to(tl.int32)
+    left = count - tl.sum(above.to(tl.int32), 0)
+    keep = above | ((equal > 0) & (tl.cumsum(equal, 0) <= left))
+    tl.store(keep_ptr + row * N + columns, keep, mask=columns < N)
+
+
+def keep_heaviest(
+    mass: Tensor,
+    must: Tensor,
+    may: Tensor | None,
+    budget: Budget,
+    density: float,
+    min_density: float = 0.0,
+    share: float | None = None,
+) -> Tensor:
+    """What `heaviest_blocks.keep_heaviest` computes, without waiting for the device."""
+    lowest, highest = bounds(mass, may, budget, density, min_density)
+    mass, columns = mass.contiguous(), mass.shape[3]
+    # Triton hands floats over as float32, and the search is done in float64.
+    goal_share = None if share is None else mass.new_full((), share, dtype=torch.float64)
+    scene = (mass, must, may)
+    sizes = (_strides(must, mass), _strides(may, mass), mass.shape[1], mass.shape[2], columns)
+    block = triton.next_power_of_2(columns)
+    options = {"BLOCK": block, "num_warps": min(max(block // 256, 1), 32)}
+    grid = (mass.shape[:3].numel(),)
+    if budget == "row" and columns <= LONGEST_ROW:
+        keep = torch.empty_like(mass, dtype=torch.bool)
+        limits = (lowest.contiguous(), highest.contiguous(), goal_share)
+        keep_rows_kernel[grid](*scene, keep, *limits, *sizes, BY_SHARE=share is not None, **options)
+        return keep
+    keys = torch.empty_like(mass, dtype=torch.int32)
+    totals = mass.new_empty(*mass.shape[:3], 2, dtype=torch.float64)
+    row_keys_kernel[grid](*scene, keys, totals, *sizes, **options)
+    pools = keys.flatten(FIRST_POOLED_AXIS[budget]).flatten(0, -2)
+    totals = totals.reshape(pools.shape[0], -1, 2).sum(dim=1)
+    keep = keep_of_pools(pools, totals, lowest.reshape(-1), highest.reshape(-1), share)
+    return keep.view(mass.shape)
+
+
+def _strides(flags: Tensor | None, mass: Tensor) -> tuple[int, ...]:
+    """Strides of `flags` as it broadcasts to `mass`."""
+    return (0, 0, 0, 0) if flags is None else flags.expand(mass.shape).stride()

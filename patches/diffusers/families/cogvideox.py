@@ -1,0 +1,47 @@
+"""CogVideoX 2B, 5B and 1.5, text and image to video, and ConsisID: text, then video tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0, FusedCogVideoXAttnProcessor2_0
+from torch import nn
+
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
+from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+
+class SeatedCogVideoXProcessor(SeatedProcessor, CogVideoXAttnProcessor2_0):
+    """CogVideoX joint attention with a seat."""
+
+    __call__ = rerouted(CogVideoXAttnProcessor2_0.__call__)
+
+
+class SeatedFusedCogVideoXProcessor(SeatedProcessor, FusedCogVideoXAttnProcessor2_0):
+    """CogVideoX joint attention with fused projections and a seat."""
+
+    __call__ = rerouted(FusedCogVideoXAttnProcessor2_0.__call__)
+
+
+SEATED: dict[type, type] = {
+    CogVideoXAttnProcessor2_0: SeatedCogVideoXProcessor,
+    FusedCogVideoXAttnProcessor2_0: SeatedFusedCogVideoXProcessor,
+}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The joint attention of the blocks."""
+    return modules_like(model, "transformer_blocks.*.attn1")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, F, C, H, W] and its text [B, T, C]."""
+    side = model.config.patch_size
+    return latent_grid(
+        kwargs["hidden_states"],
+        (getattr(model.config, "patch_size_t", None) or 1, side, side),
+        axes=(1, 3, 4),
+        text_tokens=lengths(kwargs["encoder_hidden_states"]),
+        text_first=True,
+    )

@@ -1,0 +1,57 @@
+"""Cosmos 1, 2 and 2.5 (Predict and Transfer): video tokens only.
+
+The stock processor calls diffusers' dispatcher without a backend of its own, so it runs whatever is active in
+the whole process. In its seated twin that one name means the way to the seat, under any active backend; dense
+calls still go to the active one.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any
+
+from diffusers.models.transformers.transformer_cosmos import CosmosAttnProcessor2_0
+from torch import Tensor, nn
+
+from accel.patches.diffusers.backend import DenseDispatch, plain_attention
+from accel.patches.diffusers.reading import latent_grid, modules_like
+from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.grid import TokenGrid
+from accel.patches.seat import DenseFn
+
+
+def calling_plain_attention(stock_call: Any) -> FunctionType:
+    """The stock function itself, in which `dispatch_attention_fn` is PyTorch's attention."""
+    names = {**stock_call.__globals__, "dispatch_attention_fn": plain_attention}
+    twin = FunctionType(stock_call.__code__, names, stock_call.__name__, stock_call.__defaults__)
+    twin.__annotations__ = stock_call.__annotations__
+    return twin
+
+
+class SeatedCosmosProcessor(SeatedProcessor, CosmosAttnProcessor2_0):
+    """Cosmos self-attention with a seat."""
+
+    __call__ = rerouted(calling_plain_attention(CosmosAttnProcessor2_0.__call__))
+
+    @staticmethod
+    def dense_of(original: Any) -> DenseFn:
+        return DenseDispatch(None)
+
+
+SEATED: dict[type, type] = {CosmosAttnProcessor2_0: SeatedCosmosProcessor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The self-attention of the blocks."""
+    return modules_like(model, "transformer_blocks.*.attn1")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, C, F, H, W]."""
+    return latent_grid(kwargs["hidden_states"], model.config.patch_size)
+
+
+def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The timestep of one forward; Cosmos 2 and later take one for each frame, noise in [0, 1]."""
+    timestep = kwargs["timestep"]
+    return timestep * 1000 if timestep.ndim == 5 else timestep

@@ -1,0 +1,80 @@
+"""Cosmos 3: text, then video tokens, then those of sound or action if there are any; one sample a forward.
+
+Text tokens attend among themselves, causally, in a call of their own, which is short and stays PyTorch's. In
+the other call the queries of video and sound attend to all keys, those of the text first. The seat is given
+queries for the text too, zeros whose output is dropped: so a sequence attends to itself, as methods on a grid
+expect, for the price of a few rows of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_cosmos3 import Cosmos3AttnProcessor
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from accel.patches.diffusers.reading import modules_like
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+from accel.patches.site import AttentionFn
+
+
+@dataclass(frozen=True)
+class WithTextQueries:
+    """An attention function whose queries are the last of the sequence, called with queries for all of it.
+
+    Args:
+        fn: is given as many queries as keys.
+    """
+
+    fn: AttentionFn
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
+    ) -> Tensor:
+        missing = (0, 0, 0, 0, k.shape[1] - q.shape[1], 0)
+        return self.fn(pad(q, missing), k, v, mask, lambda: pad(dense(), missing))[:, missing[4] :]
+
+
+class SeatedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # type: ignore[misc]
+    """Cosmos 3 attention of the generated tokens with a seat."""
+
+    def __init__(self, original: Any, fn: AttentionFn) -> None:
+        super().__init__(original, WithTextQueries(fn))
+
+    __call__ = rerouted(Cosmos3AttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {Cosmos3AttnProcessor: SeatedCosmos3Processor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The packed attention of the layers."""
+    return modules_like(model, "layers.*.self_attn")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from the token shapes of its videos; several of one size follow one another.
+
+    Raises:
+        ValueError: if its videos differ in size.
+    """
+    shapes = kwargs["vision_token_shapes"]
+    sizes = {tuple(shape[1:]) for shape in shapes}
+    if len(sizes) != 1:
+        raise ValueError(f"videos of different size: {sorted(sizes)}")
+    ((height, width),) = sizes
+    frames, text = sum(shape[0] for shape in shapes), kwargs["und_len"]
+    after = kwargs["sequence_length"] - text - frames * height * width
+    return TokenGrid(frames, height, width, text_tokens=after, lead_tokens=text)
+
+
+def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The timesteps of one forward's noisy tokens; 0 where none is noisy."""
+    given = (kwargs.get(f"{kind}_timesteps") for kind in ("vision", "sound", "action"))
+    noisy = [timesteps.flatten() for timesteps in given if timesteps is not None and timesteps.numel()]
+    return torch.cat(noisy) if noisy else torch.zeros(1)

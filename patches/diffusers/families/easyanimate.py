@@ -1,0 +1,33 @@
+"""EasyAnimate: text, then video tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0
+from torch import nn
+
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
+from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+
+class SeatedEasyAnimateProcessor(SeatedProcessor, EasyAnimateAttnProcessor2_0):
+    """EasyAnimate joint attention with a seat."""
+
+    __call__ = rerouted(EasyAnimateAttnProcessor2_0.__call__)
+
+
+SEATED: dict[type, type] = {EasyAnimateAttnProcessor2_0: SeatedEasyAnimateProcessor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The joint attention of the blocks."""
+    return modules_like(model, "transformer_blocks.*.attn1")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, C, F, H, W] and its one or two texts [B, T, C]."""
+    texts = kwargs["encoder_hidden_states"], kwargs.get("encoder_hidden_states_t5")
+    side = model.config.patch_size
+    return latent_grid(kwargs["hidden_states"], (1, side, side), text_tokens=lengths(*texts), text_first=True)

@@ -1,0 +1,41 @@
+"""Kandinsky 5: video tokens only. Its models that were trained block-sparse are left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_kandinsky import Kandinsky5AttnProcessor
+from torch import nn
+
+from accel.patches.diffusers.reading import latent_grid, modules_like
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+
+class SeatedKandinsky5Processor(DispatchingProcessor, Kandinsky5AttnProcessor):  # type: ignore[misc]
+    """Kandinsky 5 visual self-attention with a seat."""
+
+    __call__ = rerouted(Kandinsky5AttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {Kandinsky5AttnProcessor: SeatedKandinsky5Processor}
+
+
+def attention_modules(model: Any) -> list[tuple[str, nn.Module]]:
+    """The self-attention of the visual blocks.
+
+    Raises:
+        ValueError: if the model was trained with its own block-sparse attention.
+    """
+    if model.config.attention_type == "nabla":
+        raise ValueError(
+            "this Kandinsky 5 was trained with NABLA, block-sparse attention of its own; keep that"
+        )
+    return modules_like(model, "visual_transformer_blocks.*.self_attention")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, F, H, W, C]."""
+    if kwargs.get("sparse_params") is not None:
+        raise ValueError("tokens in NABLA's order")
+    return latent_grid(kwargs["hidden_states"], model.config.patch_size, axes=(1, 2, 3))

@@ -1,0 +1,50 @@
+"""Motif-Video: video tokens, then image and text embeddings with the text's padding last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_motif_video import MotifVideoAttnProcessor2_0
+from torch import Tensor, nn
+
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+TEXT_PADDING = "last"
+
+
+class SeatedMotifProcessor(DispatchingProcessor, MotifVideoAttnProcessor2_0):  # type: ignore[misc]
+    """Motif-Video joint attention with a seat."""
+
+    __call__ = rerouted(MotifVideoAttnProcessor2_0.__call__)
+
+
+SEATED: dict[type, type] = {MotifVideoAttnProcessor2_0: SeatedMotifProcessor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The joint attention of the dual-stream blocks, then of the single-stream blocks."""
+    return modules_like(model, "transformer_blocks.*.attn", "single_transformer_blocks.*.attn")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, C, F, H, W] and its embeddings [B, T, C].
+
+    Raises:
+        ValueError: if padding stands before text; telling costs one device read for each forward.
+    """
+    mask = kwargs.get("encoder_attention_mask")
+    if mask is not None and not padding_is_last(mask.bool()):
+        raise ValueError("padding before text")
+    side = model.config.patch_size
+    return latent_grid(
+        kwargs["hidden_states"],
+        (model.config.patch_size_t, side, side),
+        text_tokens=lengths(kwargs["encoder_hidden_states"], kwargs.get("image_embeds")),
+    )
+
+
+def padding_is_last(mask: Tensor) -> bool:
+    """Whether every sample of a bool mask [B, T] shows its first tokens and hides the rest."""
+    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())

@@ -1,0 +1,73 @@
+"""The Wan family: Wan 2.1 and 2.2 (T2V, I2V, TI2V), VACE, Animate, ChronoEdit and SkyReels-V2.
+
+Their self-attention holds video tokens only, frame-major, and their processors hand the mask argument to
+diffusers' dispatcher untouched. So a subclass that fills that argument is all it takes: projections, fused
+or not, norms, rotary embedding and output stay the parent's. Wan-Animate's reference frame is the first of
+its latent frames; its face adapter is cross-attention under another processor and stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers import (
+    transformer_chronoedit,
+    transformer_skyreels_v2,
+    transformer_wan,
+    transformer_wan_animate,
+)
+from torch import Tensor, nn
+
+from accel.patches.diffusers.backend import Routed
+from accel.patches.diffusers.reading import latent_grid
+from accel.patches.diffusers.seated_processor import DispatchingProcessor
+from accel.patches.grid import TokenGrid
+
+
+class SeatedWanFamilyProcessor(DispatchingProcessor):
+    """Mixin in front of a stock processor: its attention reaches the seat in the place of its mask."""
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        routed = Routed(attention_mask, self.seat.handle)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
+
+
+class SeatedWanProcessor(SeatedWanFamilyProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
+    """Wan and VACE self-attention with a seat."""
+
+
+class SeatedWanAnimateProcessor(SeatedWanFamilyProcessor, transformer_wan_animate.WanAttnProcessor):  # type: ignore[misc]
+    """Wan-Animate self-attention with a seat."""
+
+
+class SeatedChronoEditProcessor(SeatedWanFamilyProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
+    """ChronoEdit self-attention with a seat."""
+
+
+class SeatedSkyReelsV2Processor(SeatedWanFamilyProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
+    """SkyReels-V2 self-attention with a seat."""
+
+
+SEATED: dict[type, type[SeatedWanFamilyProcessor]] = {
+    transformer_wan.WanAttnProcessor: SeatedWanProcessor,
+    transformer_wan_animate.WanAttnProcessor: SeatedWanAnimateProcessor,
+    transformer_chronoedit.WanAttnProcessor: SeatedChronoEditProcessor,
+    transformer_skyreels_v2.SkyReelsV2AttnProcessor: SeatedSkyReelsV2Processor,
+}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The self-attention modules by dotted name, in the order they stand in the model."""
+    return [(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "attn1"]
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, C, F, H, W] and the model's patch size."""
+    return latent_grid(kwargs["hidden_states"], model.config.patch_size)

@@ -1,0 +1,136 @@
+"""Family: the models that share one way to find and replace their attention."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from accel.patches.context import TextPadding
+from accel.patches.diffusers.reading import timestep_argument
+from accel.patches.grid import TokenGrid
+from accel.patches.site import Site
+
+FAMILIES: dict[str, str] = {
+    "WanTransformer3DModel": "accel.patches.diffusers.families.wan",
+    "WanVACETransformer3DModel": "accel.patches.diffusers.families.wan",
+    "WanAnimateTransformer3DModel": "accel.patches.diffusers.families.wan",
+    "ChronoEditTransformer3DModel": "accel.patches.diffusers.families.wan",
+    "SkyReelsV2Transformer3DModel": "accel.patches.diffusers.families.wan",
+    "HunyuanVideoTransformer3DModel": "accel.patches.diffusers.families.hunyuan_video",
+    "HunyuanVideo15Transformer3DModel": "accel.patches.diffusers.families.hunyuan_video15",
+    "HunyuanVideoFramepackTransformer3DModel": "accel.patches.diffusers.families.hunyuan_video_framepack",
+    "LTXVideoTransformer3DModel": "accel.patches.diffusers.families.ltx",
+    "LTX2VideoTransformer3DModel": "accel.patches.diffusers.families.ltx",
+    "CogVideoXTransformer3DModel": "accel.patches.diffusers.families.cogvideox",
+    "ConsisIDTransformer3DModel": "accel.patches.diffusers.families.cogvideox",
+    "MochiTransformer3DModel": "accel.patches.diffusers.families.mochi",
+    "CosmosTransformer3DModel": "accel.patches.diffusers.families.cosmos",
+    "Cosmos3OmniTransformer": "accel.patches.diffusers.families.cosmos3",
+    "Kandinsky5Transformer3DModel": "accel.patches.diffusers.families.kandinsky5",
+    "AllegroTransformer3DModel": "accel.patches.diffusers.families.allegro",
+    "EasyAnimateTransformer3DModel": "accel.patches.diffusers.families.easyanimate",
+    "MotifVideoTransformer3DModel": "accel.patches.diffusers.families.motif",
+    "HeliosTransformer3DModel": "accel.patches.diffusers.families.helios",
+    "FluxTransformer2DModel": "accel.patches.diffusers.families.flux",
+    "Flux2Transformer2DModel": "accel.patches.diffusers.families.flux",
+    "QwenImageTransformer2DModel": "accel.patches.diffusers.families.qwen_image",
+    "SD3Transformer2DModel": "accel.patches.diffusers.families.sd3",
+    "ZImageTransformer2DModel": "accel.patches.diffusers.families.z_image",
+}
+
+PIPELINE_COMPONENTS = ("transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model class.
+
+    Args:
+        attention_modules: model -> its self-attention modules by dotted name.
+        read_grid: (model, args, kwargs) of a forward -> its token grid; every argument is in kwargs too.
+        read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it can be told.
+        seated: stock processor class -> the class that replaces it.
+        text_padding: what the model does with padded text, see `Context`.
+    """
+
+    attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
+    read_grid: Callable[[nn.Module, tuple, dict[str, Any]], TokenGrid]
+    read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
+    seated: dict[type, type]
+    text_padding: TextPadding | None = None
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family of a loaded model; none if its class is not supported. Imports nothing for other models."""
+    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in FAMILIES]
+    if not names or "diffusers" not in sys.modules:
+        return None
+    source: ModuleType = import_module(FAMILIES[names[0]])
+    return Family(
+        source.attention_modules,
+        source.read_grid,
+        getattr(source, "read_timestep", timestep_argument),
+        source.SEATED,
+        getattr(source, "TEXT_PADDING", None),
+    )
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Whether a model is a causal one of transformers; such need no family, they all call one interface."""
+    if "transformers" not in sys.modules:
+        return False
+    sites: ModuleType = import_module("accel.patches.transformers.sites")
+    return sites.is_language_model(model)
+
+
+def unwrap(model: Any) -> Any:
+    """The module inside `torch.compile`'s wrapper, or the object itself."""
+    return getattr(model, "_orig_mod", model)
+
+
+def supported_models(pipe_or_model: Any) -> dict[str, nn.Module]:
+    """The supported models of a pipeline by component name, or a bare one under the empty name."""
+    bare = unwrap(pipe_or_model)
+    if isinstance(bare, nn.Module):
+        return {"": bare} if family_of(bare) or is_language_model(bare) else {}
+    parts = {name: unwrap(getattr(pipe_or_model, name, None)) for name in PIPELINE_COMPONENTS}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and family_of(part)}
+
+
+def find_sites(model: nn.Module, component: str = "") -> list[Site]:
+    """The attention modules of a supported model, in call order; of a diffusers model, those that run a
+    stock processor or ours.
+
+    Raises:
+        ValueError: if the model's class belongs to no family, or all its processors are somebody's own.
+    """
+    if is_language_model(model):
+        return import_module("accel.patches.transformers.sites").find_sites(model, component)
+    family = family_of(model)
+    if family is None:
+        raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")
+    modules = family.attention_modules(model)
+    known = {*family.seated, *family.seated.values()}
+    found = [(name, module) for name, module in modules if type(module.processor) in known]
+    if modules and not found:
+        theirs = sorted({type(module.processor).__name__ for _, module in modules})
+        raise ValueError(
+            f"the attention of this {type(model).__name__} runs {', '.join(theirs)}, which cannot be made "
+            f"sparse; set {', '.join(stock.__name__ for stock in family.seated)} back first"
+        )
+    return [
+        Site(name, component, module, layer, len(found), heads_of(module))
+        for layer, (name, module) in enumerate(found)
+    ]
+
+
+def heads_of(module: Any) -> int:
+    """The query heads of an attention module."""
+    names = ("heads", "num_heads", "num_attention_heads")
+    return next(getattr(module, name) for name in names if hasattr(module, name))

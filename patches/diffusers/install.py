@@ -1,0 +1,66 @@
+"""Put an attention function into a site of a diffusers model, and take it out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from accel.patches.diffusers.family import family_of
+from accel.patches.site import AttentionFn, Site
+
+
+@dataclass(frozen=True)
+class Uninstall:
+    """The undo of one installation. Calling it a second time does nothing.
+
+    A processor the user has set since is left alone, and the dense backend chosen while ours was in place is
+    carried over.
+    """
+
+    module: Any
+    seated: Any
+
+    def put_in(self) -> None:
+        """Do what is to be undone."""
+        set_processor(self.module, self.seated)
+
+    def __call__(self) -> None:
+        if self.module.processor is self.seated:
+            set_processor(self.module, self.seated.unseat())
+
+    @property
+    def in_force(self) -> bool:
+        """False once somebody else has replaced the processor."""
+        return self.module.processor is self.seated
+
+    @property
+    def chosen_backend(self) -> str | None:
+        """The dense backend that was chosen while ours was in place; none if it is what it was."""
+        chosen = getattr(self.seated.seat.dense, "name", None)
+        before = getattr(self.seated.original, "_attention_backend", None)
+        return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
+
+
+def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
+    """Seat `fn` at the site; returns the undo."""
+    uninstall = prepare(model, site, fn)
+    uninstall.put_in()
+    return uninstall
+
+
+def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
+    """The undo of seating `fn` at the site, before anything is touched: an interrupt finds it in place."""
+    family = family_of(model)
+    assert family is not None
+    module: Any = site.module
+    return Uninstall(module, family.seated[type(module.processor)](module.processor, fn))
+
+
+def set_processor(module: Any, processor: Any) -> None:
+    """Give an attention module a processor; Mochi's has no method for it."""
+    if hasattr(module, "set_processor"):
+        module.set_processor(processor)
+    else:
+        module.processor = processor

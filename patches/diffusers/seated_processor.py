@@ -1,0 +1,151 @@
+"""SeatedProcessor: a stock diffusers processor whose attention goes through a seat.
+
+Every stock processor ends in PyTorch's `scaled_dot_product_attention`, called by itself or, once our backend
+is chosen, by diffusers' dispatcher. A `TorchFunctionMode` that is entered inside the processor sees that one
+call, lives on PyTorch's own thread-local stack, and is traced away by `torch.compile`: all layers share one
+graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from accel.patches.diffusers.backend import BACKEND, DenseDispatch, register
+from accel.patches.diffusers.layer_skip import introduce
+from accel.patches.diffusers.ulysses import ParallelRoute, is_ring
+from accel.patches.gradients import records_gradients
+from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
+from accel.patches.site import AttentionFn
+
+
+class SeatedProcessor:
+    """Mixin in front of a stock processor that calls PyTorch's attention itself.
+
+    Subclasses set `__call__ = rerouted(Stock.__call__)`. Projections, norms, rotary embedding, masks and
+    output stay the parent's, and so does the signature that attention modules filter their arguments by.
+
+    Args:
+        original: the stock processor that is put back on removal.
+        fn: the attention function to seat.
+    """
+
+    def __init__(self, original: Any, fn: AttentionFn) -> None:
+        introduce(type(self), type(original))
+        self.original = original
+        self.seat = Seat(fn, self.dense_of(original))
+
+    @staticmethod
+    def dense_of(original: Any) -> DenseFn:
+        """The attention the stock processor runs."""
+        return dense_sdpa
+
+    def unseat(self) -> Any:
+        """The stock processor as it should be put back."""
+        return self.original
+
+
+class DispatchingProcessor(SeatedProcessor):
+    """Mixin in front of a stock processor that hands `self._attention_backend` to diffusers' dispatcher."""
+
+    def __init__(self, original: Any, fn: AttentionFn) -> None:
+        register()
+        super().__init__(original, fn)
+        self._parallel_config = original._parallel_config
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        register()
+        introduce(type(self), type(state["original"]))
+        self.__dict__.update(state)
+
+    @staticmethod
+    def dense_of(original: Any) -> DenseFn:
+        return DenseDispatch(original._attention_backend)
+
+    @property
+    def _attention_backend(self) -> AttentionBackendName:
+        return BACKEND
+
+    @_attention_backend.setter
+    def _attention_backend(self, chosen: AttentionBackendName | str | None) -> None:
+        # `set_attention_backend` on an accelerated model chooses what its dense calls run on.
+        self.seat.dense = DenseDispatch(chosen, self.seat.dense.ring)  # type: ignore[attr-defined]
+
+    @property
+    def _parallel_config(self) -> ParallelRoute | None:
+        return None if self._parallel is None else ParallelRoute(self._parallel, self.seat.handle)
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        # `enable_parallelism` on an accelerated model.
+        self._parallel = config
+        ring = config if is_ring(config) else None
+        self.seat.dense = DenseDispatch(self.seat.dense.name, ring)  # type: ignore[attr-defined]
+
+    def unseat(self) -> Any:
+        """The stock processor, with the dense backend and the parallel configuration that were chosen while
+        this one was in its place."""
+        chosen = self.seat.dense.name  # type: ignore[attr-defined]
+        for name, value in (("_attention_backend", chosen), ("_parallel_config", self._parallel)):
+            if getattr(self.original, name) != value:
+                setattr(self.original, name, value)
+        return self.original
+
+
+def rerouted(stock_call: Callable) -> Callable:
+    """A processor's `__call__`, of the same signature, whose attention goes through the processor's seat."""
+
+    @functools.wraps(stock_call)
+    def call(self: SeatedProcessor, *args: Any, **kwargs: Any) -> Any:
+        with Rerouted(self.seat.handle):
+            return stock_call(self, *args, **kwargs)
+
+    return call
+
+
+class Rerouted(TorchFunctionMode):
+    """Sends plain `scaled_dot_product_attention` to a seat and leaves every other function alone.
+
+    Args:
+        handle: the seat's number.
+    """
+
+    def __init__(self, handle: Tensor) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        func = traceable(func)
+        if func is not scaled_dot_product_attention or not is_plain(*args, **kwargs):
+            return func(*args, **kwargs)
+        return routed_sdpa(self.handle, *args, **kwargs)
+
+
+def traceable(func: Callable) -> Callable:
+    """The same function in a form that `torch.compile` can trace from inside a mode."""
+    return torch.unflatten if func is Tensor.unflatten else func
+
+
+def is_plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> bool:
+    """Whether a call asks for nothing but a mask, and may be hidden from a compiler."""
+    odd = args[1:] or kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("scale") is not None
+    traced_backward = torch.compiler.is_compiling() and records_gradients(query, key, value)
+    return not odd and not traced_backward
+
+
+def routed_sdpa(
+    handle: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **plain: Any
+) -> Tensor:
+    """q [B, H, M, D], k and v [B, Hkv, N, D] -> [B, H, M, D], through the seat at `handle`."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return attend(q, k, v, attn_mask, handle).transpose(1, 2)

@@ -1,0 +1,83 @@
+"""SequenceCall: one attention call of a language model, and what it asks for besides causal attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from accel.patches.transformers.mask import Visible, read_visible, visible_keys
+
+
+@dataclass(frozen=True)
+class SequenceCall:
+    """The arguments of one call, after rotary embedding and after the cache was updated.
+
+    Args:
+        q: [B, H, M, D].
+        k: [B, Hkv, N, D].
+        v: [B, Hkv, N, Dv].
+        mask: bool or additive [B, 1, M, N], or none.
+        scale: of the logits; none is 1 / sqrt(D).
+        causal: whether the layer is causal where there is no mask.
+        window: tokens a query sees at most, itself included; none is all.
+        softcap: bound of the logits; none has none.
+        sinks: a logit for each head that takes part in the softmax without a value (`s_aux`), [H], or none.
+        bias: added to the logits (`position_bias`), or none.
+        dropout: of the probabilities.
+        wants_weights: whether the caller wants the probabilities returned.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    scale: float | None = None
+    causal: bool = True
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    bias: Tensor | None = None
+    dropout: float = 0.0
+    wants_weights: bool = False
+
+    @property
+    def unlike_plain_attention(self) -> str | None:
+        """What a plain causal kernel would get wrong or leave out; none if nothing. Reads no device."""
+        if self.wants_weights:
+            return "attention weights are asked for"
+        if not self.causal:
+            return "not causal"
+        if self.softcap is not None:
+            return "logit softcap"
+        if self.bias is not None:
+            return "position bias"
+        if self.dropout:
+            return "dropout"
+        if self.v.shape[3] != self.k.shape[3]:
+            return f"values of {self.v.shape[3]} and keys of {self.k.shape[3]} numbers a head"
+        return None
+
+    @property
+    def cut_by_window(self) -> bool:
+        """Whether the window hides some key from some query."""
+        return self.window is not None and self.k.shape[2] > self.window
+
+    def visible(self) -> Visible | str:
+        """What the queries see, or why only dense attention can honour it. May read the mask."""
+        window = self.window if self.cut_by_window else None
+        return read_visible(self.mask, self.q.shape[2], self.k.shape[2], window)
+
+    def visible_keys(self) -> Tensor | str | None:
+        """Bool [B, M, N], the keys that each query sees, or why that cannot be told. Reads no device."""
+        return visible_keys(self.mask, self.q.shape[2], self.k.shape[2])
+
+
+class SequenceFn(Protocol):
+    """Attention of one layer of a language model."""
+
+    def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
+        """-> [B, M, H, Dv]; `dense()` is the model's own attention."""
+        ...

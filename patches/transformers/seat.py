@@ -1,0 +1,137 @@
+"""SequenceSeat: a seat in a language model's layer, and the operator that compiled code reaches it by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
+from accel.patches.seat import Seat, seat_at
+from accel.patches.transformers.call import SequenceCall, SequenceFn
+from accel.patches.transformers.dense import DenseForward, eager, has_eager
+
+
+class SequenceSeat(Seat):
+    """A sequence function seated at one attention module.
+
+    Args:
+        fn: called for every attention of the layer.
+        dense: what the layer's dense calls run on.
+        module: the layer's attention module.
+    """
+
+    def __init__(self, fn: SequenceFn, dense: DenseForward, module: nn.Module) -> None:
+        super().__init__(fn, dense)  # type: ignore[arg-type]
+        self.module = module
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "module": self.module}
+
+    def run(
+        self,
+        module: nn.Module,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output [B, M, H, Dv], and the probabilities where the call ran dense and has them.
+
+        The output is contiguous, as transformers' own are: some models view it in another shape.
+        """
+        weights: list[Tensor | None] = [None]
+        call = sequence_call(module, q, k, v, mask, kwargs)
+        forward: Any = eager if call.wants_weights and has_eager(module) else self.dense
+
+        def run_dense() -> Tensor:
+            out, weights[0] = forward(module, q, k, v, mask, **kwargs)
+            return out
+
+        dtype = autocast_dtype(q.device)
+        if dtype is None:
+            out = self.fn(call, run_dense)  # type: ignore[call-arg, arg-type]
+            return out.contiguous(), weights[0]
+        call = replace(call, q=cast(q, dtype), k=cast(k, dtype), v=cast(v, dtype))
+        with torch.autocast(q.device.type, enabled=False):
+            out = self.fn(call, under_autocast(run_dense, q.device, dtype))  # type: ignore[call-arg, arg-type]
+        return out.contiguous(), weights[0]
+
+
+def sequence_call(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> SequenceCall:
+    """The call, with transformers' keyword arguments under names of our own."""
+    causal = kwargs.get("is_causal")
+    weights = kwargs.get("output_attentions")
+    weights = getattr(module.config, "output_attentions", False) if weights is None else weights
+    return SequenceCall(
+        q, k, v, mask,
+        scale=kwargs.get("scaling"),
+        causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+        bias=kwargs.get("position_bias"),
+        dropout=kwargs.get("dropout") or 0.0,
+        wants_weights=bool(weights),
+    )  # fmt: skip
+
+
+def attend_sequence(
+    seat: SequenceSeat, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> Tensor:
+    """The seat's attention as one opaque operator, for code that is being traced."""
+    q, k, v = as_autocast(q, k, v)
+    return torch.ops.sparse_accel.attend_sequence(
+        q, k, v, mask, kwargs.get("s_aux"), kwargs.get("position_bias"), seat.handle,
+        kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("sliding_window"), kwargs.get("is_causal"),
+    )  # fmt: skip
+
+
+# As for `sparse_accel::attend`: a recorded graph would replay one call's decision for all.
+@torch.library.custom_op("sparse_accel::attend_sequence", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
+def _attend_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
+    bias: Tensor | None,
+    handle: Tensor,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    causal: bool | None,
+) -> Tensor:
+    seat = seat_at(handle)
+    assert isinstance(seat, SequenceSeat)
+    kwargs: dict[str, Any] = {
+        "scaling": scale,
+        "softcap": softcap,
+        "sliding_window": window,
+        "is_causal": causal,
+    }
+    kwargs |= {"s_aux": sinks, "position_bias": bias}
+    return seat.run(seat.module, q, k, v, mask, kwargs)[0]
+
+
+@_attend_op.register_fake
+def _attend_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
+    bias: Tensor | None,
+    handle: Tensor,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    causal: bool | None,
+) -> Tensor:
+    batch, heads, q_len, _ = q.shape
+    return q.new_empty(batch, q_len, heads, v.shape[-1])
