@@ -1,8 +1,8 @@
-"""Let tests import the scripts, which are no package."""
+"""Let tests import the scripts, which are not installed."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2]))

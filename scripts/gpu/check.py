@@ -1,0 +1,165 @@
+"""Everything that needs a GPU: its tests, the sanitizer and all benchmarks, as one JSON.
+
+    python -m scripts.gpu.check out.json --budget 540            # as much as fits in nine minutes
+    python -m scripts.gpu.check out.json --budget 540 --resume   # the rest
+    python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
+
+The file is whole after every row: whatever ends this program, what was measured is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from shutil import which
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from scripts.gpu.process import run_stage
+from scripts.gpu.record import Record, machine
+from scripts.gpu.stages import Stage, gpu_tiers, stages
+
+SHORTEST = 30  # seconds; with less left nothing is begun
+MEMORY = 4 << 30  # bytes of the host for each process of tests
+
+
+@dataclass(frozen=True)
+class Options:
+    """How stages are run.
+
+    Args:
+        deadline: when everything ends, in seconds of `time.monotonic`.
+        small: every benchmark on one small shape.
+        even_failing: time tiers whose tests fail too.
+    """
+
+    deadline: float
+    small: bool = False
+    even_failing: bool = False
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Only stages whose names begin so; repeat. --plan lists them.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the file: skip what it has of this code on such a machine.")
+    ] = False,
+    budget: Annotated[float, typer.Option(help="Seconds after which everything ends.", min=1)] = 1e9,
+    plan: Annotated[bool, typer.Option("--plan", help="List the stages, run none.")] = False,
+    small: Annotated[bool, typer.Option(help="Benchmarks on a small shape: a try of the machinery.")] = False,
+    even_failing: Annotated[bool, typer.Option(help="Time tiers whose tests fail too.")] = False,
+    commit: Annotated[str | None, typer.Option(help="Of the code, where there is no git to ask.")] = None,
+) -> None:
+    """Run the stages in the order of their worth. Exits with 1 without a GPU, or if one that ran failed."""
+    chosen = [one for one in stages() if not stage or one.name.startswith(tuple(stage))]
+    if not chosen:
+        raise typer.BadParameter(f"no stage begins with any of {stage}; --plan lists them")
+    if plan:
+        print(listing(chosen))
+        return
+    if not torch.cuda.is_available():
+        print("no GPU: PyTorch sees no CUDA device here, so there is nothing to check", file=sys.stderr)
+        raise typer.Exit(1)
+    options = Options(time.monotonic() + budget, small, even_failing)
+    record = Record(out, machine(commit), resume)
+    ran = run_all(chosen, record, options)
+    print(f"wrote {out}, {len(ran)} stages ran, {budget - options.left:.0f} s")
+    raise typer.Exit(int(any(record.stages[name]["status"] == "failed" for name in ran)))
+
+
+def run_all(chosen: list[Stage], record: Record, options: Options) -> list[str]:
+    """Neighbours that measure no time side by side, the others one by one; the names of those that ran."""
+    todo = [one for one in chosen if one.each_machine or not record.finished(one.name)]
+    ran: list[str] = []
+    for alone, group in groupby(todo, key=lambda one: one.alone):
+        with ThreadPoolExecutor(1 if alone else processes()) as pool:
+            done = pool.map(lambda one: attempt(one, record, options), list(group))
+            ran += [name for name in done if name]
+    return ran
+
+
+def attempt(stage: Stage, record: Record, options: Options) -> str | None:
+    """Run a stage, if that can be; its name, or none and why not in the record."""
+    reason = cannot_begin(stage, options) or timed_tiers(stage, record, options)[1]
+    if reason:
+        print(f"{stage.name}: left out: {reason}", flush=True)
+        if not record.rows_so_far(stage.name):
+            record.put(stage.name, {"status": "left out", "reason": reason})
+        return None
+    tiers, _ = timed_tiers(stage, record, options)
+    arguments = [word for tier in tiers for word in ("--tier", tier)]
+    arguments += stage.small if options.small else ()
+    print(f"{stage.name}: begins, {options.left:.0f} s left", flush=True)
+    entry = run_stage(stage, arguments, record, min(stage.limit, options.left - 5))
+    print(f"{stage.name}: {entry['status']}, {len(entry['rows'])} rows, {entry['seconds']} s", flush=True)
+    return stage.name
+
+
+def cannot_begin(stage: Stage, options: Options) -> str | None:
+    """What is missing, or how much time is."""
+    for name in stage.needs:
+        if which(name) is None and find_spec(name.replace("-", "_")) is None:
+            return f"{name} is not installed"
+    # Rows are kept one by one: of a long stage a part is worth having.
+    least = min(stage.seconds, 2 * SHORTEST) if stage.alone else SHORTEST
+    least = stage.limit if stage.each_machine else least
+    if options.left < least:
+        return f"it should take {stage.seconds} s, and {max(options.left, 0):.0f} s are left"
+    return None
+
+
+def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[str], str | None]:
+    """The tiers to time as NAME:HEAD_DIM, and why there is none; both empty where a stage names no tiers."""
+    if not stage.times_tiers:
+        return [], None
+    tests = [one for one in stages() if one.proves]
+    proven = [
+        one.proves or ""
+        for one in tests
+        if options.even_failing or (record.finished(one.name) and _passed(record.stages[one.name]))
+    ]
+    return proven, None if proven else f"the tests of none of {', '.join(gpu_tiers())} have passed"
+
+
+def _passed(entry: dict[str, Any]) -> bool:
+    return entry["status"] == "passed" and any(row.get("outcome") == "passed" for row in entry["rows"])
+
+
+def processes() -> int:
+    """How many processes may run at once: each compiles on a core, and holds some memory, of which a virtual
+    machine may show less than it can have."""
+    cores, memory = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(cores // 2, min(cores - 1, memory // MEMORY), 1)
+
+
+def listing(chosen: list[Stage]) -> str:
+    """A line a stage: estimate and limit in seconds, whether it has the GPU to itself, and its name."""
+    together = sum(one.seconds for one in chosen if one.alone)
+    side_by_side = sum(one.seconds for one in chosen if not one.alone)
+    lines = [f"{'about s':>8} {'limit s':>8}  {'GPU':<7} stage"]
+    lines += [
+        f"{one.seconds:>8} {one.limit:>8}  {'alone' if one.alone else 'shared':<7} {one.name}"
+        + (f"  (needs {', '.join(one.needs)})" if one.needs else "")
+        for one in chosen
+    ]
+    many = processes()
+    lines.append(f"about {together} s one by one, {side_by_side} s of processes of which {many} run at once")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

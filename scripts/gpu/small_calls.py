@@ -1,0 +1,64 @@
+"""Small calls of one tier, or of planning: what a sanitizer can follow in a minute.
+
+compute-sanitizer --tool memcheck python -m scripts.gpu.small_calls rows.jsonl hopper
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.layout.layout import BlockLayout
+from accel.load.pipeline import best_device
+from accel.policies.parts.scores import Strided
+from accel.policies.parts.selectors import TopK
+from scripts.row_file import Row, RowFile
+
+# Ragged at both ends; the longest has more rows of blocks than an H200 has processors.
+CALLS = {
+    "plain": {"shape": (2, 300, 500), "block": (128, 64)},
+    "causal with a tail": {"shape": (2, 300, 500), "block": (128, 128), "causal": True, "tail": True},
+    "narrow keys": {"shape": (1, 130, 200), "block": (128, 32)},
+    "longest first": {"shape": (8, 2200, 130), "block": (128, 64)},
+}
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    what: Annotated[str, typer.Argument(help="A tier, or planning.")],
+) -> None:
+    """Make the calls, and wait for each: a sanitizer around this script says what was wrong with them."""
+    rows, device = RowFile(out), torch.device(best_device())
+    if what == "planning":
+        rows.add("planning", partial(plan, device), 200)
+        return
+    for name, call in CALLS.items():
+        rows.add(f"{what} {name}", partial(attend, what, device, **call), 200)
+
+
+def attend(tier: str, device: torch.device, shape: tuple, block: tuple, **rest: bool) -> Row:
+    heads, queries, keys = shape
+    q, k, v = (torch.randn(1, heads, n, 128).to(device, torch.bfloat16) for n in (queries, keys, keys))
+    keep = torch.rand(1, heads, -(-queries // block[0]), -(-keys // block[1])) < 0.5
+    layout = BlockLayout.from_mask(keep.to(device), block, queries, keys, **rest)
+    out = block_sparse_attention(q, k, v, layout, tier=tier).cpu()
+    return {"finite": bool(out.isfinite().all())}
+
+
+def plan(device: torch.device) -> Row:
+    q, k = (torch.randn(1, 2, 700, 64).to(device, torch.bfloat16) for _ in range(2))
+    must = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
+    lengths = []
+    for budget in ("row", "layer"):
+        keep = TopK(0.3, budget).keep(Strided(8, 8).mass(q, k, (128, 64)), must)
+        lengths.append(int(BlockLayout.from_mask(keep, (128, 64), 700, 700).kv_num_blocks.sum()))
+    return {"blocks": lengths}
+
+
+if __name__ == "__main__":
+    typer.run(main)

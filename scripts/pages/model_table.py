@@ -1,0 +1,79 @@
+"""Print the table of supported diffusers models, from the families and the facts their tests assert.
+
+    python -m scripts.pages.model_table
+
+Every row is a class of `FAMILIES`; what it says of order, padding and graphs is what tests/patches check
+on a tiny random instance of that class, so the table cannot say more than the tests do.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+
+from accel.patches.diffusers.declined import DECLINED
+from accel.patches.diffusers.family import FAMILIES
+from real_pipelines import PIPELINES
+from tiny_families import CASES, Case
+
+HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks", "tested through")
+BESIDES = {
+    "HeliosTransformer3DModel": ("history", "text"),
+    "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
+    "Cosmos3OmniTransformer": ("text", "sound"),
+}
+PADDING = {
+    "last": "exact, by a length for each sample",
+    "dropped": "exact, the model drops it",
+    None: "not hidden by the model; masked calls stay dense",
+}
+
+
+def main() -> None:
+    """Print the supported classes as a markdown table, then how many are declined."""
+    rows = [HEADER, tuple("---" for _ in HEADER), *(row(name) for name in FAMILIES)]
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |")
+    where = "patches/diffusers/declined.py"
+    print(f"\n{len(DECLINED)} further classes are declined, each with its reason in {where}.")
+
+
+def row(name: str) -> tuple[str, ...]:
+    """The cells of one class."""
+    cases = [case for case in CASES.values() if case.class_name == name]
+    padding = getattr(import_module(FAMILIES[name]), "TEXT_PADDING", None)
+    joint = "text" in order(cases)
+    text = PADDING[padding] if joint else "no text in the sequence"
+    return f"`{name}`", order(cases), text, graphs(cases[0]), pipelines(name)
+
+
+def pipelines(name: str) -> str:
+    """The real pipelines that drive it in the tests, each once."""
+    driving = (case.pipeline for case in PIPELINES.values() if CASES[case.family].class_name == name)
+    return ", ".join(dict.fromkeys(f"`{pipeline.rpartition('.')[2]}`" for pipeline in driving))
+
+
+def order(cases: list[Case]) -> str:
+    """What stands where, in words."""
+    grids = [case.grid((2, 8, 8)) for case in cases]
+    lead = any(grid.lead_tokens for grid in grids)
+    text = any(grid.text_tokens for grid in grids)
+    before, after = BESIDES.get(cases[0].class_name, ("text", "text"))
+    parts = [
+        before if lead or (text and cases[0].text_first) else "",
+        "image" if cases[0].image else "video",
+        after if text and not cases[0].text_first else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def graphs(case: Case) -> str:
+    """How the blocks compile, in words."""
+    return "one graph" if case.graphs == 1 else f"{case.graphs} graphs, as the stock model"
+
+
+if __name__ == "__main__":
+    main()

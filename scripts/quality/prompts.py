@@ -1,0 +1,17 @@
+"""The prompts of the policy benchmarks by number: the demo's own, then some that no setting was chosen on."""
+
+from __future__ import annotations
+
+from accel.demo.paths import DEMO_PROMPTS
+from scripts.training.video.scene import sample_scene
+
+FIRST_HELD_OUT = len(DEMO_PROMPTS)
+
+
+def prompt_of(number: int) -> str:
+    """Prompt `number`, from 0. From 8 on held out: what `scripts.training.video.world --seed 8` draws, in its order.
+
+    Raises:
+        IndexError: if there are no that many.
+    """
+    return (*DEMO_PROMPTS, *sample_scene(count=8, seed=FIRST_HELD_OUT).captions())[number]

@@ -1,0 +1,111 @@
+"""Samples of attention: q, k, v captured from the embedded video demo, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accel.demo.paths import DEMO_SETTINGS
+from accel.load.pipeline import load_pipeline
+from accel.patches.context import Context
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.family import find_sites
+from accel.patches.diffusers.install import install
+from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.grid import TokenGrid
+from scripts.quality.prompts import prompt_of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """q, k, v float32 [1, H, N, D] of one attention call.
+
+    Args:
+        kind: where it comes from, "demo" or "synthetic".
+        prompt: number of the prompt, or of the random seed.
+    """
+
+    kind: str
+    prompt: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    context: Context
+
+    @property
+    def name(self) -> str:
+        of_call = f", layer {self.context.layer}, step {self.context.step}" if self.kind == "demo" else ""
+        return f"{self.kind} {self.prompt}{of_call}"
+
+
+def demo_samples(
+    prompts: Iterable[int], layers: tuple[int, ...], steps: tuple[int, ...], folder: Path
+) -> Iterator[Sample]:
+    """The demo's calls at these layers and steps, conditional pass; captured once, then read back."""
+    for number in prompts:
+        file = folder / f"demo-{number}.pt"
+        if not file.exists():
+            found = capture(number, layers, steps)
+            torch.save([vars(sample) for sample in found], file)
+        with torch.serialization.safe_globals([Context, TokenGrid]):
+            found = [Sample(**fields) for fields in torch.load(file)]
+        for layer in layers:
+            for step in steps:
+                yield next(s for s in found if (s.context.layer, s.context.step) == (layer, step))
+
+
+def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> list[Sample]:
+    """What the demo's attention is given in a dense run of a prompt, with the prompt's number as seed."""
+    found: list[Sample] = []
+
+    def keep(context: Context, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        if context.layer in layers and context.step in steps and context.branch == 0:
+            found.append(Sample("demo", number, *(heads_first(x) for x in (q, k, v)), context))
+
+    watch_dense(number, DEMO_SETTINGS.height, keep)
+    return found
+
+
+def heads_first(x: Tensor) -> Tensor:
+    """[B, N, H, D] -> float32 [B, H, N, D], a copy."""
+    return x.transpose(1, 2).float().contiguous().clone()
+
+
+Seen = Callable[[Context, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def watch_dense(number: int, size: int, see: Seen) -> None:
+    """Run a prompt dense at `size` pixels a side; `see` gets context, q, k, v and output of each call."""
+    pipe = load_pipeline("demo")
+    hook = RootHook(Clock(pipe))
+    hook.attach(pipe.transformer)
+    for site in find_sites(pipe.transformer):
+
+        def attend(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            mask: Tensor | None,
+            dense: Callable[[], Tensor],
+            layer: int = site.layer,
+            n_layers: int = site.n_layers,
+        ) -> Tensor:
+            assert hook.current is not None
+            out = dense()
+            see(replace(hook.current, layer=layer, n_layers=n_layers), q, k, v, out)
+            return out
+
+        install(pipe.transformer, site, attend)
+    settings = {key: value for key, value in asdict(DEMO_SETTINGS).items() if key != "fps"}
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        pipe(
+            prompt_of(number),
+            **settings | {"height": size, "width": size},
+            generator=generator,
+            output_type="latent",
+        )

@@ -1,0 +1,157 @@
+"""What each method costs in quality on the embedded demo, end to end: equal density, schedule and seed.
+
+    python -m scripts.quality.videos docs/benchmarks/policies-end-to-end.json
+    python -m scripts.quality.videos out.json --pair 0 --size 128 --run default@0.4 --run hip@0.4
+
+A pair is a prompt and a seed, both counted from 0; from 8 on held out (`prompts.py`). Runs that are
+in the file already are not repeated. The forwards of the dense steps are played back from the dense run,
+and the VAE decodes in bfloat16 for every method alike (62 dB from float32, on the first latent step), which
+together save a third of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from accel.apply.summary import summarize
+from accel.comparison.quality import measure_quality, relative_error
+from accel.demo.paths import DEMO_SETTINGS
+from accel.load.pipeline import load_pipeline
+from accel.machine.versions import device_name, versions
+from accel.patches.grid import TokenGrid
+from accel.policies.policy import Policy
+from accel.recipe.recipe import Recipe, Rule
+from accel.recipe.schedule import Schedule
+from accel.run.generate import Generated, GenerateSettings, generate
+from scripts.quality.methods import BY_LAYER, METHODS, density_of, radial
+from scripts.quality.prompts import prompt_of
+
+DENSE_STEPS = 0.25
+# The density of radial's usual mask on the demo; the one it really has is what the others get there.
+RADIAL = 0.58
+# Pixels of a side: blocks that cut a frame of the demo into about as many.
+BLOCKS = {192: (64, 64), 128: (32, 32)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one pair. `wanted` is the density asked for, `density` that of the sparse calls."""
+
+    method: str
+    wanted: float
+    size: int
+    prompt: int
+    seed: int
+    density: float
+    psnr: float
+    ssim: float
+    latent_error: float
+
+
+class DensePrefix:
+    """The forwards that no method changes: recorded in the dense run, played back in the others.
+
+    The first forward always runs, since a recipe checks in it that its sites are called.
+    """
+
+    def __init__(self, transformer: Any, forwards: int) -> None:
+        self.transformer, self.forwards = transformer, forwards
+        self.outputs: list[Any] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        real, recorded, count = self.transformer.forward, len(self.outputs), 0
+
+        @wraps(real)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if 1 < count <= recorded:
+                return self.outputs[count - 1]
+            output = real(*args, **kwargs)
+            if len(self.outputs) < min(count, self.forwards):
+                self.outputs.append(output)
+            return output
+
+        self.transformer.forward = forward
+        try:
+            yield
+        finally:
+            del self.transformer.forward
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
+    pair: Annotated[list[int] | None, typer.Option(help="Number of a prompt and seed; repeat.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side: 192, the demo's own, or 128.")] = 192,
+    run: Annotated[list[str] | None, typer.Option(help="Only METHOD@DENSITY; repeat.")] = None,
+) -> None:
+    """Run every method on the demo against dense, and write what it cost."""
+    warnings.filterwarnings("ignore", message="radial: decay")
+    pipe = load_pipeline("demo")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.to(torch.bfloat16)
+    rows = [Row(**row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
+    every = [f"{name}@{wanted}" for wanted in (RADIAL, 0.4, 0.25) for name in METHODS]
+    for number in pair or range(3):
+        done = {(row.method, row.wanted) for row in rows if (row.prompt, row.size) == (number, size)}
+        cells = [(name, float(wanted)) for name, _, wanted in (text.rpartition("@") for text in run or every)]
+        for row in runs(pipe, number, size, [cell for cell in cells if cell not in done]):
+            rows.append(row)
+            print(row, flush=True)
+            write(out, rows)
+
+
+def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> Iterator[Row]:
+    """The methods at their densities on one pair."""
+    if not todo:
+        return
+    defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
+    settings = GenerateSettings(
+        prompt=prompt_of(number), seed=number, **defaults | {"height": size, "width": size}
+    )
+    block, grid = BLOCKS[size], TokenGrid(9, size // 8, size // 8)
+    prefix = DensePrefix(pipe.transformer, int(DENSE_STEPS * DEMO_SETTINGS.num_inference_steps) * 2)
+    with prefix.running():
+        dense = generate(pipe, settings)
+    for name, wanted in todo:
+        density = density_of(radial(RADIAL, block, grid), grid) if wanted == RADIAL else wanted
+        with prefix.running():
+            sparse = generate(pipe, settings, recipe_of((METHODS | BY_LAYER)[name](density, block, grid)))
+        yield compare(sparse, dense, name, wanted, size, number)
+
+
+def compare(run: Generated, dense: Generated, name: str, wanted: float, size: int, number: int) -> Row:
+    assert run.latents is not None and dense.latents is not None
+    quality = measure_quality(run.frames.float(), dense.frames.float())
+    density = summarize([run.patch]).sparse_density
+    assert density is not None
+    error = relative_error(run.latents, dense.latents)
+    return Row(name, wanted, size, number, number, density, quality.psnr, quality.ssim, error)
+
+
+def recipe_of(policy: Policy) -> Recipe:
+    """A recipe around any policy, those that no YAML can name included."""
+    rule = Rule.model_construct(match="*", policy=policy)
+    return Recipe.model_construct(rules=(rule,), schedule=Schedule(dense_steps=DENSE_STEPS))
+
+
+def write(out: Path, rows: list[Row]) -> None:
+    machine = {"device": device_name("cpu"), **versions()}
+    settings = {"dense_steps": DENSE_STEPS, "block_sizes": BLOCKS, **asdict(DEMO_SETTINGS)}
+    found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
+    out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,109 @@
+"""How long HiP's searches take to find a fixed number of keys, from thousands of tokens to a million.
+
+Beside them the pooled means of blocks, scored all against all, as most other methods do: quadratic in the
+length, if by a small factor. One head of random tokens; the tokens do not matter to the time.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from accel.load.pipeline import best_device
+from accel.machine.versions import device_name, versions
+from accel.patches.context import Context
+from accel.policies.compose import Composed
+from accel.policies.hip import Hip
+from accel.policies.parts.scores import Pooled
+from accel.policies.parts.selectors import TopK
+from accel.policies.policy import Policy
+from accel.policies.search.stages import Stages
+from accel.policies.search.tree import Tree
+
+BLOCK = (64, 64)
+LENGTHS = [8192 * 2**power for power in range(8)]
+METHODS: dict[str, Callable[[int, int], Policy]] = {
+    "hip, tree search": lambda budget, tokens: Hip(budget=budget, search=Tree(), block_size=BLOCK),
+    "hip, stages": lambda budget, tokens: Hip(budget=budget, search=Stages(chunks=(16, 4)), block_size=BLOCK),
+    "pooled means, all against all": lambda budget, tokens: Composed(
+        score=Pooled(), select=TopK(min(1.0, budget / tokens)), block_size=BLOCK
+    ),
+}
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="JSON to write; a table in Markdown goes beside it.")],
+    length: Annotated[list[int] | None, typer.Option(help="Tokens; repeatable.")] = None,
+    budget: Annotated[int, typer.Option(help="Keys to find for each block of queries.", min=64)] = 2048,
+    limit: Annotated[
+        float, typer.Option(help="A method slower than this many seconds goes no further.")
+    ] = 90,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Time every method at every length."""
+    device = torch.device(best_device())
+    rows = []
+    for name, make in METHODS.items():
+        for tokens in sorted(length or LENGTHS):
+            q, k = (torch.randn(1, 1, tokens, 64, device=device) for _ in range(2))
+            seconds, density = measure(make(budget, tokens), q, k, repeats, limit)
+            rows.append({"method": name, "tokens": tokens, "seconds": seconds, "density": density})
+            print(f"{name:<32}{tokens:>9} tokens {seconds:>9.3f} s  density {density:.4f}", flush=True)
+            if seconds > limit:
+                break
+    machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
+    machine["repeats"] = repeats
+    out.write_text(json.dumps({"machine": machine, "budget": budget, "rows": rows}, indent=1) + "\n")
+    out.with_suffix(".md").write_text(table(rows, machine, budget))
+
+
+@torch.no_grad()
+def measure(policy: Policy, q: Tensor, k: Tensor, repeats: int, limit: float) -> tuple[float, float]:
+    """(median seconds of choosing the blocks, their density); once only where that takes long."""
+    times: list[float] = []
+    while not times or (len(times) < repeats and sum(times) < limit):
+        begin = time.perf_counter()
+        layout = policy.layout(q, k, None, Context())
+        if q.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times), float(layout.density)
+
+
+def table(rows: list[dict], machine: dict, budget: int) -> str:
+    """The measurements, and what doubling the length multiplies the time by."""
+    lines = [
+        "# HiP's search against length",
+        "",
+        f"`python -m scripts.speed.hip docs/benchmarks/hip-length.json`: {budget} keys for each block of 64 "
+        "queries, besides sink and window; one head of 64, float32, "
+        f"{machine['device']}, {machine['threads']} threads. Seconds to choose the blocks (median of "
+        f"{machine['repeats']}), and the factor "
+        "from half the length: 2 is linear, 4 quadratic.",
+        "",
+        "| tokens | " + " | ".join(METHODS) + " |",
+        "|---|" + "---|" * len(METHODS),
+    ]
+    times = {(row["method"], row["tokens"]): row["seconds"] for row in rows}
+    for tokens in sorted({row["tokens"] for row in rows}):
+        cells = [_cell(times.get((name, tokens)), times.get((name, tokens // 2))) for name in METHODS]
+        lines.append(f"| {tokens:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(seconds: float | None, half: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.3g}" + (f" (x {seconds / half:.1f})" if half else "")
+
+
+if __name__ == "__main__":
+    typer.run(main)
