@@ -9,7 +9,7 @@ FIRST_HELD_OUT = len(DEMO_PROMPTS)
 
 
 def prompt_of(number: int) -> str:
-    """Prompt `number`, from 0. From 8 on held out: what `scripts.training.video.world --seed 8` draws, in its order.
+    """Prompt `number`, from 0. From 8 on held out: what `training/video/world.py --seed 8` draws, in order.
 
     Raises:
         IndexError: if there are no that many.
