@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from accel.patches.diffusers.families import hunyuan_video
+from accel.patches.diffusers.families.video import hunyuan_video
 from accel.patches.diffusers.reading import latent_grid, lengths, patches_of_history
 from accel.patches.grid import TokenGrid
 
