@@ -20,7 +20,7 @@ from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.diffusers.token_permutation import TokenPermutation
 from accel.patches.site import Site
 from accel.policies.parts.orders import Order, order_indices
-from accel.sites.grid_attention import SparseAttention
+from accel.sites.grid_attention import GridAttention
 from accel.sites.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
 
@@ -33,7 +33,7 @@ class Seated:
     """One site in force: its function and its undo."""
 
     site: Site
-    attention: SparseAttention | SequenceAttention
+    attention: GridAttention | SequenceAttention
     uninstall: Uninstall | UninstallSequence
 
 
@@ -109,7 +109,7 @@ class Patch:
             self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
-        attention = SparseAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
+        attention = GridAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
         self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
 
     def _put_in(self, seat: Seated) -> None:

@@ -11,28 +11,19 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel.apply.plan import Plan
 from accel.folder_lock import FolderLock
-from accel.kernels.attention import operation
 from accel.kernels.attention.tiers import ON_PROOF, cannot_run
 from accel.kernels.attention.verdicts import PASSED, key, known, read_file, verdict, verdict_file
-from accel.kernels.layout.layout import BlockLayout
 from accel.machine.tier_trial import NOT_TESTED, SECONDS, trial
 from accel.whole_file import whole_file
 
 SWITCH = "ACCEL_PROVE"
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def block_sparse_attention(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, **options: Any) -> Any:
-    """The kernels' `block_sparse_attention`, on a tier that is tried first where nobody has yet."""
-    prove_if_unknown(q.device, q.dtype, q.shape[-1])
-    return operation.block_sparse_attention(q, k, v, layout, **options)
 
 
 def prove_for(plan: Plan) -> None:

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 import torch
-from torch import Tensor
-
-from accel.sites.call_record import CallRecord
 
 STRICT_VARIABLE = "ACCEL_STRICT"
 PATIENCE = 3
 SHOWN = 100
 
 
-class Planned(Protocol):
-    """What was planned for a call: a layout, or several."""
-
-    @property
-    def density(self) -> Tensor: ...
-
-
-T = TypeVar("T")
-P = TypeVar("P", bound=Planned)
 Kind = Literal["memory", "kernel", "bug"]
 Doing = Literal["planning", "the kernel"]
 
@@ -91,79 +78,39 @@ def kind_of(doing: Doing, error: Exception) -> Kind:
     return "bug"
 
 
-class Guard:
-    """Runs the sparse calls of one site, and dense ones where they fail.
+def errors_pass() -> bool:
+    """Whether errors are raised: `ACCEL_STRICT=1`, for tests and for people who write methods."""
+    return os.environ.get(STRICT_VARIABLE) == "1"
 
-    A site that fails is dense from then on, but where memory ran out it is tried again until it has failed
-    `PATIENCE` times in a row. Interrupts are no faults: they pass. `ACCEL_STRICT=1` in the environment lets
-    every error pass, for tests and for those who write methods. Waits for no device.
+
+class Faults:
+    """What went wrong at one site, and whether its calls are still tried.
+
+    A site that fails runs dense from then on. Where memory ran out it is tried again until it has failed
+    `PATIENCE` times in a row.
 
     Args:
         site: its name, for the warning.
-        told: reasons that have been warned about; the sites of one patch share it.
+        warned: reasons that have been warned about; the sites of one patch share the set.
 
     Attributes:
-        stays_dense: why no call is tried any more; none while calls are.
+        stays_dense: why no call is tried any more; None while calls are.
+        failures: failed calls since the last one that succeeded.
     """
 
-    def __init__(self, site: str, told: set[str]) -> None:
+    def __init__(self, site: str, warned: set[str]) -> None:
         self.site = site
-        self.told = told
+        self.warned = warned
         self.stays_dense: str | None = None
         self.failures = 0
-
-    def run(
-        self,
-        plan: Callable[[], P],
-        attend: Callable[[P], Tensor],
-        dense: Callable[[], Tensor],
-        record: CallRecord,
-        step: int | None,
-        alone: bool = True,
-    ) -> Tensor:
-        """The sparse output if it can be had, else the dense one.
-
-        Args:
-            alone: other processes do not wait for this one's planning. Where they do, errors pass: one that
-                went on dense would leave them waiting.
-
-        Raises:
-            Exception: what `dense` raises. If dense attention cannot run the call either, the call is to
-                blame: nothing is counted against the site.
-        """
-        if not alone:
-            planned = plan()
-            record.count_sparse(planned.density, step)
-            return attend(planned)
-        layout = self.attempt("planning", plan)
-        out = layout if isinstance(layout, Fault) else self.attempt("the kernel", lambda: attend(layout))
-        if isinstance(layout, Fault) or isinstance(out, Fault):
-            fault = layout if isinstance(layout, Fault) else out
-            assert isinstance(fault, Fault)
-            del layout
-            result = dense()
-            record.count_dense(self.remember(fault), step)
-            return result
-        self.failures = 0
-        record.count_sparse(layout.density, step)
-        return out
-
-    def attempt(self, doing: Doing, function: Callable[[], T]) -> T | Fault:
-        """What a function returns, or why it failed."""
-        try:
-            return function()
-        except Exception as error:
-            if os.environ.get(STRICT_VARIABLE) == "1":
-                raise
-            return Fault.of(doing, error)
 
     def remember(self, fault: Fault) -> str:
         """Warn about a fault if nobody has, decide whether the site is tried again; returns the reason."""
         self.failures += 1
         if fault.kind != "memory" or self.failures >= PATIENCE:
             self.stays_dense = fault.reason
-        if fault.reason not in self.told:
-            self.told.add(fault.reason)
+        if fault.reason not in self.warned:
+            self.warned.add(fault.reason)
             warnings.warn(self._message(fault), FaultWarning, stacklevel=2)
         return fault.reason
 

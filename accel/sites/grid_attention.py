@@ -1,34 +1,31 @@
-"""SparseAttention: the call at one site: policy, layout, kernel, or dense with a counted reason."""
+"""GridAttention: the call at one site of a diffusion model: sparse, or dense with a counted reason."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.tiers import choose_tier
+from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
-from accel.machine.tier_proof import block_sparse_attention
+from accel.machine import tier_proof
 from accel.patches.context import Context
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.function_modes import interceptor
-from accel.patches.gradients import records_gradients
 from accel.patches.site import Site
 from accel.policies.parts.padding import without_padding
 from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
-from accel.sites.call_record import CallRecord
-from accel.sites.faults import Guard
 from accel.sites.layout_cache import LayoutCache, Reuse
-from accel.sites.stopwatch import Stopwatch
+from accel.sites.site_attention import SiteAttention
 
 
-class SparseAttention:
-    """The attention function that is seated at one site (an `AttentionFn`).
+class GridAttention(SiteAttention):
+    """The attention function that is seated at one site of a diffusion model (an `AttentionFn`).
 
     Args:
         site: where; only its place among the layers and its heads are kept.
@@ -36,7 +33,7 @@ class SparseAttention:
         schedule: what stays dense.
         hook: knows the context of the forward under way.
         reuse: for how long chosen blocks are kept.
-        told: the faults that have been warned about; the sites of one patch share it.
+        warned: the faults that have been warned about; the sites of one patch share the set.
     """
 
     def __init__(
@@ -46,48 +43,47 @@ class SparseAttention:
         schedule: Schedule,
         hook: RootHook,
         reuse: Reuse,
-        told: set[str] | None = None,
+        warned: set[str] | None = None,
     ) -> None:
+        super().__init__(site, policy, schedule, warned)
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.heads = site.heads
-        self.policy = policy
-        self.schedule = schedule
         self.hook = hook
         self.layouts = LayoutCache(reuse)
-        self.record = CallRecord()
-        self.guard = Guard(site.full_name, set() if told is None else told)
-        self.stopwatch: Stopwatch | None = None
         self._forward: Context | None = None
         self._calls = 0
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
     ) -> Tensor:
-        with self.stopwatch.running(q.device) if self.stopwatch else nullcontext():
-            return self._attend(q, k, v, mask, dense)
+        with self.timed(q.device):
+            context = self._context(q.shape[1])
+            call = self._call_of_forward()
+            reason = self._dense_reason(q, k, v, mask, context) or self.faults.stays_dense
+            if reason is not None:
+                return self.dense(reason, dense, context.step)
+            arrival = self.hook.arrival(q.device)
+            q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
+            return self.sparse(
+                partial(self._plan, q, k, mask, context, call),
+                partial(self._attend, q, k, v, arrival),
+                dense,
+                context.step,
+                alone=context.heads is None or not self.policy.spans_heads,
+            )
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
-    ) -> Tensor:
-        context = replace(self.hook.current or Context(), layer=self.layer, n_layers=self.n_layers)
-        context = replace(context, heads=self.hook.heads(self.heads))
-        context = context.of_call(q.shape[1])
-        call = self._call_of_forward()
-        reason = self._dense_reason(q, k, v, mask, context) or self.guard.stays_dense
-        if reason is not None:
-            self.record.count_dense(reason, context.step)
-            return dense()
-        arrival = self.hook.arrival(q.device)
-        q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
-        return self.guard.run(
-            lambda: self._plan(q, k, mask, context, call),
-            lambda layout: put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival),
-            dense,
-            self.record,
-            context.step,
-            alone=context.heads is None or not self.policy.spans_heads,
-        )
+    def _context(self, tokens: int) -> Context:
+        """The context of a call: the forward's, and where in the model this is."""
+        context = self.hook.current or Context()
+        heads = self.hook.heads(self.heads)
+        return replace(context, layer=self.layer, n_layers=self.n_layers, heads=heads).of_call(tokens)
+
+    @staticmethod
+    def _attend(q: Tensor, k: Tensor, v: Tensor, arrival: Tensor | None, layout: BlockLayout) -> Tensor:
+        """q [B, H, M, D], k and v [B, Hkv, N, D] in the layout's order -> [B, M, H, D] in the model's."""
+        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3])
+        return put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival)
 
     def _call_of_forward(self) -> int:
         """Which of the forward's calls to this site this one is: some models make one for each sample."""
@@ -112,10 +108,10 @@ class SparseAttention:
     def _dense_reason(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context
     ) -> str | None:
-        """Why this call runs dense, or none; the most general reason first."""
-        if self.policy.method == "dense":
-            return "dense by recipe"
-        if records_gradients(q, k, v) or self.hook.differentiated:
+        """Why this call runs dense, or None; the most general reason first."""
+        if reason := self.never_sparse(q, k, v):
+            return reason
+        if self.hook.differentiated:
             return "gradients are recorded"
         if self.hook.current is None:
             return "outside the model's forward"
@@ -131,7 +127,7 @@ class SparseAttention:
             return "attention mask"
         if q.shape[1] != context.grid.tokens:
             return f"grid {context.grid} is not {q.shape[1]} tokens"
-        if reason := choose_tier(q.device, q.dtype, q.shape[-1]).unsupported:
+        if reason := self.no_kernel(q):
             return reason
         return self.schedule.dense_reason(context, q.shape[1])
 

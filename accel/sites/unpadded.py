@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,11 +59,8 @@ class Parts:
     def plan(self, layout: Callable[[SequenceCall], BlockLayout]) -> Layouts:
         return Layouts(tuple(layout(call) for call in self.calls))
 
-    def attend(
-        self, layouts: Layouts, attend: Callable[[SequenceCall, BlockLayout], Tensor], q: Tensor
-    ) -> Tensor:
-        """Out like q [B, H, M, D]; 0 where there is padding."""
-        outs = [attend(call, layout) for call, layout in zip(self.calls, layouts.each, strict=True)]
+    def join(self, outs: Sequence[Tensor], q: Tensor) -> Tensor:
+        """One output like q [B, H, M, D] from those of the calls; 0 where there is padding."""
         if self.places == (EVERYTHING,):
             return outs[0]
         joined = torch.zeros_like(q)

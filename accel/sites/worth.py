@@ -6,7 +6,6 @@ from torch import Tensor
 
 from accel.machine.crossover import Shape, break_even
 from accel.policies.policy import Policy
-from accel.sites.faults import Planned
 
 DENSE_FOR = 16
 SLOWER = "dense is faster at this length on this machine"
@@ -30,9 +29,9 @@ class Worth:
             return 0.0
         return break_even(q, k, policy)
 
-    def pays(self, q: Tensor, k: Tensor, layout: Planned, most: float) -> bool:
+    def pays(self, q: Tensor, k: Tensor, density: Tensor, most: float) -> bool:
         """Whether a call's layout is sparse enough. Waits for the device, once a call."""
-        if float(layout.density) < most:
+        if float(density) < most:
             return True
         self._dense_for[Shape.of(q, k)] = DENSE_FOR - 1
         return False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.tiers import run_tier
+from accel.kernels.attention.tiers import attention_for
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 
@@ -15,7 +15,7 @@ from accel.kernels.layout.order import TokenOrder
 def compiled_attention(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None, tier: str | None
 ) -> tuple[Tensor, Tensor]:
-    """What `run_tier` computes on the tier that is chosen at run time: out [B, H, M, D], LSE [B, H, M]."""
+    """Out [B, H, M, D] and LSE [B, H, M], on the tier that is chosen when the graph runs."""
     orders = [None if order is None else order.indices for order in (layout.q_order, layout.kv_order)]
     out, lse = _attend(
         q, k, v, layout.kv_indices, layout.kv_num_blocks, layout.block_size, layout.q_len, layout.kv_len,
@@ -59,7 +59,8 @@ def _attend(
         tail,
         window,
     )
-    out, lse = run_tier(q, k, v, layout, scale, True, tier)
+    with torch.cuda.device_of(q):
+        out, lse = attention_for(q, layout, tier)(q, k, v, layout, scale=scale, return_lse=True)
     return out.transpose(1, 2).contiguous(), lse
 
 

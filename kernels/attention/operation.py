@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.compiled import compiled_attention
-from accel.kernels.attention.tiers import run_tier
+from accel.kernels.attention.tiers import attention_for
 from accel.kernels.layout.layout import BlockLayout
 
 
@@ -70,7 +70,10 @@ def block_sparse_attention(
     if torch.compiler.is_compiling():
         out, lse = compiled_attention(q, k, v, layout, scale, tier)
         return (out, lse) if return_lse else out
-    return run_tier(q, k, v, layout, scale, return_lse, tier)
+    attend = attention_for(q, layout, tier)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(q):
+        return attend(q, k, v, layout, scale=scale, return_lse=return_lse)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None) -> None:

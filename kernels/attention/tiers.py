@@ -153,24 +153,13 @@ def load_tier(name: str) -> Callable[..., Any]:
     return importlib.import_module(TIERS[name]).block_sparse_attention
 
 
-def run_tier(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    scale: float | None,
-    return_lse: bool,
-    asked: str | None,
-) -> Any:
-    """The call on the tier that is asked for, or the best one.
+def attention_for(q: Tensor, layout: BlockLayout, asked: str | None) -> Callable[..., Any]:
+    """The `block_sparse_attention` of the tier that is asked for, or of the best one for the call.
 
     Raises:
         ValueError: if it cannot run there.
     """
-    name = _tier(q, layout, asked)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(q):
-        return load_tier(name)(q, k, v, layout, scale=scale, return_lse=return_lse)
+    return load_tier(_tier(q, layout, asked))
 
 
 def _tier(q: Tensor, layout: BlockLayout, asked: str | None) -> str:

@@ -212,7 +212,7 @@ def test_lengths_are_judged_apart():
     judge = Worth()
     q, k = torch.zeros(1, 1, 100, 16), torch.zeros(1, 1, 100, 16)
     full = BlockLayout.full(100, 100, (16, 16), causal=True)
-    assert judge.pays(q, k, full, 1.5) and not judge.pays(q, k, full, 0.5)
+    assert judge.pays(q, k, full.density, 1.5) and not judge.pays(q, k, full.density, 0.5)
 
 
 @mark.parametrize("chosen, reasons", [(None, {SLOWER: 2}), (0, {})])

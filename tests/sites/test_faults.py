@@ -1,7 +1,9 @@
 """Injected faults: dense attention finishes the run with a counted reason, or the model is left usable."""
 
 import copy
+import gc
 import warnings
+import weakref
 from collections import Counter
 
 import torch
@@ -14,10 +16,13 @@ import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
+from accel.patches.site import Site
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 from accel.recipe.recipe import Recipe
-from accel.sites.faults import PATIENCE, STRICT_VARIABLE, Fault, FaultWarning, kind_of
+from accel.recipe.schedule import Schedule
+from accel.sites.faults import PATIENCE, STRICT_VARIABLE, FaultWarning, kind_of
+from accel.sites.site_attention import SiteAttention
 
 VIDEO = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.8, "block_size": [16, 16]}}]}
@@ -198,7 +203,7 @@ def test_where_dense_fails_too_the_call_is_to_blame_and_the_site_is_not(monkeypa
     with monkeypatch.context() as patch:
         broken(patch, module, policy, "the kernel", TypeError("bad call"))
         for seat in patches_of(model)[0].seats:
-            patch.setattr(seat.attention.guard, "run", failing_dense(seat.attention.guard.run))
+            patch.setattr(seat.attention, "sparse", failing_dense(seat.attention.sparse))
         with raises(ZeroDivisionError), warnings.catch_warnings():
             warnings.simplefilter("error")
             output(model, inputs)
@@ -206,8 +211,8 @@ def test_where_dense_fails_too_the_call_is_to_blame_and_the_site_is_not(monkeypa
     assert not summary(model).dense_reasons
 
 
-def failing_dense(run):
-    return lambda plan, attend, dense, *rest, **more: run(plan, attend, lambda: 1 / 0, *rest, **more)
+def failing_dense(sparse):
+    return lambda plan, attend, dense, *rest, **more: sparse(plan, attend, lambda: 1 / 0, *rest, **more)
 
 
 @mark.parametrize("doing", ["planning", "the kernel"])
@@ -262,23 +267,29 @@ def test_a_copy_remembers_and_applying_again_forgets(monkeypatch):
     assert not summary(model).dense_reasons
 
 
-def test_a_fault_holds_no_tensors():
+@mark.parametrize("failing", ["planning", "the kernel"])
+def test_a_fault_holds_no_tensors(failing):
     """The memory that planning took must be free again when dense attention starts."""
-    import gc
-    import weakref
-
-    from accel.sites.faults import Guard
-
-    guard, held = Guard("somewhere", set()), []
+    site = Site("blocks.0.attn1", "", torch.nn.Identity(), 0, 1, 4)
+    attention, alive = SiteAttention(site, Radial(), Schedule()), []
 
     def plan():
-        scratch = torch.zeros(1000)
-        held.append(weakref.ref(scratch))
-        raise torch.OutOfMemoryError("x" + str(scratch.sum()))
+        planned = torch.zeros(1000)
+        alive.append(weakref.ref(planned))
+        return plan_fails(planned) if failing == "planning" else planned
+
+    def plan_fails(planned):
+        raise torch.OutOfMemoryError("x" + str(planned.sum()))
+
+    def dense():
+        assert alive.pop()() is None
+        return torch.ones(3)
 
     gc.disable()
     try:
-        assert isinstance(guard.attempt("planning", plan), Fault) and held[0]() is None
+        with warns(FaultWarning):
+            assert attention.sparse(plan, plan_fails, dense).sum() == 3
+        assert not alive
     finally:
         gc.enable()
 

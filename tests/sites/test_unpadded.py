@@ -35,7 +35,7 @@ def test_parts_are_attended_to_as_under_the_mask(spans, q_len):
     visible = Visible(50, spans=spans)
     parts = Parts.of(SequenceCall(q, k, v, None), visible)
     layouts = parts.plan(everything)
-    out = parts.attend(layouts, attend, q)
+    out = parts.join([attend(*each) for each in zip(parts.calls, layouts.each, strict=True)], q)
 
     starts, ends = torch.tensor(spans)[:, :, None, None].unbind(1)
     keys, last = torch.arange(60), torch.arange(q_len)[:, None] + 50 - q_len

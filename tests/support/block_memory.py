@@ -15,9 +15,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 import accel.sites.grid_attention
+import accel.sites.site_attention
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
-from accel.kernels.attention.tiers import TierChoice
 from accel.kernels.layout.block_order import to_block_order, to_sequence_order
 from accel.kernels.layout.layout import BlockLayout
 from memory_meter import peak_bytes
@@ -70,7 +70,7 @@ def full_size_peaks(
     arguments = inputs(model, *grid)
     with planned_without_numbers():
         accelerate_model(model, "radial", **ALL_SPARSE)
-        with patch("accel.sites.grid_attention.SparseAttention._attend", output_only), torch.no_grad():
+        with patch("accel.sites.grid_attention.GridAttention.__call__", output_only), torch.no_grad():
             found = {"dense": peak_bytes(lambda: model(**arguments))}
         found |= {name: peak for name, peak in peaks(model, arguments, recipes).items() if name != "dense"}
     tokens = grid[0] * grid[1] * grid[2]
@@ -93,9 +93,8 @@ def planned_without_numbers() -> Iterator[None]:
         q.new_empty(q.shape[:3], dtype=torch.float32)
         return to_sequence_order(torch.empty_like(q), layout)
 
-    choice = TierChoice("triton", "a stand-in")
     with (
-        patch.object(accel.sites.grid_attention, "choose_tier", lambda *_: choice),
+        patch.object(accel.sites.site_attention, "cannot_run", lambda *_: None),
         patch.object(accel.sites.grid_attention, "block_sparse_attention", stand_in),
     ):
         yield

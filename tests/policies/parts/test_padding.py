@@ -20,7 +20,7 @@ from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
 from accel.recipe.schedule import Schedule
-from accel.sites.grid_attention import SparseAttention
+from accel.sites.grid_attention import GridAttention
 from accel.sites.layout_cache import Reuse
 
 GRID = TokenGrid(3, 5, 9, 41)
@@ -61,7 +61,7 @@ def attend(policy, padding: float):
     site = Site("attn", "", torch.nn.Identity(), 0, 1, 2)
     hook = RootHook(Clock())
     hook.current = Context(GRID, text_padding="last")
-    attention = SparseAttention(site, policy, Schedule(), hook, Reuse(steps=2))
+    attention = GridAttention(site, policy, Schedule(), hook, Reuse(steps=2))
     mask = torch.arange(GRID.tokens) < LENGTHS[:, None, None, None]
     out = attention(*qkv(padding), mask, lambda: pytest.fail("dense"))
     (kept,) = attention.layouts._kept.values()

@@ -1,0 +1,112 @@
+"""SiteAttention: the one way through an attention call: time it, try it sparse, count it, or go dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel.kernels.attention.tiers import cannot_run
+from accel.patches.gradients import records_gradients
+from accel.patches.site import Site
+from accel.policies.policy import Policy
+from accel.recipe.schedule import Schedule
+from accel.sites.call_record import CallRecord
+from accel.sites.faults import Doing, Fault, Faults, errors_pass
+from accel.sites.stopwatch import Stopwatch
+
+
+class SiteAttention:
+    """What every attention function of ours has in common, whatever its model's calls look like.
+
+    Subclasses take a call, say why it stays dense or how it is planned and attended to, and leave the rest to
+    `sparse` and `dense`.
+
+    Args:
+        site: where.
+        policy: chooses the blocks.
+        schedule: what stays dense.
+        warned: the faults that have been warned about; the sites of one patch share the set.
+
+    Attributes:
+        record: the counts of the calls.
+        faults: what went wrong, and whether the site is still tried.
+        stopwatch: times the calls, if set.
+    """
+
+    def __init__(
+        self, site: Site, policy: Policy, schedule: Schedule, warned: set[str] | None = None
+    ) -> None:
+        self.policy = policy
+        self.schedule = schedule
+        self.record = CallRecord()
+        self.faults = Faults(site.full_name, set() if warned is None else warned)
+        self.stopwatch: Stopwatch | None = None
+
+    def timed(self, device: torch.device) -> AbstractContextManager[None]:
+        """The stopwatch, running; nothing where the calls are not timed."""
+        return self.stopwatch.running(device) if self.stopwatch else nullcontext()
+
+    def sparse(
+        self,
+        plan: Callable[[], Any],
+        attend: Callable[[Any], Tensor],
+        dense: Callable[[], Tensor],
+        step: int | None = None,
+        alone: bool = True,
+    ) -> Tensor:
+        """The sparse output, or the dense one if planning finds a reason for it or anything fails.
+
+        Args:
+            plan: chooses the blocks: something with a `density`, or the reason why the call runs dense.
+            attend: the attention over what was planned.
+            dense: the model's own attention.
+            step: the denoising step, for the counts.
+            alone: no other process waits for this one's planning. Where one does, errors are raised: going on
+                dense would leave it waiting.
+
+        Raises:
+            Exception: whatever `dense` raises. If dense attention cannot run the call either, the call is to
+                blame, and nothing is counted against the site.
+        """
+        doing: Doing = "planning"
+        fault = out = None
+        try:
+            planned = plan()
+            if not isinstance(planned, str):
+                doing = "the kernel"
+                out = attend(planned)
+        except Exception as error:
+            if not alone or errors_pass():
+                raise
+            fault = Fault.of(doing, error)
+        if fault is not None:
+            planned = None  # Frees what the failed call held before dense attention needs the memory.
+            result = dense()
+            self.record.count_dense(self.faults.remember(fault), step)
+            return result
+        if out is None:
+            return self.dense(planned, dense, step)
+        self.faults.failures = 0
+        self.record.count_sparse(planned.density, step)
+        return out
+
+    def dense(self, reason: str, dense: Callable[[], Tensor], step: int | None = None) -> Tensor:
+        """The model's own attention, counted under a reason."""
+        self.record.count_dense(reason, step)
+        return dense()
+
+    def never_sparse(self, *tensors: Tensor) -> str | None:
+        """Why no call like this one runs sparse, whatever else it asks for."""
+        if self.policy.method == "dense":
+            return "dense by recipe"
+        return "gradients are recorded" if records_gradients(*tensors) else None
+
+    @staticmethod
+    def no_kernel(q: Tensor) -> str | None:
+        """Why no tier can run a call with these queries: what the PyTorch tier cannot run, none can."""
+        reason = cannot_run("torch", q.device, q.dtype, q.shape[-1])
+        return None if reason is None else f"the torch tier {reason}"
