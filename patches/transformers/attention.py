@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from accel.patches.gradients import records_gradients
 from accel.patches.transformers.dense import DenseForward, eager, sdpa
+from accel.patches.transformers.paged import refuse_paged
 from accel.patches.transformers.seat import SequenceSeat, attend_sequence
 
 NAME = "accel_block_sparse"
@@ -56,8 +57,7 @@ def _route(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    if kwargs.get("cache") is not None:
-        raise RuntimeError(CONTINUOUS_BATCHING)
+    refuse_paged(kwargs.values())
     seat: SequenceSeat | None = getattr(module, "accel_seat", None)
     compiling = torch.compiler.is_compiling()
     if seat is None or (compiling and (kwargs.get("dropout") or records_gradients(query, key, value))):
@@ -65,9 +65,3 @@ def _route(
     if compiling:
         return attend_sequence(seat, query, key, value, mask, kwargs), None
     return seat.run(module, query, key, value, mask, kwargs)
-
-
-CONTINUOUS_BATCHING = (
-    "continuous batching keeps keys in pages that block-sparse attention cannot read; "
-    "call restore_model(model) first, or generate without it"
-)

@@ -9,7 +9,8 @@ from torch import nn
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.root_hook import RootHook
-from accel.patches.transformers.attention import CONTINUOUS_BATCHING, register
+from accel.patches.transformers.attention import register
+from accel.patches.transformers.paged import refuse_paged
 from accel.patches.transformers.switch import Switch
 
 
@@ -42,8 +43,7 @@ class SequenceHook(RootHook):
         super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("cache") is not None:
-            raise RuntimeError(CONTINUOUS_BATCHING)
+        refuse_paged((*args, *kwargs.values()))
 
     @property
     def step_source(self) -> str:

@@ -3,6 +3,7 @@
 import torch
 from pytest import approx, fixture, mark, raises
 from transformers import DynamicCache, StaticCache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import tiny_language as tiny
@@ -288,11 +289,24 @@ def test_sparse_decode_of_shipped_recipes(recipe):
     assert summary(model).dense_reasons == {}
 
 
+def test_text_is_generated_as_by_the_stock_model():
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    model = tiny.llama()
+    stock = model.generate(tiny.tokens(80), **settings)
+    accelerate_model(model, "llm-permuted", min_tokens=0, dense_layers=0)
+    assert model.generate(tiny.tokens(80), **settings).shape == stock.shape
+    assert summary(model).dense_reasons == {"decode": 3 * model.config.num_hidden_layers}
+    keep_everything(model)
+    assert torch.equal(model.generate(tiny.tokens(80), **settings), stock)
+
+
 def test_continuous_batching_is_refused_and_works_after_restoring():
     model = keep_everything(tiny.llama())
     with raises(ValueError, match="accel_block_sparse is not supported for continuous batching"):
         model.init_continuous_batching()
-    with raises(RuntimeError, match="continuous batching keeps keys in pages"):
-        model(tiny.tokens(10), cache=object())
+    paged = PagedAttentionCache.__new__(PagedAttentionCache)
+    for name in "cache", "past_key_values":
+        with raises(RuntimeError, match="continuous batching keeps keys in pages"):
+            model(tiny.tokens(10), **{name: paged})
     restore_model(model)
     assert model.config._attn_implementation == "sdpa"
