@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accel.whole_file import whole_file
+from accel.files import whole_file
 
 MANIFEST = "manifest.jsonl"
 RECORDS = "records"

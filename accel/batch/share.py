@@ -15,8 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from accel.batch.batch import Batch
 from accel.batch.prompts import Job
-from accel.folder_lock import FolderLock
-from accel.whole_file import remove_leftovers
+from accel.files import FolderLock, remove_leftovers
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from accel.files import whole_file
 from accel.kernels.attention.verdicts import entries, verdict_file
-from accel.whole_file import whole_file
 
 _KNOWN: dict[str, float] = {}
 

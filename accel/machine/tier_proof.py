@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from accel.apply.plan import Plan
-from accel.folder_lock import FolderLock
+from accel.files import FolderLock, whole_file
 from accel.kernels.attention.tiers import ON_PROOF, cannot_run
 from accel.kernels.attention.verdicts import PASSED, key, known, read_file, verdict, verdict_file
 from accel.machine.tier_trial import NOT_TESTED, SECONDS, trial
-from accel.whole_file import whole_file
 
 SWITCH = "ACCEL_PROVE"
 _ONE_AT_A_TIME = threading.Lock()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.whole_file import whole_file
+from accel.files import whole_file
 
 # BT.709 is converted to and also declared, so that no player has to guess the matrix from the frame size.
 H264 = {

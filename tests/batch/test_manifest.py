@@ -8,8 +8,7 @@ import sys
 from pytest import fixture, mark, raises
 
 from accel.batch.manifest import Manifest, fingerprint
-from accel.folder_lock import FolderLock
-from accel.whole_file import remove_leftovers, whole_file
+from accel.files import FolderLock, remove_leftovers, whole_file
 
 
 @fixture
@@ -42,7 +41,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
-    script = "import os\nfrom accel.whole_file import whole_file\nfrom pathlib import Path\n"
+    script = "import os\nfrom accel.files import whole_file\nfrom pathlib import Path\n"
     script += "with whole_file(Path('clip.mp4')) as part:\n part.write_text('half')\n os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
     assert done.returncode == -9

@@ -1,0 +1,115 @@
+"""Files that other processes may be writing too: written whole, in folders that can be locked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from filelock import ReadWriteLock, Timeout
+
+LOCK = ".lock"
+LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.part(\.\w+)?")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write: it takes the place of `path`, or vanishes if anything is raised.
+
+    A process that is killed leaves at most the file beside it, whose name begins with a dot.
+
+    Raises:
+        OSError: if the folder does not exist or cannot be written.
+    """
+    # Not the process's number: processes of several machines may share a folder.
+    partial = path.with_name(f".{path.stem}-{secrets.token_hex(8)}.part{path.suffix}")
+    try:
+        partial.touch()
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write to this folder ({error.strerror})", str(path.parent)
+        ) from error
+    try:
+        yield partial
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _keep_the_name(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left in a folder; nobody may be writing there."""
+    for left in folder.glob(".*"):
+        if LEFTOVER.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
+def _keep_the_name(folder: Path) -> None:
+    """Bring a folder's new names to the disk, where the system has a way to ask for it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FolderLock:
+    """The lock of one folder, held by the processes of one run; the system releases it when they end.
+
+    Nothing is held where the file system has no locks.
+
+    Args:
+        folder: must exist before the lock is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._held: ReadWriteLock | None = None
+
+    def take_alone(self) -> None:
+        """Hold the folder alone.
+
+        Raises:
+            BlockingIOError: if a process of another run holds it.
+        """
+        self._take("write", blocking=False)
+
+    def wait(self) -> None:
+        """Hold the folder alone, as soon as nobody else does."""
+        self._take("write", blocking=True)
+
+    def share(self) -> None:
+        """Let the other processes of this run hold it too; they call this one only.
+
+        Raises:
+            BlockingIOError: if another run took the folder between `take_alone` and this call.
+        """
+        self._take("read", blocking=False)
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def _take(self, mode: Literal["read", "write"], blocking: bool) -> None:
+        self.release()
+        lock = ReadWriteLock(self.folder / LOCK, is_singleton=False)
+        try:
+            (lock.acquire_read if mode == "read" else lock.acquire_write)(blocking=blocking)
+            self._held = lock
+        except Timeout:
+            raise BlockingIOError(
+                errno.EAGAIN, "another run is writing to this folder", str(self.folder)
+            ) from None
+        except sqlite3.OperationalError:
+            return
