@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from accel.apply.arguments import require_models, require_scheduler, tell_of_foreign_processors
 from accel.apply.patch import Patch, apply
 from accel.apply.plan import Plan, make_plan
 from accel.apply.summary import Summary, summarize
-from accel.machine.tier_proof import prove_for
+from accel.machine import tier_proof
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.family import find_sites, supported_models
 from accel.patches.diffusers.root_hook import root_hook_of
@@ -79,6 +79,20 @@ def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **ov
     if recipe.permute_once:
         require_permutable(models.values())
     return make_plan(sites, recipe)
+
+
+def prove_for(plan: Plan) -> None:
+    """Try what the sites of a plan will run on, as far as their weights show it: a model that is still on the
+    CPU, or quantised, shows it at its first sparse call."""
+    sites = [step.site for step in plan.matched if step.rule and step.rule.policy.method != "dense"]
+    projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site in sites]
+    weights = [getattr(projection, "weight", None) for projection in projections]
+    for device, dtype, head_dim in {
+        (weight.device, weight.dtype, len(weight) // site.heads)
+        for site, weight in zip(sites, weights, strict=True)
+        if isinstance(weight, Tensor)
+    }:
+        tier_proof.prove_if_unknown(device, dtype, head_dim)
 
 
 def require_permutable(models: Iterable[nn.Module]) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from accel.apply.seated import Seated
 from accel.patches.context import Context
 from accel.patches.diffusers.install import Uninstall
 from accel.patches.diffusers.skipping import may_be_skipped
-
-if TYPE_CHECKING:
-    from accel.apply.patch import Seated
 
 REPLACED = "processor replaced since"
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from accel.apply.notices import Notices
 from accel.apply.plan import Plan, Step
+from accel.apply.seated import Seated
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.family import is_language_model
-from accel.patches.diffusers.install import Uninstall, prepare
+from accel.patches.diffusers.install import prepare
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.diffusers.token_permutation import TokenPermutation
 from accel.patches.site import Site
@@ -23,18 +22,6 @@ from accel.policies.parts.orders import Order, order_indices
 from accel.sites.grid_attention import GridAttention
 from accel.sites.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from accel.patches.transformers.install import UninstallSequence
-
-
-@dataclass(frozen=True)
-class Seated:
-    """One site in force: its function and its undo."""
-
-    site: Site
-    attention: GridAttention | SequenceAttention
-    uninstall: Uninstall | UninstallSequence
 
 
 class Patch:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accel.apply.notices import chosen_backends
-from accel.apply.patch import Patch, Seated
+from accel.apply.patch import Patch
+from accel.apply.seated import Seated
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from accel.cli import options
 from accel.cli.run_table import account
 from accel.demo.needle import needle_prompt
 from accel.load.language_model import load_language_model
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import DENSE, Recipe
 from accel.run.complete import Completion, agreement
 from accel.run.complete import complete as run_once
-from accel.run.generate import DENSE
 
 DEMO_TOKENS = 8192
 

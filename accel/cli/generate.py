@@ -14,8 +14,8 @@ from accel.cli.generate_many import batch_of, generate_many
 from accel.cli.run_table import print_runs, runs_as_dict
 from accel.load.lora import Lora, load_loras
 from accel.load.pipeline import load_pipeline
-from accel.recipe.recipe import Recipe
-from accel.run.generate import DENSE, Generated, GenerateSettings
+from accel.recipe.recipe import DENSE, Recipe
+from accel.run.generate import Generated, GenerateSettings
 from accel.run.generate import generate as run
 from accel.run.video import write_video
 

@@ -20,7 +20,7 @@ from accel.load.lora import Lora, load_loras
 from accel.load.pipeline import best_device, load_pipeline
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE
 
 
 def batch_of(

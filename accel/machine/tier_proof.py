@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch
-from torch import Tensor
 
-from accel.apply.plan import Plan
 from accel.files import FolderLock, whole_file
 from accel.kernels.attention.tiers import ON_PROOF, cannot_run
 from accel.kernels.attention.verdicts import PASSED, key, known, read_file, verdict, verdict_file
@@ -23,20 +21,6 @@ from accel.machine.tier_trial import NOT_TESTED, SECONDS, trial
 
 SWITCH = "ACCEL_PROVE"
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def prove_for(plan: Plan) -> None:
-    """Try what the sites of a plan will run on, as far as their weights show it: a model that is still on the
-    CPU, or quantised, shows it at its first sparse call."""
-    sites = [step.site for step in plan.matched if step.rule and step.rule.policy.method != "dense"]
-    projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site in sites]
-    weights = [getattr(projection, "weight", None) for projection in projections]
-    for device, dtype, head_dim in {
-        (weight.device, weight.dtype, len(weight) // site.heads)
-        for site, weight in zip(sites, weights, strict=True)
-        if isinstance(weight, Tensor)
-    }:
-        prove_if_unknown(device, dtype, head_dim)
 
 
 def prove_if_unknown(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:

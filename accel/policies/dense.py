@@ -8,10 +8,10 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.policy import STRICT, BlockSize, Policy
 
 

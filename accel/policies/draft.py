@@ -10,17 +10,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.planning.representatives import ragged_mean
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.parts.grid_blocks import block_counts, require_grid
 from accel.policies.parts.orders import Tile, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share, TopK
 from accel.policies.policy import STRICT, BlockSize, Policy
-from accel.policies.representatives import ragged_mean
 
 Side = Annotated[int, Field(ge=1)]
 

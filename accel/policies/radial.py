@@ -10,10 +10,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.policy import STRICT, BlockSize, Policy
 from accel.policies.radial_mask import HAS_SINK, Reduction, Rule, half_widths, keep_any, keep_strict

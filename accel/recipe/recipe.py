@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from accel.policies import POLICIES
 from accel.policies.policy import Policy
+from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.layout_cache import Reuse
 
 if TYPE_CHECKING:
     AnyPolicy = Policy
@@ -78,3 +78,6 @@ class Recipe(_Strict):
 
     def reuse_of(self, rule: Rule) -> Reuse:
         return rule.reuse or self.reuse
+
+
+DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy={"method": "dense"}),))

@@ -12,8 +12,7 @@ import torch
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.summary import summarize
-from accel.recipe.recipe import Recipe
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE, Recipe
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {

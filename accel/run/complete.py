@@ -11,8 +11,7 @@ from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
-from accel.recipe.recipe import Recipe
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE, Recipe
 
 
 @dataclass(frozen=True)

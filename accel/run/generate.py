@@ -15,10 +15,8 @@ from torch import Tensor
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
 from accel.patches.diffusers.family import supported_models
-from accel.recipe.recipe import Recipe, Rule
+from accel.recipe.recipe import DENSE, Recipe
 from accel.sites.stopwatch import Stopwatch
-
-DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy={"method": "dense"}),))
 
 
 @dataclass(frozen=True)

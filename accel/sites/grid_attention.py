@@ -16,11 +16,11 @@ from accel.patches.context import Context
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.function_modes import interceptor
 from accel.patches.site import Site
-from accel.policies.parts.padding import without_padding
 from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
+from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.layout_cache import LayoutCache, Reuse
+from accel.sites.layout_cache import LayoutCache
 from accel.sites.site_attention import SiteAttention
 
 
@@ -151,3 +151,18 @@ def hides_padding_only(mask: Tensor, context: Context) -> bool:
 def valid_keys(mask: Tensor, batch: int) -> Tensor:
     """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
     return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)
+
+
+def without_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """[B, H, N, D] with every token from `lengths` on replaced by the sample's last one before.
+
+    So no method can see what padding holds. How many tokens are padding stays known by `lengths`, int32 [B];
+    a sample of length 0 repeats its first token.
+    """
+    last = (
+        (lengths.long() - 1)
+        .clamp(min=0)[:, None, None, None]
+        .expand(-1, *tokens.shape[1:2], 1, tokens.shape[3])
+    )
+    hidden = torch.arange(tokens.shape[2], device=tokens.device) >= lengths[:, None]
+    return torch.where(hidden[:, None, :, None], tokens.gather(2, last), tokens)

@@ -1,41 +1,66 @@
-"""Reuse: keep a call's layout for some steps, and for both branches of guidance."""
+"""LayoutCache: keeps the layouts of a site between steps, and for both branches of guidance.
+
+Large ones are kept as one bit for each block, a thirtieth of the bytes of their lists.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass, replace
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
+from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
-from accel.policies.policy import STRICT
-from accel.sites.packed_layout import PackedLayout, served
-from accel.sites.packed_layout import kept as packed
+from accel.recipe.reuse import Reuse
+
+LARGE = 1 << 20
 
 
-@dataclass(frozen=True, config=STRICT)
-class Reuse:
-    """For how long the blocks chosen once are kept. Off by default.
-
-    A layout never outlives its generation (a new one begins where the steps start again), nor a change of
-    the tensors' shapes, of the grid or of the loaded adapters. It costs memory: a bit for every layer,
-    head and pair of blocks, and the order of keys where each head has its own.
+@dataclass(frozen=True)
+class PackedLayout:
+    """What `unpacked` makes the layout of again. No host sync either way.
 
     Args:
-        steps: a layout serves this many denoising steps, counted from the one it was made in. Where no
-            scheduler counts them, those that had a forward are counted.
-        max_progress: it is made anew once progress has moved by more than this, in (0, 1].
-        branches: the second pass of classifier-free guidance takes over the layout of the first.
+        bits: uint8 [B | 1, H | 1, Mb, ceil(Nb / 8)]; bit n of byte i says whether block 8 i + n is listed.
+        rest: the layout without its lists.
     """
 
-    steps: int = Field(default=1, ge=1)
-    max_progress: float = Field(default=1.0, gt=0, le=1)
-    branches: bool = False
+    bits: Tensor
+    rest: BlockLayout
+
+    @classmethod
+    def of(cls, layout: BlockLayout) -> PackedLayout:
+        listed = layout.listed
+        eights = pad(listed, (0, -listed.shape[3] % 8)).unflatten(3, (-1, 8))
+        bits = (eights * _weights(layout.device)).sum(dim=4, dtype=torch.uint8)
+        return cls(bits, replace(layout, kv_indices=layout.kv_indices[..., :0].clone()))
+
+    def unpacked(self) -> BlockLayout:
+        count = self.rest.num_kv_blocks
+        listed = (self.bits[..., None] & _weights(self.rest.device)).flatten(3)[..., :count] > 0
+        return replace(self.rest, kv_indices=compact_lists(listed)[0])
 
 
-@plain_dataclass(frozen=True)
+def kept(layout: BlockLayout) -> BlockLayout | PackedLayout:
+    """A layout in the form to keep it in: small ones, which cost nothing, as they are."""
+    large = isinstance(layout, BlockLayout) and layout.kv_indices.numel() >= LARGE
+    return PackedLayout.of(layout) if large else layout
+
+
+def served(layout: BlockLayout | PackedLayout) -> BlockLayout:
+    """The layout of a kept one."""
+    return layout.unpacked() if isinstance(layout, PackedLayout) else layout
+
+
+def _weights(device: torch.device) -> Tensor:
+    return (2 ** torch.arange(8, device=device)).to(torch.uint8)
+
+
+@dataclass(frozen=True)
 class _Kept:
     layout: BlockLayout | PackedLayout
     context: Context
@@ -66,17 +91,17 @@ class LayoutCache:
             call: which of the forward's calls to the site; some models make one for each sample.
         """
         place = (0 if self.reuse.branches else context.branch, call)
-        kept = self._kept.get(place)
-        if kept is not None and kept.key == key and self._serves(kept.context, context):
-            return served(kept.layout)
+        known = self._kept.get(place)
+        if known is not None and known.key == key and self._serves(known.context, context):
+            return served(known.layout)
         layout = make()
         if self.reuses:
             self._forget_before(context.generation)
-            self._kept[place] = _Kept(packed(layout), context, key)
+            self._kept[place] = _Kept(kept(layout), context, key)
         return layout
 
     def _forget_before(self, generation: int) -> None:
-        self._kept = {n: kept for n, kept in self._kept.items() if kept.context.generation == generation}
+        self._kept = {n: known for n, known in self._kept.items() if known.context.generation == generation}
 
     def _serves(self, made: Context, now: Context) -> bool:
         if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:

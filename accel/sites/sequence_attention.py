@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from accel.kernels.attention.operation import block_sparse_attention
@@ -17,12 +18,10 @@ from accel.patches.transformers.call import SequenceCall
 from accel.patches.transformers.mask import Visible
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
-from accel.sites.attention_sink import with_sinks
-from accel.sites.dense_queries import with_dense_queries
+from accel.sites.fixed_blocks import window_layout, with_dense_queries
 from accel.sites.sequence_decode import SequenceDecode
 from accel.sites.site_attention import SiteAttention
 from accel.sites.unpadded import Layouts, Parts
-from accel.sites.window_layout import window_layout
 from accel.sites.worth import SLOWER, Worth
 
 WINDOW = "sliding window"
@@ -146,3 +145,15 @@ def as_scaled(q: Tensor, scale: float | None) -> Tensor:
     if scale is None or math.isclose(scale, usual, rel_tol=1e-6):
         return q
     return q * (scale / usual)
+
+
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
+    """Attention sinks: attention [B, H, M, Dv] whose softmax has the logits `sinks` [H] besides.
+
+    The softmax's sum grows from exp(lse) to exp(lse) + exp(sink), so the output shrinks by the quotient.
+
+    Args:
+        lse: float32 [B, H, M], natural logarithm.
+    """
+    share = torch.sigmoid(lse - sinks.float()[:, None])  # [B, H, M]
+    return (out * share.unsqueeze(-1)).to(out.dtype)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from accel import Recipe, accelerated, summary
 from accel.load.language_model import load_language_model
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE
 from scripts.language.depths import Questions, Sample, draw_many
 from scripts.language.methods import METHODS, available, reachable, shipped, turned
 from scripts.language.report import Row, insert, plot, report

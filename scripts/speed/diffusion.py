@@ -23,9 +23,9 @@ from accel.comparison.runs import compare_runs
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.kernels.attention.tiers import choose_tier
 from accel.load.pipeline import best_device, load_pipeline
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import DENSE, Recipe
 from accel.run.bench_language import timed
-from accel.run.generate import DENSE, GenerateSettings
+from accel.run.generate import GenerateSettings
 from scripts.row_file import RowFile
 from scripts.speed.dense_baseline import best_dense
 

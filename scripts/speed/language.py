@@ -25,9 +25,9 @@ from accel.kernels.attention.tiers import choose_tier
 from accel.load.language_model import load_language_model
 from accel.load.pipeline import best_device
 from accel.recipe.override import override
+from accel.recipe.recipe import DENSE
 from accel.run.bench_language import BenchRow, bench_decode, bench_prefill, random_model
 from accel.run.complete import agreement, complete
-from accel.run.generate import DENSE
 from scripts.row_file import RowFile
 from scripts.speed.dense_baseline import best_dense, dense_backend
 

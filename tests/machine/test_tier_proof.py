@@ -20,8 +20,7 @@ from accel.kernels.attention.verdicts import PASSED, verdict_file
 from accel.machine import tier_proof, tier_trial
 from accel.machine.tier_proof import prove, prove_if_unknown
 from accel.machine.tier_trial import NOT_TESTED, command, outcome
-from accel.recipe.recipe import Recipe
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE, Recipe
 from fake_hopper import fake_hopper, forget
 
 importorskip("triton")

@@ -13,9 +13,9 @@ from accel.load.language_model import load_language_model
 from accel.load.pipeline import LoadError
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.files import load_recipe
+from accel.recipe.recipe import DENSE
 from accel.run.complete import Completion, agreement, check_length
 from accel.run.complete import complete as run
-from accel.run.generate import DENSE
 
 
 @fixture(scope="module")

@@ -9,7 +9,8 @@ from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.recipe import Recipe
-from accel.sites.layout_cache import LayoutCache, Reuse
+from accel.recipe.reuse import Reuse
+from accel.sites.layout_cache import LayoutCache
 
 
 class Maker:

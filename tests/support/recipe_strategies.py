@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 from accel.policies import POLICIES
 from accel.policies.compose import Composed
 from accel.policies.policy import Policy
+from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.layout_cache import Reuse
 
 SMALL_BLOCKS = st.sampled_from([(16, 16), (32, 16), (16, 32), (64, 32)])
 SMALL_NUMBERS = {"sink": 40, "recent": 40, "window": 64, "min_tokens": 400, "segment": 128, "probes": 64}

@@ -9,9 +9,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.blocks import blocks_of_tokens
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.parts.grid_blocks import block_counts
 from accel.policies.parts.orders import Order, token_order
 from accel.policies.parts.window import Window, window_blocks

@@ -11,11 +11,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks, per_head
+from accel.kernels.planning.representatives import ragged_mean
 from accel.policies.parts.lines import CHUNK_ELEMENTS, blocks_of_lines, line_sums, probe_attention
 from accel.policies.parts.scores import Pooled
 from accel.policies.parts.selectors import Share, TopP
 from accel.policies.policy import STRICT
-from accel.policies.representatives import ragged_mean
 
 
 @dataclass(frozen=True, config=STRICT)

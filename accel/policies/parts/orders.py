@@ -14,9 +14,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.parts.hilbert import hilbert_positions
 from accel.policies.policy import STRICT
 

@@ -15,9 +15,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import per_head
-from accel.policies.block_mass import Reduction, block_mass
-from accel.policies.policy import STRICT
-from accel.policies.representatives import (
+from accel.kernels.planning.mass import Reduction, block_mass
+from accel.kernels.planning.representatives import (
     Representatives,
     boxes,
     every,
@@ -28,6 +27,7 @@ from accel.policies.representatives import (
     self_similarity,
     signed_means,
 )
+from accel.policies.policy import STRICT
 
 Step = Annotated[int, Field(ge=1, le=128)]
 

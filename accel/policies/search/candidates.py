@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.from_sizes import from_sizes
 from accel.policies.parts.orders import Order
 
 

@@ -17,8 +17,8 @@ from accel.kernels.layout.order import TokenOrder
 from accel.kernels.planning import heaviest as heaviest_blocks
 from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
 from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
+from accel.kernels.planning import mass as policies_block_mass
 from accel.kernels.planning import mass_triton as triton_block_mass
-from accel.policies import block_mass as policies_block_mass
 from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from accel.policies import block_mass as block_mass_module
+from accel.kernels.planning import mass as block_mass_module
 from accel.policies.parts.scores import (
     Antidiagonal,
     Bounds,

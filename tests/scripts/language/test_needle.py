@@ -9,7 +9,7 @@ from pytest import approx, fixture, mark, raises
 from accel.demo.needle import BOS, FILLERS, KEYS, QUERY, VALUES
 from accel.load.language_model import load_language_model
 from accel.recipe.choose import LANGUAGE_MODELS
-from accel.run.generate import DENSE
+from accel.recipe.recipe import DENSE
 from scripts.language import needle as bench_needle
 from scripts.language.depths import DEPTHS, draw_many
 from scripts.language.methods import METHODS, available, executed, reachable, shipped, turned

@@ -13,15 +13,14 @@ from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
 from accel.policies.parts.orders import Hilbert, RowMajor
-from accel.policies.parts.padding import without_padding
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
+from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.grid_attention import GridAttention
-from accel.sites.layout_cache import Reuse
+from accel.sites.grid_attention import GridAttention, without_padding
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)

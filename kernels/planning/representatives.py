@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from accel.policies.parts.from_sizes import from_sizes
+from accel.kernels.from_sizes import from_sizes
 
 
 @dataclass(frozen=True)

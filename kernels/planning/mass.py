@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.layout.blocks import per_head
-from accel.policies.representatives import Representatives
+from accel.kernels.planning.representatives import Representatives
 
 Reduction = Literal["sum", "strongest", "tail_error"]
 
