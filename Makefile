@@ -1,20 +1,17 @@
-# Two commands matter: `make demo` and `make test`. Both make the environment they need in .venv.
+# Two commands matter: `make demo` and `make test`. Both make the environment they need in .venv, from the lock files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where no GPU is found the CPU build of torch is asked for; where one is, the index's own.
-CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+TORCH := $(shell grep '^torch==' .ci/lock.txt)
 
+# Without a GPU, torch's CPU build: the package index's own build for Linux brings gigabytes of CUDA.
 ifeq ($(shell command -v nvidia-smi rocm-smi 2>/dev/null),)
-TORCH := --constraint .ci/constraints.txt --extra-index-url $(CPU_INDEX) --retries 1 torch
-CONSTRAINTS := --constraint .ci/constraints.txt
-else
-TORCH := torch
-CONSTRAINTS :=
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+CPU_TORCH := $(PIP) --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) ||
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-newest lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel compare --model demo --output out
@@ -22,20 +19,37 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The seams to other libraries, with the newest release of each, whatever pyproject.toml allows.
+test-newest:
+	$(PYTHON) .ci/newest.py $(VENV)-newest '$(TORCH)' '$(CPU_INDEX)'
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: pyproject.toml .ci/constraints.txt
+$(VENV)/installed: pyproject.toml .ci/lock.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH)
-	$(PIP) $(CONSTRAINTS) --editable .
+	$(CPU_TORCH) $(PIP) $(TORCH)
+	$(PIP) --requirement .ci/lock.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) $(CONSTRAINTS) --editable '.[dev]'
+$(VENV)/installed-dev: $(VENV)/installed .ci/lock-dev.txt
+	$(PIP) --requirement .ci/lock-dev.txt
 	touch $@
+
+# Adds to the lock files what pyproject.toml asks for and they lack; `make lock UPGRADE=--upgrade` takes the newest
+# releases within pyproject's ranges. torch pins the CUDA packages it needs by itself.
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+lock:
+	test -x $(VENV)-lock/bin/uv || ($(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv)
+	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --output-file .ci/lock.txt
+	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --extra dev --constraint .ci/lock.txt --output-file .ci/lock-dev.txt
+	sed -i.old -E '/^(nvidia|cuda)-/d' .ci/lock.txt .ci/lock-dev.txt
+	rm -f .ci/lock.txt.old .ci/lock-dev.txt.old
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def make_one(job: Job, batch: Batch, pipe: Any, recipe: Recipe) -> float:
         "dense_reasons": account.dense_reasons,
         "device": device_name(pipe.device),
         "versions": versions(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint(asked),
     }
     batch.manifest.add(job.name, record)

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Record:
         with self._lock:
             wait = not at_once and time.monotonic() < self._written + 1
             about = {name: self.machine[name] for name in ("device", "sources", "commit")}
-            date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            date = datetime.now(UTC).isoformat(timespec="seconds")
             self.stages[name] = {**about, "date": date, **entry}
             if wait:
                 return False

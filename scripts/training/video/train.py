@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,7 @@ VAE_SHARE = 0.1
 STEPS_BETWEEN_LINES = 50
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     """What to train."""
 
     vae = "vae"
