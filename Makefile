@@ -31,12 +31,12 @@ lint: $(VENV)/installed-dev
 $(VENV)/installed: pyproject.toml .ci/lock.txt
 	$(PYTHON) -m venv $(VENV)
 	$(CPU_TORCH) $(PIP) $(TORCH)
-	$(PIP) --requirement .ci/lock.txt
+	$(PIP) --no-deps --requirement .ci/lock.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed .ci/lock-dev.txt
-	$(PIP) --requirement .ci/lock-dev.txt
+	$(PIP) --no-deps --requirement .ci/lock-dev.txt
 	touch $@
 
 # Adds to the lock files what pyproject.toml asks for and they lack; `make lock UPGRADE=--upgrade` takes the newest
