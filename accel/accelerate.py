@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from accel.apply.arguments import require_models, require_scheduler, tell_of_foreign_processors
 from accel.apply.patch import Patch, apply
@@ -16,11 +16,9 @@ from accel.apply.plan import Plan, make_plan
 from accel.apply.summary import Summary, summarize
 from accel.machine import tier_proof
 from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.family import find_sites, supported_models
-from accel.patches.diffusers.root_hook import root_hook_of
-from accel.patches.diffusers.token_permutation import PERMUTABLE, is_permutable
+from accel.patches.hook import hook_of
+from accel.patches.models import find_sites, supported_models
 from accel.recipe.choose import default_recipe
-from accel.recipe.errors import RecipeError
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
@@ -76,8 +74,6 @@ def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **ov
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
     tell_of_foreign_processors(models)
     recipe = override(recipe, overrides)
-    if recipe.permute_once:
-        require_permutable(models.values())
     return make_plan(sites, recipe)
 
 
@@ -93,20 +89,6 @@ def prove_for(plan: Plan) -> None:
         if isinstance(weight, Tensor)
     }:
         tier_proof.prove_if_unknown(device, dtype, head_dim)
-
-
-def require_permutable(models: Iterable[nn.Module]) -> None:
-    """Refuse to permute the tokens of models whose tokens cannot be reached.
-
-    Raises:
-        RecipeError: if there is one.
-    """
-    for model in models:
-        if not is_permutable(model):
-            raise RecipeError(
-                f"permute_once: where tokens enter and leave is known of {', '.join(PERMUTABLE)}, not of "
-                f"{type(model).__name__}; leave it out, and every call permutes its own"
-            )
 
 
 def restore_model(pipe_or_model: Model) -> Model:
@@ -160,6 +142,6 @@ def summary(pipe_or_model: Any) -> Summary:
 
 def patches_of(pipe_or_model: Any) -> list[Patch]:
     """The patches in force on an object's models, each once."""
-    hooks = [root_hook_of(model) for model in supported_models(pipe_or_model).values()]
+    hooks = [hook_of(model) for model in supported_models(pipe_or_model).values()]
     owners = {id(hook.owner): hook.owner for hook in hooks if hook is not None}
     return list(owners.values())

@@ -31,7 +31,6 @@ class Context:
             keys, "dropped" where it leaves padded text out of each sample's call; none where it is not known
             to do either.
         kv_lengths: int32 [B], how many of each sample's keys are not padding; none where all are.
-        permuted: whether the model's tokens are already in the order that the recipe asks for.
         heads: which of the layer's heads the call holds where other processes hold the rest; none where it
             holds all.
     """
@@ -47,7 +46,6 @@ class Context:
     n_layers: int = 1
     text_padding: TextPadding | None = None
     kv_lengths: Tensor | None = field(default=None, compare=False, repr=False)
-    permuted: bool = False
     heads: HeadShare | None = None
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
-from accel.patches.function_modes import interceptor
+from accel.patches.observers import interceptor
 from accel.patches.site import AttentionFn
 
 DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -10,13 +10,8 @@ from typing import Any
 from torch import nn
 
 from accel.patches.diffusers.declined import why_not
-from accel.patches.diffusers.family import (
-    FAMILIES,
-    PIPELINE_COMPONENTS,
-    family_of,
-    is_language_model,
-    supported_models,
-)
+from accel.patches.diffusers.family import FAMILIES, family_of
+from accel.patches.models import PIPELINE_COMPONENTS, is_language_model, supported_models
 
 
 def require_models(pipe_or_model: Any) -> dict[str, nn.Module]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 
 from torch import nn
 
@@ -13,12 +12,11 @@ from accel.apply.plan import Plan, Step
 from accel.apply.seated import Seated
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.family import is_language_model
 from accel.patches.diffusers.install import prepare
 from accel.patches.diffusers.root_hook import RootHook
-from accel.patches.diffusers.token_permutation import TokenPermutation
+from accel.patches.hook import ModelHook
+from accel.patches.models import is_language_model
 from accel.patches.site import Site
-from accel.policies.parts.orders import Order, order_indices
 from accel.sites.grid_attention import GridAttention
 from accel.sites.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
@@ -38,7 +36,7 @@ class Patch:
     def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
         self.plan = plan
         self.models = dict(models)
-        self.hooks: dict[str, RootHook] = {}
+        self.hooks: dict[str, ModelHook] = {}
         self.seats: list[Seated] = []
         self.told: set[str] = set()
         self.notices = Notices(self.told)
@@ -82,10 +80,7 @@ class Patch:
 
     def _add_hook(self, component: str, clock: Clock) -> None:
         model = self.models[component]
-        if is_language_model(model):
-            hook = sequence_hook(self)
-        else:
-            hook = RootHook(clock, owner=self, permutation=permutation_of(self.plan.order))
+        hook = sequence_hook(self) if is_language_model(model) else RootHook(clock, owner=self)
         self.hooks[component] = hook
         hook.attach(model)
 
@@ -96,7 +91,9 @@ class Patch:
             self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
-        attention = GridAttention(site, policy, schedule, self.hooks[site.component], reuse, self.told)
+        hook = self.hooks[site.component]
+        assert isinstance(hook, RootHook)
+        attention = GridAttention(site, policy, schedule, hook, reuse, self.told)
         self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
 
     def _put_in(self, seat: Seated) -> None:
@@ -105,12 +102,7 @@ class Patch:
         seat.uninstall.put_in()
 
 
-def permutation_of(order: Order | None) -> TokenPermutation | None:
-    """The hooks that put a model's tokens in `order` once for each forward; none without one."""
-    return None if order is None else TokenPermutation(partial(order_indices, order))
-
-
-def sequence_hook(owner: Patch) -> RootHook:
+def sequence_hook(owner: Patch) -> ModelHook:
     """The hook of a language model; transformers is imported now and not before."""
     from accel.patches.transformers.hook import SequenceHook
 

@@ -12,7 +12,6 @@ import torch
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.patches.site import Site
-from accel.policies.parts.orders import Order
 from accel.policies.parts.ramp import at_progress
 from accel.recipe.errors import RecipeError, nearest
 from accel.recipe.recipe import Recipe, Rule
@@ -37,13 +36,6 @@ class Plan:
     steps: tuple[Step, ...]
 
     @property
-    def order(self) -> Order | None:
-        """The order that tokens are in for a whole forward; none where each call has its own."""
-        if not self.recipe.permute_once:
-            return None
-        return getattr(self.recipe.rules[0].policy, "order", None)
-
-    @property
     def matched(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.rule is not None)
 
@@ -60,8 +52,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
     Raises:
         RecipeError: if a rule's glob matches no site, or only sites that earlier rules take, or its method
-            needs a token grid and the site is in a language model, or the other way round, or tokens are to
-            be permuted once and the rules have more than one order.
+            needs a token grid and the site is in a language model, or the other way round.
     """
     used: set[int] = set()
     steps = []
@@ -74,8 +65,6 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
     _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
     _require_grid_methods(recipe, [step for step in steps if not step.site.causal])
-    if recipe.permute_once:
-        require_one_order(recipe)
     return Plan(recipe, tuple(steps))
 
 
@@ -104,22 +93,6 @@ def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
                 at_progress(rule.policy, 0.0).layout(tokens, tokens, TRIAL_GRID, context)
         except ValueError as error:
             raise RecipeError(f"rules[{number}].policy: {error}") from error
-
-
-def require_one_order(recipe: Recipe) -> None:
-    """Tokens can be permuted once for all layers only if all layers' blocks are cut from the same order.
-
-    Raises:
-        RecipeError: if they are not, or a method has no order.
-    """
-    first = getattr(recipe.rules[0].policy, "order", None)
-    for number, rule in enumerate(recipe.rules):
-        where = f"permute_once: rules[{number}].policy"
-        order = getattr(rule.policy, "order", None)
-        if order is None:
-            raise RecipeError(f"{where}: the method {rule.policy.method!r} has no order to permute tokens to")
-        if order != first:
-            raise RecipeError(f"{where}.order: all rules must have one order, got {order} beside {first}")
 
 
 def matches(pattern: str, site: Site) -> bool:

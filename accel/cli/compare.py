@@ -21,7 +21,7 @@ from accel.comparison.runs import Compared, compare_runs, density_map
 from accel.load.lora import Lora, load_loras
 from accel.load.pipeline import load_pipeline
 from accel.machine.versions import device_name, versions
-from accel.patches.diffusers.family import supported_models
+from accel.patches.models import supported_models
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.files import recipe_data, recipe_text
 from accel.run.generate import Generated, GenerateSettings

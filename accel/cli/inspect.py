@@ -16,8 +16,9 @@ from accel.cli import options
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
 from accel.patches.context import Context
-from accel.patches.diffusers.family import family_of, find_sites
+from accel.patches.diffusers.family import family_of
 from accel.patches.grid import TokenGrid
+from accel.patches.models import find_sites
 from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override

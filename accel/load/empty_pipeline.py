@@ -13,7 +13,8 @@ from torch import nn
 
 from accel.demo.paths import DEMO_VIDEO
 from accel.load.pipeline import LoadError
-from accel.patches.diffusers.family import FAMILIES, PIPELINE_COMPONENTS
+from accel.patches.diffusers.family import FAMILIES
+from accel.patches.models import PIPELINE_COMPONENTS
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
 from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.orders import Order, RowMajor, call_order
+from accel.policies.parts.orders import Order, RowMajor, token_order
 from accel.policies.parts.scores import Score
 from accel.policies.parts.selectors import Selector, keep_of_share
 from accel.policies.parts.vertical_slash import VerticalSlash
@@ -80,7 +80,7 @@ class Composed(Policy):
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        order = call_order(self.order, grid, q.device, context.permuted)
+        order = token_order(self.order, grid, q.device)
         must = self.always.blocks(grid, self.order, self.block_size, q.device)[None, None]
         keep = must
         if self.score is not None and self.select is not None:

@@ -17,7 +17,7 @@ from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.orders import Hilbert, Order, call_order
+from accel.policies.parts.orders import Hilbert, Order, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share
 from accel.policies.policy import STRICT, BlockSize, Policy
@@ -78,7 +78,7 @@ class Hip(Policy):
             counts = (lists < math.ceil(kv_len / self.block_size[1])).sum(dim=-1, dtype=torch.int32)
             return BlockLayout(lists, counts, self.block_size, q_len, kv_len, causal=True)
         grid = require_grid(self.method, q_len, kv_len, grid)
-        order = call_order(self.order, grid, q.device, context.permuted)
+        order = token_order(self.order, grid, q.device)
         if order is not None:
             q, k = order.permute(q), order.permute(k)
         choices = grid_candidates(grid, self.order, self.block_size, q.device)

@@ -18,7 +18,7 @@ from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import block_counts, require_grid, text_blocks
 from accel.policies.parts.key_importance import key_order
-from accel.policies.parts.orders import Order, RowMajor, call_order, ordered_grid
+from accel.policies.parts.orders import Order, RowMajor, ordered_grid, token_order
 from accel.policies.parts.scores import Pooled, Score
 from accel.policies.parts.selectors import Selector, TopP, keep_of_share
 from accel.policies.policy import STRICT, BlockSize, Policy
@@ -75,7 +75,7 @@ class Permuted(Policy):
         if grid is None:
             return self._sequence_layout(q, k)
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        base = call_order(self.order, grid, q.device, context.permuted)
+        base = token_order(self.order, grid, q.device)
         if base is not None:
             q, k = base.permute(q), base.permute(k)
         keep, order = plan_grid(

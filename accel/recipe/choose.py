@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from accel.patches.diffusers.family import is_language_model
+from accel.patches.models import is_language_model
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import parse_recipe, shipped_recipes
 from accel.recipe.recipe import ModelPattern, Recipe

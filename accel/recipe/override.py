@@ -23,7 +23,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     Args:
         recipe: left as it is.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
-            schedule, `method`, `permute_once`, or a key of a policy, however deep (set in every rule whose
+            schedule, `method`, or a key of a policy, however deep (set in every rule whose
             policy has it).
 
     Raises:
@@ -47,9 +47,6 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         for part in (data, *(rule for rule in rules if "schedule" in rule)):
             part.setdefault("schedule", {})[name] = value
         return
-    if name == "permute_once":
-        data[name] = value
-        return
     if name == "method":
         for rule in rules:
             rule["policy"] = _defaults_of(value)
@@ -57,7 +54,7 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
     holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
     if not holders:
         known = {key for rule in rules for mapping in _mappings(rule["policy"]) for key in mapping}
-        known |= {*SCHEDULE_KEYS, "method", "permute_once"}
+        known |= {*SCHEDULE_KEYS, "method"}
         raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
     for holder in holders:
         holder[name] = value

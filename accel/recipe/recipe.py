@@ -60,9 +60,6 @@ class Recipe(_Strict):
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
         schedule: what stays dense, for every rule that has no schedule of its own.
         reuse: for how long chosen blocks are kept, likewise.
-        permute_once: the tokens are put in the order of the rules' policies once for each forward, not in
-            every attention call. All policies must have the same order, and the model must be one whose
-            tokens can be reached (Wan).
         rules: at least one.
     """
 
@@ -70,7 +67,6 @@ class Recipe(_Strict):
     models: tuple[ModelPattern, ...] = ()
     schedule: Schedule = Schedule()
     reuse: Reuse = Reuse()
-    permute_once: bool = False
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     def schedule_of(self, rule: Rule) -> Schedule:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
-from accel.patches.diffusers.family import supported_models
+from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
 from accel.sites.stopwatch import Stopwatch
 

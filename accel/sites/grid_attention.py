@@ -14,7 +14,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_proof
 from accel.patches.context import Context
 from accel.patches.diffusers.root_hook import RootHook
-from accel.patches.function_modes import interceptor
+from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
@@ -95,7 +95,7 @@ class GridAttention(SiteAttention):
         if mask is not None:
             context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
         adapters = self.layouts.reuses and self.hook.adapters
-        key = (q.shape, k.shape, q.device, context.grid, context.permuted, adapters)
+        key = (q.shape, k.shape, q.device, context.grid, adapters)
         layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), call)
         return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
 

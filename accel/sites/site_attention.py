@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.tiers import cannot_run
-from accel.patches.gradients import records_gradients
+from accel.patches.observers import records_gradients
 from accel.patches.site import Site
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.diffusers.ulysses import ParallelRoute, attend_in_parallel
-from accel.patches.gradients import records_gradients
+from accel.patches.observers import records_gradients
 from accel.patches.seat import attend
 
 NAME = "sparse_accel"

@@ -1,4 +1,4 @@
-"""Family: the models that share one way to find and replace their attention."""
+"""Family: the diffusers models that share one way to find and replace their attention."""
 
 from __future__ import annotations
 
@@ -44,8 +44,6 @@ FAMILIES: dict[str, str] = {
     "ZImageTransformer2DModel": "accel.patches.diffusers.families.image.z_image",
 }
 
-PIPELINE_COMPONENTS = ("transformer", "transformer_2")
-
 
 @dataclass(frozen=True)
 class Family:
@@ -81,37 +79,12 @@ def family_of(model: nn.Module) -> Family | None:
     )
 
 
-def is_language_model(model: nn.Module) -> bool:
-    """Whether a model is a causal one of transformers; such need no family, they all call one interface."""
-    if "transformers" not in sys.modules:
-        return False
-    sites: ModuleType = import_module("accel.patches.transformers.sites")
-    return sites.is_language_model(model)
-
-
-def unwrap(model: Any) -> Any:
-    """The module inside `torch.compile`'s wrapper, or the object itself."""
-    return getattr(model, "_orig_mod", model)
-
-
-def supported_models(pipe_or_model: Any) -> dict[str, nn.Module]:
-    """The supported models of a pipeline by component name, or a bare one under the empty name."""
-    bare = unwrap(pipe_or_model)
-    if isinstance(bare, nn.Module):
-        return {"": bare} if family_of(bare) or is_language_model(bare) else {}
-    parts = {name: unwrap(getattr(pipe_or_model, name, None)) for name in PIPELINE_COMPONENTS}
-    return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and family_of(part)}
-
-
 def find_sites(model: nn.Module, component: str = "") -> list[Site]:
-    """The attention modules of a supported model, in call order; of a diffusers model, those that run a
-    stock processor or ours.
+    """The attention modules of a supported diffusers model that run a stock processor or ours, in call order.
 
     Raises:
         ValueError: if the model's class belongs to no family, or all its processors are somebody's own.
     """
-    if is_language_model(model):
-        return import_module("accel.patches.transformers.sites").find_sites(model, component)
     family = family_of(model)
     if family is None:
         raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")

@@ -19,9 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from accel.patches.diffusers.backend import BACKEND, DenseDispatch, register
-from accel.patches.diffusers.layer_skip import introduce
+from accel.patches.diffusers.skipping import introduce
 from accel.patches.diffusers.ulysses import ParallelRoute, is_ring
-from accel.patches.gradients import records_gradients
+from accel.patches.observers import records_gradients
 from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
 from accel.patches.site import AttentionFn
 

@@ -1,4 +1,4 @@
-"""Skipping: what diffusers' hooks do to a forward: leave modules out of it, or blur queries."""
+"""Skipping: modules that diffusers, or a cache, leaves out of a forward."""
 
 from __future__ import annotations
 
@@ -21,8 +21,15 @@ def may_skip(module: Any) -> bool:
     return getattr(module, "_is_cached", False) or any(hasattr(hook, "new_forward") for hook in hooks)
 
 
-def blurs_queries(model: nn.Module) -> bool:
-    """Whether smoothed-energy guidance is at work, which takes the order of the tokens for that of pixels."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in model.modules())
-    hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
-    return any(type(hook).__name__ == "SmoothedEnergyGuidanceHook" for hook in hooks)
+def introduce(seated: type, stock: type) -> None:
+    """Let diffusers skip a processor as it skips the stock one; does nothing where it cannot skip that.
+
+    diffusers looks processors up by class to perturb or skip them, for some kinds of guidance.
+    """
+    from diffusers.hooks._helpers import AttentionProcessorRegistry
+
+    try:
+        metadata = AttentionProcessorRegistry.get(stock)
+    except ValueError:
+        return
+    AttentionProcessorRegistry.register(seated, metadata)

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.attention_dispatch import _templated_context_parallel_attention, dispatch_attention_fn
 from torch import Tensor
 
-from accel.patches.gradients import records_gradients
+from accel.patches.observers import records_gradients
 from accel.patches.seat import attend, seat_at
 
 

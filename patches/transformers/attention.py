@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from accel.patches.gradients import records_gradients
+from accel.patches.observers import records_gradients
 from accel.patches.transformers.dense import DenseForward, eager, sdpa
 from accel.patches.transformers.paged import refuse_paged
 from accel.patches.transformers.seat import SequenceSeat, attend_sequence

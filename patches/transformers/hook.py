@@ -6,15 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from accel.patches.context import Context
-from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.hook import ModelHook
 from accel.patches.transformers.attention import register
 from accel.patches.transformers.paged import refuse_paged
 from accel.patches.transformers.switch import Switch
 
 
-class SequenceHook(RootHook):
+class SequenceHook(ModelHook):
     """The hook on one language model, and the switch of its attention implementation.
 
     Nothing in it is closed to the compiler, so that a whole model compiles to one graph: a language model
@@ -22,8 +20,7 @@ class SequenceHook(RootHook):
     """
 
     def __init__(self, owner: Any = None) -> None:
-        super().__init__(Clock(), owner)
-        self.current = Context()
+        super().__init__(owner)
         self.switch: Switch | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -44,7 +41,3 @@ class SequenceHook(RootHook):
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         refuse_paged((*args, *kwargs.values()))
-
-    @property
-    def step_source(self) -> str:
-        return ""

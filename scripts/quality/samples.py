@@ -13,10 +13,10 @@ from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.family import find_sites
 from accel.patches.diffusers.install import install
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
+from accel.patches.models import find_sites
 from scripts.quality.prompts import prompt_of
 
 

@@ -222,3 +222,12 @@ def test_a_site_that_is_passed_by_is_warned_about(model):
     with warns(UserWarning, match=r"never called in the first forward: blocks\.1\.attn1"):
         output(model)
     assert summary(model).never_called == ("blocks.1.attn1",)
+
+
+def test_a_model_that_generated_can_be_trained():
+    model = tiny.wan(num_layers=1).requires_grad_(True)
+    accelerate_model(model, "auto", min_tokens=0, dense_steps=0, dense_layers=0)
+    with torch.inference_mode():
+        model(**tiny.inputs(model))
+    model(**tiny.inputs(model))[0].sum().backward()
+    assert model.patch_embedding.weight.grad is not None

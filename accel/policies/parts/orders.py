@@ -99,17 +99,6 @@ def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrd
     return TokenOrder(torch.cat([order.positions(grid) + grid.video_start, before, after]).to(device))
 
 
-def order_indices(order: Order, grid: TokenGrid, device: torch.device) -> Tensor | None:
-    """Int64 [N], where each token of `token_order` comes from; none where it is that of the sequence."""
-    tokens = token_order(order, grid, device)
-    return None if tokens is None else tokens.indices
-
-
-def call_order(order: Order, grid: TokenGrid, device: torch.device, permuted: bool) -> TokenOrder | None:
-    """The order to put a call's tokens in; none where they are in it already."""
-    return None if permuted else token_order(order, grid, device)
-
-
 def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
     """The grid with its text where `order` puts it."""
     if isinstance(order, RowMajor):

@@ -13,7 +13,6 @@ from accel import accelerate_model, restore_model, summary
 from accel.kernels.layout.layout import BlockLayout
 from tiny_families import CASES, output
 from tiny_wan_pipeline import (
-    POOLED,
     KeepEveryBlock,
     attentions,
     keep_every_block,
@@ -195,15 +194,6 @@ def test_acceleration_while_a_cache_is_warm_tells_nothing_wrong(config):
     assert latents(pipe, STEPS, callback_on_step_end=accelerate_midway).isfinite().all()
     steps = {step for attention in attentions(pipe) for step in attention.record.sparse}
     assert steps and steps <= {5, 6, 7}
-
-
-def test_a_permuted_model_is_cached_alike(config):
-    policy = {**POOLED, "order": {"kind": "hilbert"}}
-    outputs = []
-    for once in (False, True):
-        pipe = accelerate_model(cached(config), recipe(policy, permute_once=once))
-        outputs.append(latents(pipe, STEPS))
-    torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-3)
 
 
 @mark.parametrize("first", ["cache", "accelerate"])

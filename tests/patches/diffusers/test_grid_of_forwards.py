@@ -5,9 +5,9 @@ from pytest import mark
 
 import tiny
 from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.family import find_sites
 from accel.patches.diffusers.install import install
 from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.models import find_sites
 
 SIZES = [(720, 1280), (1280, 720), (640, 640), (480, 832)]
 FRAMES = {41: 11, 81: 21, 121: 31}

@@ -6,7 +6,7 @@ from diffusers.hooks import LayerSkipConfig, SmoothedEnergyGuidanceConfig
 from pytest import mark, param, warns
 
 from accel import accelerate_model, restore_model, summary
-from accel.patches.diffusers.root_hook import root_hook_of
+from accel.patches.hook import hook_of
 from tiny_families import CASES
 from tiny_guided import GUIDED, denoise
 from tiny_wan_pipeline import POOLED, keep_every_block, recipe
@@ -110,12 +110,14 @@ def test_perturbed_attention_is_left_to_the_guider_in_compiled_blocks():
 
 def test_smoothed_energy_guidance_sees_tokens_in_their_places():
     guided, scheduler = GUIDED["wan"], FlowMatchEulerDiscreteScheduler()
-    policy, outputs = {**POOLED, "order": {"kind": "hilbert"}}, []
     model = guided.model()
-    for once in (False, True):
-        accelerate_model(model, recipe(policy, permute_once=once, reuse={"steps": 2}), scheduler=scheduler)
-        outputs.append(denoise(guided, model, seg(guided.blocks), scheduler))
-    torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
+    expected = denoise(guided, model, seg(guided.blocks), scheduler)
+    everything = {**POOLED, "order": {"kind": "hilbert"}, "select": {"kind": "top_k", "density": 1.0}}
+    accelerate_model(model, recipe(everything, reuse={"steps": 2}), scheduler=scheduler)
+    torch.testing.assert_close(
+        denoise(guided, model, seg(guided.blocks), scheduler), expected, atol=1e-4, rtol=1e-4
+    )
+    assert summary(model).sparse_density == 1
 
 
 def test_a_pipeline_that_sets_processors_of_its_own_for_each_run():
@@ -179,7 +181,7 @@ def test_each_pass_is_known_by_its_number(guider):
     texts, told = [], [{} for _ in range(6)]
 
     def note(module, args, kwargs):
-        context = root_hook_of(model).current
+        context = hook_of(model).current
         texts.append(kwargs["encoder_hidden_states"])
         text = 0 if texts[-1] is texts[0] else 1
         before = sum(seen == text for seen, _ in told[context.step])

@@ -1,0 +1,56 @@
+"""ModelHook: what marks a model as accelerated, and is found on it by whoever takes that back.
+
+Plain `torch.nn.Module` hooks: they survive `copy.deepcopy` and `pickle`, which diffusers' hook registry does
+not (it rebinds `forward` to the module that was hooked first), and removing them leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import nn
+
+from accel.patches.own_hooks import owner_of, remove_hooks_of
+
+
+class ModelHook(ABC):
+    """The hooks on one model.
+
+    Args:
+        owner: whoever attached the hook, for those who find the hook on a model.
+
+    Attributes:
+        forwards: forwards that finished since the hook was attached, where they are counted.
+    """
+
+    def __init__(self, owner: Any = None) -> None:
+        self.owner = owner
+        self.forwards = 0
+
+    @property
+    def step_source(self) -> str:
+        """What the denoising steps are counted by, in words; empty where there are none."""
+        return ""
+
+    @abstractmethod
+    def attach(self, model: nn.Module) -> None:
+        """Hook the model."""
+
+    @abstractmethod
+    def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """What runs before a forward: the hook by which `hook_of` finds this object."""
+
+    def detach(self, model: nn.Module) -> None:
+        """Remove this hook's entries; does nothing when they are gone."""
+        # `hook_of` finds what an interrupt has left by the hook that goes last.
+        remove_hooks_of(self, model)
+
+
+def hook_of(model: nn.Module) -> ModelHook | None:
+    """The hook that is attached to a model, if any."""
+    for hook in model._forward_pre_hooks.values():
+        owner = owner_of(hook)
+        if isinstance(owner, ModelHook):
+            return owner
+    return None
