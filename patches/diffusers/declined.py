@@ -19,19 +19,18 @@ DECLINED: dict[str, str] = {
     "AnyFlowTransformer3DModel": _UNREAD,
     "AuraFlowTransformer2DModel": _IMAGE,
     "BriaFibo2Transformer2DModel": _IMAGE,
-    "BriaFiboTransformer2DModel": _IMAGE,
-    "BriaTransformer2DModel": _IMAGE,
-    "ChromaTransformer2DModel": _IMAGE,
+    "BriaFiboTransformer2DModel": "its pipeline masks every call by a matrix that hides queries and keys",
+    "ChromaTransformer2DModel": (
+        "its pipeline adds its text mask, of zeros and ones, to the logits, which no list of blocks can say"
+    ),
     "CogView3PlusTransformer2DModel": _IMAGE,
-    "CogView4Transformer2DModel": _IMAGE,
     "DiTTransformer2DModel": _IMAGE,
     "DreamLiteTransformer2DModel": _IMAGE,
-    "ErnieImageTransformer2DModel": _IMAGE,
-    "Flux3Transformer2DModel": _UNREAD,
-    "GlmImageTransformer2DModel": _IMAGE,
-    "HiDreamImageTransformer2DModel": _IMAGE,
+    "HiDreamImageTransformer2DModel": (
+        "its pipeline scales every picture to the area of 1024 x 1024 pixels, 4,096 tokens, where dense "
+        "attention is a small share of the time"
+    ),
     "HunyuanDiT2DModel": _IMAGE,
-    "HunyuanImageTransformer2DModel": _IMAGE,
     "Ideogram4Transformer2DModel": _IMAGE,
     "JoyImageEditPlusTransformer3DModel": _UNREAD,
     "JoyImageEditTransformer3DModel": _UNREAD,
@@ -40,7 +39,6 @@ DECLINED: dict[str, str] = {
     "Krea2Transformer2DModel": _IMAGE,
     "LatteTransformer3DModel": _SHORT,
     "LongCatAudioDiTTransformer": _AUDIO,
-    "LongCatImageTransformer2DModel": _IMAGE,
     "Lumina2Transformer2DModel": _IMAGE,
     "LuminaNextDiT2DModel": _IMAGE,
     "MiniMaxH3Transformer3DModel": "text, video and audio share one sequence that only positions tell apart",
@@ -48,7 +46,6 @@ DECLINED: dict[str, str] = {
     "MiniMaxMusic3Transformer1DModel": _AUDIO,
     "NucleusMoEImageTransformer2DModel": _IMAGE,
     "OmniGenTransformer2DModel": _IMAGE,
-    "OvisImageTransformer2DModel": _IMAGE,
     "PRXTransformer2DModel": _IMAGE,
     "PixArtTransformer2DModel": _IMAGE,
     "PriorTransformer": "it makes one embedding, not an image",

@@ -42,6 +42,14 @@ FAMILIES: dict[str, str] = {
     "QwenImageTransformer2DModel": "accel.patches.diffusers.families.image.qwen_image",
     "SD3Transformer2DModel": "accel.patches.diffusers.families.image.sd3",
     "ZImageTransformer2DModel": "accel.patches.diffusers.families.image.z_image",
+    "LongCatImageTransformer2DModel": "accel.patches.diffusers.families.image.longcat_image",
+    "OvisImageTransformer2DModel": "accel.patches.diffusers.families.image.ovis_image",
+    "BriaTransformer2DModel": "accel.patches.diffusers.families.image.bria",
+    "HunyuanImageTransformer2DModel": "accel.patches.diffusers.families.image.hunyuan_image",
+    "ErnieImageTransformer2DModel": "accel.patches.diffusers.families.image.ernie_image",
+    "Flux3Transformer2DModel": "accel.patches.diffusers.families.image.flux3",
+    "CogView4Transformer2DModel": "accel.patches.diffusers.families.image.cogview4",
+    "GlmImageTransformer2DModel": "accel.patches.diffusers.families.image.glm_image",
 }
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import tiny_inputs as inputs
 from tiny_case import ROPE, SMALL, Case
 from tiny_inputs import DIM, HEADS, TEXT
+
+COGVIEW4 = {**SMALL, "in_channels": 4, "out_channels": 4, "num_layers": 3, "text_embed_dim": 16}
+COGVIEW4 |= {"time_embed_dim": 8, "condition_dim": 4, "sample_size": 32, "rope_axes_dim": (64, 64)}
+FLUX3 = {**SMALL, "in_channels": 4, "cond_in_channels": 4, "num_layers": 1, "num_single_layers": 2}
+FLUX3 |= {"joint_attention_dim": 16, "timestep_channels": 16, "axes_dims_rope": (4, 4, 4, 4)}
 
 CASES: dict[str, Case] = {
     "flux": Case(
@@ -94,6 +101,137 @@ CASES: dict[str, Case] = {
         inputs.z_image,
         text=lambda tokens: -tokens % 32 + 64,
         graphs=3,
+        image=True,
+    ),
+    "longcat-image": Case(
+        "LongCatImageTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "joint_attention_dim": 16,
+            "pooled_projection_dim": 16,
+            "axes_dims_rope": ROPE,
+        },
+        inputs.longcat_image,
+        text=TEXT,
+        text_first=True,
+        sites=4,
+        graphs=3,
+        image=True,
+    ),
+    "ovis-image": Case(
+        "OvisImageTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "joint_attention_dim": 16,
+            "axes_dims_rope": ROPE,
+        },
+        inputs.longcat_image,
+        text=TEXT,
+        text_first=True,
+        sites=4,
+        graphs=3,
+        image=True,
+    ),
+    "bria": Case(
+        "BriaTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "joint_attention_dim": 16,
+            "axes_dims_rope": ROPE,
+        },
+        inputs.bria,
+        text=TEXT,
+        text_first=True,
+        sites=4,
+        graphs=3,
+        image=True,
+    ),
+    "hunyuan-image": Case(
+        "HunyuanImageTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "num_refiner_layers": 1,
+            "text_embed_dim": 16,
+            "rope_axes_dim": (8, 8),
+        },
+        inputs.hunyuan_image,
+        text=TEXT,
+        sites=4,
+        graphs=3,
+        pads="encoder_hidden_states",
+        image=True,
+    ),
+    "hunyuan-image-refiner": Case(
+        "HunyuanImageTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "out_channels": 4,
+            "patch_size": (1, 1, 1),
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "num_refiner_layers": 1,
+            "text_embed_dim": 16,
+            "rope_axes_dim": ROPE,
+        },
+        inputs.hunyuan_image_refiner,
+        text=TEXT,
+        sites=4,
+        graphs=3,
+        pads="encoder_hidden_states",
+    ),
+    "ernie-image": Case(
+        "ErnieImageTransformer2DModel",
+        {
+            "hidden_size": HEADS * DIM,
+            "num_attention_heads": HEADS,
+            "num_layers": 3,
+            "ffn_hidden_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_in_dim": 16,
+            "rope_axes_dim": ROPE,
+        },
+        inputs.ernie_image,
+        text=TEXT,
+        pads="text_bth",
+        image=True,
+    ),
+    "flux3": Case("Flux3Transformer2DModel", FLUX3, inputs.flux3, lead=TEXT, sites=2, graphs=3, image=True),
+    "flux3-conditions": Case(
+        "Flux3Transformer2DModel",
+        FLUX3,
+        functools.partial(inputs.flux3, conditions=13),
+        lead=TEXT,
+        text=13,
+        sites=2,
+        graphs=3,
+        image=True,
+    ),
+    "cogview4": Case(
+        "CogView4Transformer2DModel", COGVIEW4, inputs.cogview4, text=TEXT, text_first=True, image=True
+    ),
+    "glm-image": Case(
+        "GlmImageTransformer2DModel",
+        {key: value for key, value in COGVIEW4.items() if key not in ("rope_axes_dim", "sample_size")}
+        | {"prior_vq_quantizer_codebook_size": 8},
+        inputs.glm_image,
+        text=TEXT,
+        text_first=True,
         image=True,
     ),
 }

@@ -287,3 +287,72 @@ def z_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
         "t": timestep(b, 0.5),
         "cap_feats": [noise(40, 16), noise(TEXT, 16)][:b],
     }
+
+
+def bria(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    arguments = flux(b, f, h, w)
+    del arguments["pooled_projections"]
+    return {**arguments, "timestep": timestep(b)}
+
+
+def longcat_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**bria(b, f, h, w), "timestep": timestep(b, 0.5)}
+
+
+def hunyuan_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, h, w),
+        "timestep": timestep(b),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_attention_mask": text_mask(b),
+    }
+
+
+def hunyuan_image_refiner(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**hunyuan_image(b, f, h, w), "hidden_states": noise(b, 4, f, h, w)}
+
+
+def ernie_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, h, w),
+        "timestep": timestep(b),
+        "text_bth": noise(b, TEXT, 16),
+        "text_lens": text_mask(b).sum(dim=1),
+    }
+
+
+def flux3(b: int, f: int, h: int, w: int, conditions: int = 0) -> dict[str, Any]:
+    arguments = {
+        "hidden_states": noise(b, h * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b, 0.5),
+        "img_ids": positions(h, w, 4),
+        "txt_ids": torch.zeros(TEXT, 4),
+    }
+    if conditions:
+        arguments["image_cond_hidden_states"] = noise(b, conditions, 4)
+        arguments["image_cond_ids"] = torch.ones(conditions, 4)
+    return arguments
+
+
+def cogview4(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    size = torch.tensor([[8.0 * h, 8.0 * w]] * b)
+    return {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+        "original_size": size,
+        "target_size": size,
+        "crop_coords": torch.zeros(b, 2),
+    }
+
+
+def glm_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    arguments = cogview4(b, f, h, w)
+    del arguments["original_size"]
+    tokens = torch.arange(b * h * w).reshape(b, h * w) % 8
+    return {
+        **arguments,
+        "prior_token_id": tokens,
+        "prior_token_drop": torch.zeros_like(tokens, dtype=torch.bool),
+    }

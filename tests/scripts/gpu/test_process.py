@@ -62,7 +62,7 @@ def test_a_stage_that_cannot_even_begin_says_why(record):
 
 
 def test_when_the_time_is_up_rows_are_kept_and_gone_on_with(record, tmp_path):
-    slow = "import time, sys; from pathlib import Path; from row_file import RowFile\n"
+    slow = "import time, sys; from pathlib import Path; from scripts.row_file import RowFile\n"
     slow += "r = RowFile(Path(sys.argv[1]))\n"
     slow += "for i in range(2): r.add(str(i), lambda: time.sleep(i * float(sys.argv[2])) or {'ms': i}, 60)"
     entry = run_stage(Stage("s", (sys.executable, "-c", slow, OUT, "60"), 1, 60), [], record, 3)
@@ -142,7 +142,7 @@ def test_estimates_must_make_sense():
 
 def test_rows_are_in_the_file_while_a_stage_runs(record, tmp_path):
     """What is killed with everything else has kept what it measured, all but the last seconds' of it."""
-    code = "import json, sys, time; from pathlib import Path; from row_file import RowFile\n"
+    code = "import json, sys, time; from pathlib import Path; from scripts.row_file import RowFile\n"
     code += "r = RowFile(Path(sys.argv[1])); r.add('a', lambda: {'ms': 1}); time.sleep(2)\n"
     code += f"print(json.loads(Path({str(record.path)!r}).read_text())['stages']['s'])"
     entry = run_stage(Stage("s", (sys.executable, "-c", code, OUT), 1, 60), [], record, 60)

@@ -1,0 +1,36 @@
+"""ERNIE-Image: the tokens of one image, then text, whose padding is masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_ernie_image import ErnieImageSingleStreamAttnProcessor
+from torch import nn
+
+from accel.patches.diffusers.reading import lengths, modules_like
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+TEXT_PADDING = "last"
+
+
+class SeatedErnieImageProcessor(  # type: ignore[misc]
+    DispatchingProcessor, ErnieImageSingleStreamAttnProcessor
+):
+    """ERNIE-Image joint attention with a seat."""
+
+    __call__ = rerouted(ErnieImageSingleStreamAttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {ErnieImageSingleStreamAttnProcessor: SeatedErnieImageProcessor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The attention of the layers."""
+    return modules_like(model, "layers.*.self_attention")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent image [B, C, H, W] and its text [B, T, C]."""
+    height, width = (size // model.patch_size for size in kwargs["hidden_states"].shape[2:])
+    return TokenGrid(1, height, width, text_tokens=lengths(kwargs["text_bth"]))

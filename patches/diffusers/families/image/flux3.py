@@ -1,0 +1,44 @@
+"""FLUX.3: text, then the tokens of one image, then those of the images it is to follow.
+
+The blocks before the joint ones run over text, image and conditions apart; only the joint ones are sparse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_flux3 import Flux3AttnProcessor
+from torch import nn
+
+from accel.patches.diffusers.families.image.positions import unit_timestep
+from accel.patches.diffusers.reading import lengths, modules_like, raster_size
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+
+class SeatedFlux3Processor(DispatchingProcessor, Flux3AttnProcessor):  # type: ignore[misc]
+    """FLUX.3 joint attention with a seat."""
+
+    __call__ = rerouted(Flux3AttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {Flux3AttnProcessor: SeatedFlux3Processor}
+
+read_timestep = unit_timestep
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The joint attention of the single-stream blocks."""
+    return modules_like(model, "single_transformer_blocks.*.attn")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its image positions [N, 4], its text and its conditions [B, T, C].
+
+    Raises:
+        ValueError: if the positions do not list one full grid row by row. Reading them costs one device read.
+    """
+    frames, height, width = raster_size(kwargs["img_ids"][:, :3])
+    conditions = lengths(kwargs.get("image_cond_hidden_states"))
+    text = lengths(kwargs["encoder_hidden_states"])
+    return TokenGrid(frames, height, width, text_tokens=conditions, lead_tokens=text)

@@ -1,0 +1,21 @@
+"""LongCat-Image: text, then the tokens of one image, or of an image and the one it edits."""
+
+from __future__ import annotations
+
+from diffusers.models.transformers.transformer_longcat_image import LongCatImageAttnProcessor
+
+from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid, unit_timestep
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+
+
+class SeatedLongCatImageProcessor(DispatchingProcessor, LongCatImageAttnProcessor):  # type: ignore[misc]
+    """LongCat-Image joint attention with a seat."""
+
+    __call__ = rerouted(LongCatImageAttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {LongCatImageAttnProcessor: SeatedLongCatImageProcessor}
+
+attention_modules = joint_attention
+read_grid = positioned_grid
+read_timestep = unit_timestep
