@@ -41,7 +41,6 @@ DECLINED: dict[str, str] = {
     "LongCatAudioDiTTransformer": _AUDIO,
     "Lumina2Transformer2DModel": _IMAGE,
     "LuminaNextDiT2DModel": _IMAGE,
-    "MiniMaxH3Transformer3DModel": "text, video and audio share one sequence that only positions tell apart",
     "MiniMaxMusic3RVQDepthDecoder": _AUDIO,
     "MiniMaxMusic3Transformer1DModel": _AUDIO,
     "NucleusMoEImageTransformer2DModel": _IMAGE,

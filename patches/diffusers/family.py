@@ -37,6 +37,7 @@ FAMILIES: dict[str, str] = {
     "EasyAnimateTransformer3DModel": "accel.patches.diffusers.families.video.easyanimate",
     "MotifVideoTransformer3DModel": "accel.patches.diffusers.families.video.motif",
     "HeliosTransformer3DModel": "accel.patches.diffusers.families.video.helios",
+    "MiniMaxH3Transformer3DModel": "accel.patches.diffusers.families.video.minimax_h3",
     "FluxTransformer2DModel": "accel.patches.diffusers.families.image.flux",
     "Flux2Transformer2DModel": "accel.patches.diffusers.families.image.flux",
     "QwenImageTransformer2DModel": "accel.patches.diffusers.families.image.qwen_image",

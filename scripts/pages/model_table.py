@@ -24,6 +24,8 @@ BESIDES = {
     "HeliosTransformer3DModel": ("history", "text"),
     "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
     "Cosmos3OmniTransformer": ("text", "sound"),
+    "MiniMaxH3Transformer3DModel": ("text, references, sound", ""),
+    "Flux3Transformer2DModel": ("text", "conditions"),
 }
 PADDING = {
     "last": "exact, by a length for each sample",
@@ -52,7 +54,7 @@ def row(name: str) -> tuple[str, ...]:
 
 def pipelines(name: str) -> str:
     """The real pipelines that drive it in the tests, each once."""
-    driving = (case.pipeline for case in PIPELINES.values() if CASES[case.family].class_name == name)
+    driving = (case.pipeline.removesuffix("Step") for case in PIPELINES.values() if CASES[case.family].class_name == name)
     return ", ".join(dict.fromkeys(f"`{pipeline.rpartition('.')[2]}`" for pipeline in driving))
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import diffusers
 import torch
 
-from pipeline_case import PipelineCase
+from accel.patches.grid import TokenGrid
+from modular_case import ModularCase
+from pipeline_case import PipelineCase, Size
 from stand_ins import vae
 from tiny_inputs import TEXT, VALID, noise, text_mask
+
+
+class LongCatImagePipeline(diffusers.LongCatImagePipeline):
+    """The stock pipeline takes no embeddings without a prompt, so its text encoder is left out here."""
+
+    def _encode_prompt(self, prompt: list[str]) -> torch.Tensor:
+        return noise(1, TEXT, 16) if prompt == ["a cat"] else noise(7, TEXT, 16)[:1]
+
+
+def even(size: Size) -> Size:
+    """GLM-Image asks for sides that are a multiple of two tokens."""
+    return size[0], size[1] + size[1] % 2, size[2] + size[2] % 2
+
 
 PIPELINES: dict[str, PipelineCase] = {
     "flux": PipelineCase("FluxPipeline", "flux", "distilled", {"guidance_embeds": True}),
@@ -24,8 +41,22 @@ PIPELINES: dict[str, PipelineCase] = {
             "negative_prompt_embeds": [noise(9, 16), noise(12, 16)][:b],
         },
     ),
-    "longcat-image": PipelineCase("LongCatImagePipeline", "longcat-image", config={"in_channels": 64}),
-    "ovis-image": PipelineCase("OvisImagePipeline", "ovis-image"),
+    "longcat-image": PipelineCase(
+        "image_pipelines.LongCatImagePipeline",
+        "longcat-image",
+        config={"in_channels": 64},
+        prompts=1,
+        call=lambda size, b: {
+            "prompt": "a cat",
+            "negative_prompt": "no dog",
+            "enable_prompt_rewrite": False,
+            "prompt_embeds": None,
+            "negative_prompt_embeds": None,
+        },
+    ),
+    "ovis-image": PipelineCase(
+        "OvisImagePipeline", "ovis-image", call=lambda size, b: {"negative_prompt": None}
+    ),
     "bria": PipelineCase("BriaPipeline", "bria", "batched", components=vae()),
     "hunyuan-image": PipelineCase(
         "HunyuanImagePipeline",
@@ -51,13 +82,28 @@ PIPELINES: dict[str, PipelineCase] = {
             "negative_prompt_embeds": [noise(9, 16), noise(12, 16)][:b],
         },
     ),
+    "flux3": ModularCase(
+        "flux3.modular_blocks_flux3.Flux3CoreDenoiseStep",
+        "flux3",
+        config={"in_channels": 128},
+        prompts=1,
+        call=lambda size, b: {
+            "prompt_embeds": noise(1, TEXT, 16),
+            "negative_prompt_embeds": noise(7, TEXT, 16)[:1],
+            "height": 16 * size[1],
+            "width": 16 * size[2],
+        },
+    ),
     "cogview4": PipelineCase("CogView4Pipeline", "cogview4"),
     "glm-image": PipelineCase(
         "GlmImagePipeline",
         "glm-image",
         components=vae(),
         call=lambda size, b: {
-            "prior_token_ids": torch.arange(b * size[1] * size[2]).reshape(b, -1) % 8,
+            "height": 16 * even(size)[1],
+            "width": 16 * even(size)[2],
+            "prior_token_ids": torch.arange(b * math.prod(even(size))).reshape(b, -1) % 8,
         },
+        grids=lambda size: {TokenGrid(*even(size), text_tokens=TEXT, text_first=True)},
     ),
 }

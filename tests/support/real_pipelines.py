@@ -12,6 +12,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 import image_pipelines
 import wan_pipelines
 from accel.patches.grid import TokenGrid
+from modular_case import ModularCase
 from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size
 from stand_ins import (
     StandInImageEncoder,
@@ -283,6 +284,24 @@ PIPELINES: dict[str, PipelineCase] = {
             "guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
         },
         pads=True,
+    ),
+    "minimax-h3": ModularCase(
+        "minimax_h3.modular_blocks_minimax_h3.MiniMaxH3CoreDenoiseStep",
+        "minimax-h3",
+        "distilled",
+        config={"in_channels": 24, "audio_in_channels": 32},
+        scheduler=("MiniMaxH3Scheduler", {}),
+        schedulers=("scheduler", "audio_scheduler"),
+        steps=3,
+        prompts=1,
+        call=lambda size, b: {
+            "prompt_embeds": noise(1, TEXT, 16),
+            "text_token_tags": torch.ones(TEXT, dtype=torch.long),
+            "num_frames": 124,
+            "height": 32 * size[1],
+            "width": 32 * size[2],
+        },
+        grids=lambda size: {TokenGrid(37, size[1], size[2], lead_tokens=TEXT + 2 * 207)},
     ),
     "helios": PipelineCase(
         "HeliosPipeline",

@@ -18,6 +18,9 @@ HUNYUAN = {**SMALL, "in_channels": 4, "out_channels": 4, "num_refiner_layers": 1
 LTX = {**SMALL, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 3}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
 WAN_IMAGE = {"image_dim": 16, "added_kv_proj_dim": HEADS * DIM}
+MINIMAX_H3 = {**SMALL, "hidden_size": 32, "num_layers": 3, "num_refiner_layers": 1, "ffn_dim": 32}
+MINIMAX_H3 |= {"in_channels": 4, "audio_in_channels": 4, "text_dim": 16, "freq_dim": 16}
+MINIMAX_H3 |= {"time_embed_hidden_dim": 16, "time_embed_dim": 8, "rope_freq_dim": 2}
 COSMOS3 = {"hidden_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
 COSMOS3 |= {"num_hidden_layers": 3, "intermediate_size": 32, "latent_channel": 4, "patch_latent_dim": 16}
 COSMOS3 |= {"vocab_size": 32, "rope_axes_dim": [4, 2, 2]}
@@ -228,6 +231,16 @@ CASES: dict[str, Case] = {
         functools.partial(inputs.cosmos3, sound=13),
         text=13,
         lead=TEXT,
+    ),
+    "minimax-h3": Case(
+        "MiniMaxH3Transformer3DModel", MINIMAX_H3, inputs.minimax_h3, lead=TEXT + 10, graphs=2
+    ),
+    "minimax-h3-keyframe": Case(
+        "MiniMaxH3Transformer3DModel",
+        MINIMAX_H3,
+        functools.partial(inputs.minimax_h3, references=12),
+        lead=TEXT + 12 + 10,
+        graphs=2,
     ),
     "allegro": Case(
         "AllegroTransformer3DModel",

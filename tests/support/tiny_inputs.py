@@ -356,3 +356,26 @@ def glm_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
         "prior_token_id": tokens,
         "prior_token_drop": torch.zeros_like(tokens, dtype=torch.bool),
     }
+
+
+def minimax_h3(b: int, f: int, h: int, w: int, references: int = 0) -> dict[str, Any]:
+    """One sample: text, a keyframe or none, sound of two channels, then the video on a clock of its own."""
+    sound, size = 2 * 5, f * h * w
+    start = TEXT + references + sound
+    grid = torch.cartesian_prod(torch.arange(f) * 6.0 + TEXT, torch.arange(h) - 1.5, torch.arange(w) - 2.5)
+    positions = torch.zeros(start + size, 3)
+    positions[:TEXT, 0] = torch.arange(TEXT)
+    positions[start:] = grid.reshape(-1, 3)
+    tags = torch.tensor([1] * TEXT + [0] * references + [2] * sound + [0] * size)
+    return {
+        "hidden_states": noise(1, references + size, 16),
+        "audio_hidden_states": noise(1, sound, 4),
+        "encoder_hidden_states": noise(1, TEXT, 16),
+        "timestep": torch.tensor([0.0, 0.5]),
+        "timestep_indices": (tags != 1).long(),
+        "token_tags": tags,
+        "position_ids": positions,
+        "video_indices": (tags == 0).nonzero().flatten(),
+        "audio_indices": (tags == 2).nonzero().flatten(),
+        "text_indices": torch.arange(TEXT),
+    }
