@@ -54,8 +54,9 @@ def row(name: str) -> tuple[str, ...]:
 
 def pipelines(name: str) -> str:
     """The real pipelines that drive it in the tests, each once."""
-    driving = (case.pipeline.removesuffix("Step") for case in PIPELINES.values() if CASES[case.family].class_name == name)
-    return ", ".join(dict.fromkeys(f"`{pipeline.rpartition('.')[2]}`" for pipeline in driving))
+    driving = (case.pipeline for case in PIPELINES.values() if CASES[case.family].class_name == name)
+    names = (pipeline.rpartition(".")[2].removesuffix("Step") for pipeline in driving)
+    return ", ".join(dict.fromkeys(f"`{name}`" for name in names))
 
 
 def order(cases: list[Case]) -> str:
