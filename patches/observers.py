@@ -15,6 +15,8 @@ from torch.overrides import _get_current_function_mode_stack
 
 HARMLESS = ("torch", "accel")
 
+GRADIENTS = "gradients are recorded"
+
 
 def records_gradients(*tensors: Tensor) -> bool:
     """Whether what is computed from any of these is recorded."""

@@ -17,6 +17,7 @@ from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.hook import ModelHook
 from accel.patches.models import is_language_model
 from accel.patches.site import Site
+from accel.sites.faults import Doing, hook_fault
 from accel.sites.grid_attention import GridAttention
 from accel.sites.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
@@ -63,15 +64,23 @@ class Patch:
             seat.attention.stopwatch = stopwatch
         return stopwatch
 
-    def after_forward(self, model: nn.Module, context: Context) -> None:
+    def after_forward(self, hook: RootHook, model: nn.Module, context: Context) -> None:
         """Notice what a finished forward shows, see `Notices`.
 
         Raises:
             RuntimeError: if it has called none of its sites: the seam does not hold with this library.
         """
-        component = next(name for name, part in self.models.items() if part is model)
-        seats = [seat for seat in self.seats if seat.site.component == component]
+        components = {name for name, attached in self.hooks.items() if attached is hook}
+        seats = [seat for seat in self.seats if seat.site.component in components]
         self.notices.after_forward(model, seats, context)
+
+    def hook_failed(self, doing: Doing, error: Exception) -> str:
+        """Warn once that a hook failed; returns the reason to count its forward's calls under.
+
+        Raises:
+            Exception: the error itself under `ACCEL_STRICT=1`.
+        """
+        return hook_fault(doing, error, self.told)
 
     @property
     def step_source(self) -> str:

@@ -15,7 +15,7 @@ SHOWN = 100
 
 
 Kind = Literal["memory", "kernel", "bug"]
-Doing = Literal["planning", "the kernel"]
+Doing = Literal["planning", "the kernel", "reading a forward", "looking back at a forward"]
 
 ADVICE: dict[Kind, str] = {
     "memory": (
@@ -121,3 +121,23 @@ class Faults:
             f"taken over for {until}; the result is right, only slower. {ADVICE[fault.kind]} Other sites "
             "that fail alike are only counted: see summary()."
         )
+
+
+def hook_fault(doing: Doing, error: Exception, warned: set[str]) -> str:
+    """Warn, once, of an error in what watches a forward; returns the reason its calls run dense.
+
+    Raises:
+        Exception: the error itself under `ACCEL_STRICT=1`.
+    """
+    if errors_pass():
+        raise error
+    fault = Fault.of(doing, error)
+    if fault.reason not in warned:
+        warned.add(fault.reason)
+        warnings.warn(
+            f"sparse attention failed outside any site, in {doing}: {fault.error}. The result is right: "
+            f"where a forward could not be read, its attention is dense. {ADVICE[fault.kind]}",
+            FaultWarning,
+            stacklevel=2,
+        )
+    return fault.reason

@@ -13,6 +13,7 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_proof
 from accel.patches.context import Context
+from accel.patches.diffusers.forward import OUTSIDE, Forward
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.observers import interceptor
 from accel.patches.site import Site
@@ -51,32 +52,30 @@ class GridAttention(SiteAttention):
         self.heads = site.heads
         self.hook = hook
         self.layouts = LayoutCache(reuse)
-        self._forward: Context | None = None
-        self._calls = 0
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
     ) -> Tensor:
         with self.timed(q.device):
-            context = self._context(q.shape[1])
-            call = self._call_of_forward()
-            reason = self._dense_reason(q, k, v, mask, context) or self.faults.stays_dense
+            forward = self.hook.forward or Forward(dense=OUTSIDE)
+            context = self._context(forward, q.shape[1])
+            call = forward.call_of(self)
+            reason = self._dense_reason(q, k, v, mask, context, forward.dense) or self.faults.stays_dense
             if reason is not None:
                 return self.dense(reason, dense, context.step)
-            arrival = self.hook.arrival(q.device)
+            arrival = forward.arrival(q.device)
             q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
             return self.sparse(
-                partial(self._plan, q, k, mask, context, call),
+                partial(self._plan, q, k, mask, context, forward, call),
                 partial(self._attend, q, k, v, arrival),
                 dense,
                 context.step,
                 alone=context.heads is None or not self.policy.spans_heads,
             )
 
-    def _context(self, tokens: int) -> Context:
+    def _context(self, forward: Forward, tokens: int) -> Context:
         """The context of a call: the forward's, and where in the model this is."""
-        context = self.hook.current or Context()
-        heads = self.hook.heads(self.heads)
+        context, heads = forward.context, forward.heads(self.heads)
         return replace(context, layer=self.layer, n_layers=self.n_layers, heads=heads).of_call(tokens)
 
     @staticmethod
@@ -85,18 +84,14 @@ class GridAttention(SiteAttention):
         tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3])
         return put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival)
 
-    def _call_of_forward(self) -> int:
-        """Which of the forward's calls to this site this one is: some models make one for each sample."""
-        self._calls = self._calls + 1 if self._forward is self.hook.current else 0
-        self._forward = self.hook.current
-        return self._calls
-
-    def _plan(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context, call: int) -> BlockLayout:
+    def _plan(
+        self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context, forward: Forward, call: int
+    ) -> BlockLayout:
         if mask is not None:
             context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
-        adapters = self.layouts.reuses and self.hook.adapters
+        adapters = self.layouts.reuses and forward.adapters
         key = (q.shape, k.shape, q.device, context.grid, adapters)
-        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), call)
+        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), forward.kept, call)
         return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
@@ -106,21 +101,14 @@ class GridAttention(SiteAttention):
         return policy.layout(q, k, context.grid, context)
 
     def _dense_reason(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context, forward: str | None
     ) -> str | None:
-        """Why this call runs dense, or None; the most general reason first."""
-        if reason := self.never_sparse(q, k, v):
+        """Why this call runs dense, or None; the most general reason first. `forward` is its forward's."""
+        if reason := self.never_sparse(q, k, v) or forward:
             return reason
-        if self.hook.differentiated:
-            return "gradients are recorded"
-        if self.hook.current is None:
-            return "outside the model's forward"
         if name := interceptor():
             return f"intercepted by {name}"
-        if context.grid is None:
-            return f"grid not readable ({self.hook.grid_error})"
-        if self.hook.parallel and (reason := self.hook.parallel.unsupported(context.grid)):
-            return reason
+        assert context.grid is not None
         if q.shape[1] != k.shape[1]:
             return "cross-attention"
         if mask is not None and not hides_padding_only(mask, context):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,11 +69,14 @@ class _Kept:
 
 
 class LayoutCache:
-    """The layouts of one site, one for each branch of guidance and call that it gets in a forward."""
+    """The layouts of one site, one for each branch of guidance and call that it gets in a forward.
+
+    They are kept with the generation that they were made in, never here: requests that share a model do not
+    meet in a site, and what a generation kept goes when it does.
+    """
 
     def __init__(self, reuse: Reuse) -> None:
         self.reuse = reuse
-        self._kept: dict[tuple[int, int], _Kept] = {}
 
     @property
     def reuses(self) -> bool:
@@ -80,7 +84,12 @@ class LayoutCache:
         return self.reuse != Reuse()
 
     def layout(
-        self, context: Context, key: Hashable, make: Callable[[], BlockLayout], call: int = 0
+        self,
+        context: Context,
+        key: Hashable,
+        make: Callable[[], BlockLayout],
+        store: dict[Hashable, Any],
+        call: int = 0,
     ) -> BlockLayout:
         """The kept layout if it still serves this call, else a new one.
 
@@ -88,20 +97,17 @@ class LayoutCache:
             context: of the call.
             key: whatever the layout depends on besides; another key is another layout.
             make: chooses the blocks.
+            store: what the call's generation keeps.
             call: which of the forward's calls to the site; some models make one for each sample.
         """
-        place = (0 if self.reuse.branches else context.branch, call)
-        known = self._kept.get(place)
+        place = (id(self), 0 if self.reuse.branches else context.branch, call)
+        known = store.get(place)
         if known is not None and known.key == key and self._serves(known.context, context):
             return served(known.layout)
         layout = make()
         if self.reuses:
-            self._forget_before(context.generation)
-            self._kept[place] = _Kept(kept(layout), context, key)
+            store[place] = _Kept(kept(layout), context, key)
         return layout
-
-    def _forget_before(self, generation: int) -> None:
-        self._kept = {n: known for n, known in self._kept.items() if known.context.generation == generation}
 
     def _serves(self, made: Context, now: Context) -> bool:
         if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.tiers import cannot_run
-from accel.patches.observers import records_gradients
+from accel.patches.observers import GRADIENTS, records_gradients
 from accel.patches.site import Site
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
@@ -103,7 +103,7 @@ class SiteAttention:
         """Why no call like this one runs sparse, whatever else it asks for."""
         if self.policy.method == "dense":
             return "dense by recipe"
-        return "gradients are recorded" if records_gradients(*tensors) else None
+        return GRADIENTS if records_gradients(*tensors) else None
 
     @staticmethod
     def no_kernel(q: Tensor) -> str | None:

@@ -1,42 +1,36 @@
-"""Clock: which denoising step a forward belongs to."""
+"""Clock: which denoising step a forward belongs to, counted for each request by its own scheduler."""
 
 from __future__ import annotations
 
+import itertools
+import threading
 import weakref
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Hashable
+from types import FrameType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from accel.patches.diffusers.branches import Branches
+from accel.patches.diffusers.caller import calling_scheduler, scheduler_of_loop
+from accel.patches.diffusers.run import Position, Run, Tick
 
-TRAIN_TIMESTEPS = 1000
-MOST_PASSES = 16  # forwards that stand at one place of a schedule; more are no guidance but runs of their own
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Where one forward stands: see `Context` for the fields."""
-
-    step: int | None
-    n_steps: int | None
-    progress: float
-    generation: int
-    turn: int
-    branch: int
+MOST_LOOPS = 8  # runs that one thread may have under way without a scheduler to tell them apart by
 
 
 class Clock:
-    """Reads the step from the pipeline's scheduler, which keeps it as a Python number: no device sync.
+    """Reads the step from the request's scheduler, which keeps it as a Python number: no device sync.
 
-    Without a scheduler, or with one that does not count (diffusion forcing keeps a scheduler for every
-    frame), progress is told from the noise level, `1 - timestep / 1000`, at the price of one device read
-    for each forward; `step` is then none.
+    The scheduler is that of the pipeline that runs the forward, found on the call stack. Where no pipeline
+    does, it is the one that the user's loop holds, or else the one that was named when the model was
+    accelerated. Without any, or with one that does not count (diffusion forcing has a scheduler for every
+    frame), progress is taken from the noise level, `1 - timestep / 1000`, at the price of one device read for
+    each forward; `step` is then None.
 
     Args:
-        pipeline: the pipeline whose scheduler counts; held weakly, asked anew at every forward, so that a
-            scheduler swapped after acceleration is seen. Once it is gone, the scheduler it had goes on
-            counting for as long as another pipeline has it. Its copies and pickles know no pipeline.
+        pipeline: the pipeline that was accelerated; held weakly, asked at every forward, so that a scheduler
+            swapped after acceleration is seen. Once it is gone, the scheduler it had goes on counting for as
+            long as another pipeline has it. Copies and pickles of the clock know no pipeline.
         scheduler: the scheduler itself, for a bare model.
     """
 
@@ -44,69 +38,97 @@ class Clock:
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = scheduler
         self._inherited: Any = None
-        self._last: tuple[Any, float] | None = None
-        self._last_timesteps: Any = None
-        self._branches = Branches()
-        self._generation = 0
-        self._turn = -1
+        self._forget_requests()
 
-    def read(self, timestep: Tensor, text: Tensor | None = None) -> Tick:
-        """The tick of a forward that was called with `timestep` and, to tell its branch by, its text."""
-        step, n_steps, progress = self._position(timestep)
-        if self._is_new(progress) or (
-            self._last == (step, progress) and self._branches.passes >= MOST_PASSES
-        ):
-            self._generation += 1
-            self._last, self._turn = None, -1
-            self._branches = Branches()
-        if self._last != (step, progress):
-            self._branches.begin_step()
-            self._turn += 1
-        self._last = (step, progress)
-        return Tick(step, n_steps, progress, self._generation, self._turn, self._branches.number(text))
+    def _forget_requests(self) -> None:
+        self._latest: Any = None
+        self._generations = itertools.count()
+        self._runs: dict[int, tuple[weakref.ref[Any], Run]] = {}
+        self._loops = threading.local()
 
-    def _is_new(self, progress: float) -> bool:
-        """Whether a generation begins: where a schedule is set anew, or where progress falls back."""
-        timesteps, before = getattr(self._current_scheduler(), "timesteps", None), self._last_timesteps
-        self._last_timesteps = timesteps
-        return timesteps is not before or (self._last is not None and progress < self._last[1])
+    def read(
+        self,
+        timestep: Tensor,
+        text: Tensor | None = None,
+        model: nn.Module | None = None,
+        stack: list[FrameType] | None = None,
+        size: Hashable = None,
+    ) -> Tick:
+        """The tick of a forward.
+
+        Args:
+            timestep: what the forward was called with.
+            text: its text, to tell the passes of guidance apart.
+            model: whose forward it is, and `stack`, the frames that called it, to find whose request it is.
+            size: of its tensors; where nothing else tells requests apart, this does.
+        """
+        named = self._named_scheduler()
+        found = self._found_scheduler(named, timestep, model, stack or [])
+        scheduler = named if found is None else found
+        self._latest = None if scheduler is None else as_weak(scheduler)
+        run = self._run_of_loop(size) if found is None else self._run_of(found, size)
+        return run.tick(Position.read(scheduler, timestep), getattr(scheduler, "timesteps", None), text)
+
+    @staticmethod
+    def _found_scheduler(
+        named: Any, timestep: Tensor, model: nn.Module | None, stack: list[FrameType]
+    ) -> Any:
+        scheduler = calling_scheduler(model, stack)
+        if scheduler is None and named is not None:
+            scheduler = scheduler_of_loop(named, stack, timestep)
+        return scheduler
+
+    def _run_of(self, scheduler: Any, size: Hashable) -> Run:
+        """The run that a scheduler counts."""
+        key, runs = id(scheduler), self._runs
+        known = runs.get(key)
+        if known is not None and known[0]() is scheduler:
+            return known[1]
+        try:
+            alive = weakref.ref(scheduler, lambda _: runs.pop(key, None))
+        except TypeError:
+            return self._run_of_loop(size)
+        # Atomic: two threads that begin with one scheduler get one run.
+        return runs.setdefault(key, (alive, Run(self._generations)))[1]
+
+    def _run_of_loop(self, size: Hashable) -> Run:
+        """The run of a thread's loop over tensors of that size."""
+        runs = vars(self._loops).setdefault("runs", OrderedDict())
+        if size not in runs:
+            runs[size] = Run(self._generations)
+        runs.move_to_end(size)
+        while len(runs) > MOST_LOOPS:
+            runs.popitem(last=False)
+        return runs[size]
 
     @property
     def source(self) -> str:
-        """What the steps are told by, in words."""
-        return "noise level" if self._current_scheduler() is None else "scheduler"
+        """What the steps are counted by, in words."""
+        counted = self._named_scheduler() is not None or (
+            self._latest is not None and self._latest() is not None
+        )
+        return "scheduler" if counted else "noise level"
 
-    def _position(self, timestep: Tensor) -> tuple[int | None, int | None, float]:
-        scheduler = self._current_scheduler()
-        timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is not None and len(timesteps):
-            step = self._scheduler_step(scheduler, timesteps, timestep)
-            if step is not None and step < len(timesteps):
-                return step, len(timesteps), step / len(timesteps)
-        # On the meta device, where memory is planned, there is no level to read.
-        level = 1.0 if timestep.is_meta else float(timestep.max()) / TRAIN_TIMESTEPS
-        return None, None, min(max(1 - level, 0.0), 1.0)
-
-    def _current_scheduler(self) -> Any:
+    def _named_scheduler(self) -> Any:
         if self._pipeline is None:
             return self._scheduler
         pipeline = self._pipeline()
         if pipeline is None:
             return self._inherited() if self._inherited is not None else None
         scheduler = getattr(pipeline, "scheduler", None)
-        self._inherited = None if scheduler is None else weakref.ref(scheduler)
+        self._inherited = None if scheduler is None else as_weak(scheduler)
         return scheduler
 
-    @staticmethod
-    def _scheduler_step(scheduler: Any, timesteps: Tensor, timestep: Tensor) -> int | None:
-        step = getattr(scheduler, "step_index", None)
-        if step is None:
-            step = getattr(scheduler, "begin_index", None)
-        if step is None and float(timestep.max()) == float(timesteps[0]):
-            # A scheduler counts from its first `step` call on, unless the pipeline told it where to begin.
-            step = 0
-        return step
-
     def __getstate__(self) -> dict[str, Any]:
-        unknown = dict.fromkeys(("_pipeline", "_inherited", "_last", "_last_timesteps"))
-        return {**self.__dict__, **unknown, "_branches": Branches()}
+        return {"_scheduler": self._scheduler}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(scheduler=state["_scheduler"])  # type: ignore[misc]
+
+
+def as_weak(thing: Any) -> Any:
+    """Something that gives an object when called, and None once it is gone if that can be known."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing

@@ -1,69 +1,51 @@
-"""RootHook: keeps the Context of a model's current forward, from outside any compiled block."""
+"""RootHook: makes a Forward of each forward of a model, from outside any compiled block."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import threading
+import weakref
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from accel.patches.context import Context, HeadShare
-from accel.patches.diffusers.adapters import adapter_state
+from accel.patches.context import Context
 from accel.patches.diffusers.branches import text_of
+from accel.patches.diffusers.caller import call_stack
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.context_parallel import ContextParallel, context_parallel_of
-from accel.patches.diffusers.family import Family, family_of
+from accel.patches.diffusers.family import family_of
+from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.hook import ModelHook
-from accel.patches.observers import is_differentiated
+from accel.patches.observers import GRADIENTS, is_differentiated
+
+_COUNTING = threading.Lock()
 
 
 class RootHook(ModelHook):
-    """The hooks on one diffusion model.
+    """The hooks on one diffusion model. What they know of a forward belongs to that forward: see `Forward`.
 
     Args:
         clock: tells the denoising step; models of one pipeline share it.
-        owner: whoever attached the hook; is told of finished forwards.
-
-    Attributes:
-        current: the context of the forward under way; none outside one.
-        grid_error: why the current forward's grid could not be read; none if it could.
-        parallel: how the model's tokens are spread over processes; none where this one has them all.
-        differentiated: whether derivatives of the forward under way are taken unseen by its tensors.
+        owner: whoever attached the hook (a `Patch`); hears of finished forwards and of failures here.
     """
 
     def __init__(self, clock: Clock, owner: Any = None) -> None:
         super().__init__(owner)
         self.clock = clock
-        self.current: Context | None = None
-        self.grid_error: str | None = None
-        self._model: nn.Module | None = None
-        self._adapters: Hashable = None
-        self.parallel: ContextParallel | None = None
-        self.differentiated = False
+        self._parallel: ContextParallel | None = None
 
     @property
     def step_source(self) -> str:
-        """What the denoising steps are told by, in words; empty where there are none."""
+        """What the denoising steps are counted by, in words; empty where there are none."""
         return self.clock.source
 
     @property
-    def adapters(self) -> Hashable:
-        """What the LoRA adapters do in the forward under way; read when it is first asked for."""
-        if self._adapters is None and self._model is not None:
-            self._adapters = adapter_state(self._model)
-        return self._adapters
-
-    def heads(self, total: int) -> HeadShare | None:
-        """This process's share of a layer's heads in the forward under way; none if it has them all."""
-        return None if self.parallel is None else self.parallel.heads(total)
-
-    def arrival(self, device: torch.device) -> Tensor | None:
-        """Where each token of the grid stands in an attention call; none where it stands in its place."""
-        if self.parallel is None or self.current is None or self.current.grid is None:
-            return None
-        return self.parallel.arrival(self.current.grid, device)
+    def forward(self) -> Forward | None:
+        """The forward under way in this thread or task; None outside one."""
+        return innermost(self)
 
     def attach(self, model: nn.Module) -> None:
         model.register_forward_pre_hook(self.before, with_kwargs=True)
@@ -71,32 +53,25 @@ class RootHook(ModelHook):
 
     @torch.compiler.disable
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        stack = call_stack()
+        try:
+            forward = self._read(model, args, kwargs, stack)
+        except Exception as error:
+            forward = Forward(dense=self._failed("reading a forward", error))
+        begin(self, forward, len(stack))
+
+    def _read(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], stack: list[FrameType]) -> Forward:
         family = family_of(model)
         assert family is not None
-        self._model, self._adapters = model, None
-        self.differentiated = is_differentiated(model)
-        self.parallel = self._read_parallel(model)
-        self.current = self._read(family, model, args, kwargs)
-
-    def _read_parallel(self, model: Any) -> ContextParallel | None:
-        """What is known already, unless `enable_parallelism` was called since."""
-        config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
-        if self.parallel is not None and self.parallel.config is config:
-            return self.parallel
-        return context_parallel_of(model)
-
-    def _read(self, family: Family, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Context:
-        self.grid_error = None
         kwargs = named_arguments(model, args, kwargs)
         try:
             grid = family.read_grid(model, args, kwargs)
             timestep = family.read_timestep(args, kwargs)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Whatever is odd about the input, the model itself is the one to judge it.
-            self.grid_error = f"{type(error).__name__}: {error}"
-            return Context()
-        tick = self.clock.read(timestep, text_of(kwargs))
-        return Context(
+            return Forward(dense=f"grid not readable ({type(error).__name__}: {error})")
+        tick = self.clock.read(timestep, text_of(kwargs), model, stack, (grid, timestep.shape))
+        context = Context(
             grid,
             tick.step,
             tick.n_steps,
@@ -106,11 +81,33 @@ class RootHook(ModelHook):
             tick.branch,
             text_padding=family.text_padding,
         )
+        parallel = self._parallel_of(model)
+        reason = parallel.unsupported(grid) if parallel is not None else None
+        reason = GRADIENTS if is_differentiated(model) else reason
+        return Forward(context, reason, parallel, tick.kept, weakref.ref(model))
+
+    def _parallel_of(self, model: Any) -> ContextParallel | None:
+        """What is known already, unless `enable_parallelism` was called since."""
+        config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
+        known = self._parallel
+        if known is None or known.config is not config:
+            self._parallel = known = context_parallel_of(model)
+        return known
 
     @torch.compiler.disable
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
-        context, self.current = self.current, None
-        self._model = None
-        self.forwards += 1
-        if output is not None and context is not None and self.owner is not None:
-            self.owner.after_forward(model, context)
+        forward = end(self)
+        with _COUNTING:
+            self.forwards += 1
+        if output is None or forward is None or self.owner is None:
+            return
+        try:
+            self.owner.after_forward(self, model, forward.context)
+        except Exception as error:
+            self._failed("looking back at a forward", error)
+
+    def _failed(self, doing: str, error: Exception) -> str:
+        """The reason for which a forward is dense after an error of ours; raised where nobody hears of it."""
+        if self.owner is None:
+            raise error
+        return self.owner.hook_failed(doing, error)

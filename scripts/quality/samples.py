@@ -94,9 +94,10 @@ def watch_dense(number: int, size: int, see: Seen) -> None:
             layer: int = site.layer,
             n_layers: int = site.n_layers,
         ) -> Tensor:
-            assert hook.current is not None
+            forward = hook.forward
+            assert forward is not None
             out = dense()
-            see(replace(hook.current, layer=layer, n_layers=n_layers), q, k, v, out)
+            see(replace(forward.context, layer=layer, n_layers=n_layers), q, k, v, out)
             return out
 
         install(pipe.transformer, site, attend)

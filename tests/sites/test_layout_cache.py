@@ -25,10 +25,10 @@ class Maker:
 
 
 def made(reuse, contexts, keys=None):
-    cache, make = LayoutCache(reuse), Maker()
+    cache, make, kept = LayoutCache(reuse), Maker(), {}
     counts = []
     for context, key in zip(contexts, keys or [0] * len(contexts), strict=True):
-        cache.layout(context, key, make)
+        cache.layout(context, key, make, kept)
         counts.append(make.made)
     return counts
 
@@ -75,10 +75,10 @@ def test_steps_without_a_number_are_counted():
 
 
 def test_each_call_of_a_forward_keeps_its_own():
-    cache, make = LayoutCache(Reuse(steps=2)), Maker()
+    cache, make, kept = LayoutCache(Reuse(steps=2)), Maker(), {}
     for context in steps(2):
         for call in (0, 1):
-            cache.layout(context, "alike", make, call)
+            cache.layout(context, "alike", make, kept, call)
     assert make.made == 2
 
 

@@ -59,10 +59,10 @@ def test_only_large_ones_are_packed_and_then_small():
 
 def test_a_cache_hands_out_what_it_was_given(monkeypatch):
     monkeypatch.setattr(accel.sites.layout_cache, "LARGE", 1)
-    cache, made = LayoutCache(Reuse(steps=3)), layout()
+    cache, made, store = LayoutCache(Reuse(steps=3)), layout(), {}
     steps = [Context(step=n, n_steps=4, progress=n / 4, generation=1) for n in range(3)]
     for context in steps:
-        assert_alike(cache.layout(context, "key", lambda: made), made)
+        assert_alike(cache.layout(context, "key", lambda: made, store), made)
 
 
 def test_it_needs_no_numbers():

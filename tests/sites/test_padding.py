@@ -6,6 +6,7 @@ import torch
 from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forward import Forward, begin, end
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
 from accel.patches.site import Site
@@ -58,12 +59,13 @@ def qkv(padding: float) -> list[torch.Tensor]:
 def attend(policy, padding: float):
     """(lists, counts, output of what is no padding) of one masked call."""
     site = Site("attn", "", torch.nn.Identity(), 0, 1, 2)
-    hook = RootHook(Clock())
-    hook.current = Context(GRID, text_padding="last")
+    hook, forward = RootHook(Clock()), Forward(Context(GRID, text_padding="last"))
+    begin(hook, forward, 0)
     attention = GridAttention(site, policy, Schedule(), hook, Reuse(steps=2))
     mask = torch.arange(GRID.tokens) < LENGTHS[:, None, None, None]
     out = attention(*qkv(padding), mask, lambda: pytest.fail("dense"))
-    (kept,) = attention.layouts._kept.values()
+    end(hook)
+    (kept,) = forward.kept.values()
     layout = kept.layout
     return layout.listed, out[0], out[1, : LENGTHS[1]]
 

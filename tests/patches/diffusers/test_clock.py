@@ -8,7 +8,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pytest import approx, fixture, mark
 
 from accel.patches.diffusers.branches import Branches, text_of
-from accel.patches.diffusers.clock import MOST_PASSES, Clock
+from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.run import MOST_PASSES
 
 
 class Pipeline:

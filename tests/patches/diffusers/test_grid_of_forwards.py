@@ -5,6 +5,7 @@ from pytest import mark
 
 import tiny
 from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forward import end
 from accel.patches.diffusers.install import install
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.models import find_sites
@@ -21,7 +22,7 @@ def test_grid_is_that_of_the_input(size, frames):
     hook, seen = RootHook(Clock()), []
 
     def attention(q, k, v, mask, dense):
-        seen.append((hook.current.grid, q.shape[1]))
+        seen.append((hook.forward.context.grid, q.shape[1]))
         return v
 
     hook.attach(model)
@@ -39,4 +40,5 @@ def test_an_unreadable_input_is_the_models_to_judge():
     hook = RootHook(Clock())
     hook.attach(model)
     hook.before(model, (), {"timestep": torch.zeros(1)})
-    assert hook.current.grid is None and "hidden_states" in hook.grid_error
+    forward = end(hook)
+    assert forward.context.grid is None and "hidden_states" in forward.dense

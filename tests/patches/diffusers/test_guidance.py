@@ -181,7 +181,7 @@ def test_each_pass_is_known_by_its_number(guider):
     texts, told = [], [{} for _ in range(6)]
 
     def note(module, args, kwargs):
-        context = hook_of(model).current
+        context = hook_of(model).forward.context
         texts.append(kwargs["encoder_hidden_states"])
         text = 0 if texts[-1] is texts[0] else 1
         before = sum(seen == text for seen, _ in told[context.step])

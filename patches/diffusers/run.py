@@ -1,0 +1,108 @@
+"""Run: the generations of one request, one after another, and what the current one keeps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from accel.patches.diffusers.branches import Branches
+
+TRAIN_TIMESTEPS = 1000
+MOST_PASSES = 16  # forwards that share one place of a schedule; more than this are runs of their own
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where one forward is: see `Context` for the fields, and `Forward` for what its generation keeps."""
+
+    step: int | None
+    n_steps: int | None
+    progress: float
+    generation: int
+    turn: int
+    branch: int
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a schedule; step and n_steps are None where nothing counts."""
+
+    step: int | None
+    n_steps: int | None
+    progress: float
+
+    @classmethod
+    def read(cls, scheduler: Any, timestep: Tensor) -> Position:
+        """Where a forward is: by its scheduler's count, or by the noise level where nothing counts."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is not None and len(timesteps):
+            step = step_of(scheduler, timesteps, timestep)
+            if step is not None and step < len(timesteps):
+                return cls(step, len(timesteps), step / len(timesteps))
+        # On the meta device, where memory is planned, there is no level to read.
+        level = 1.0 if timestep.is_meta else float(timestep.max()) / TRAIN_TIMESTEPS
+        return cls(None, None, min(max(1 - level, 0.0), 1.0))
+
+
+def step_of(scheduler: Any, timesteps: Tensor, timestep: Tensor) -> int | None:
+    """The step a scheduler is at; None where it does not count."""
+    step = getattr(scheduler, "step_index", None)
+    if step is None:
+        step = getattr(scheduler, "begin_index", None)
+    if step is None and float(timestep.max()) == float(timesteps[0]):
+        # A scheduler counts from its first `step` call on, unless the pipeline set where to begin.
+        step = 0
+    return step
+
+
+class Run:
+    """What one request was last seen doing. Two requests never share one.
+
+    Args:
+        generations: numbers generations, for all runs of a clock.
+    """
+
+    def __init__(self, generations: itertools.count[int]) -> None:
+        self._generations = generations
+        self._timesteps: Any = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._generation = next(self._generations)
+        self._last: Position | None = None
+        self._turn = -1
+        self._branches = Branches()
+        self._kept: dict[Hashable, Any] = {}
+
+    def tick(self, position: Position, timesteps: Any, text: Tensor | None) -> Tick:
+        """The tick of the next forward.
+
+        Args:
+            position: where it is in the schedule.
+            timesteps: the scheduler's schedule, if it has one; another object is another generation.
+            text: tells the passes of guidance apart.
+        """
+        if self._last is not None and self._starts_again(self._last, position, timesteps):
+            self._begin()
+        if self._last != position:
+            self._branches.begin_step()
+            self._turn += 1
+        self._last, self._timesteps = position, timesteps
+        return Tick(
+            position.step,
+            position.n_steps,
+            position.progress,
+            self._generation,
+            self._turn,
+            self._branches.number(text),
+            self._kept,
+        )
+
+    def _starts_again(self, last: Position, position: Position, timesteps: Any) -> bool:
+        crowded = last == position and self._branches.passes >= MOST_PASSES
+        return crowded or timesteps is not self._timesteps or position.progress < last.progress
