@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.planning.representatives import Representatives
 
-Reduction = Literal["sum", "strongest", "tail_error"]
+Reduction = Literal["sum", "most", "strongest", "tail_error"]
 
 CHUNK_ELEMENTS = 1 << 22  # of logits at once: 16 MiB stay in a CPU's cache
 CHUNK_ELEMENTS_ON_GPU = 1 << 24  # a GPU should not be done with a chunk before the next is launched
@@ -33,7 +33,8 @@ def block_mass(
         block_size: (query rows, key rows), multiples of the rows of a group.
         causal: a group of keys counts only for groups of queries whose last token is not before its first.
         may: bool [Mb, Nb], blocks outside which keys do not count; none where all do.
-        reduction: "strongest" takes the largest entry of a block instead of the sum. "tail_error" sums how
+        reduction: "most" takes the row that has most of a block instead of the average over its rows, so rows
+            sum to more than 1. "strongest" takes the largest entry of a block. "tail_error" sums how
             far each entry is from what it would be if the block were its mean key, which gives all its keys
             the geometric mean of their weights; rows then sum to at most 2. A block with hidden or missing
             keys counts with its whole mass.
@@ -41,29 +42,37 @@ def block_mass(
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
     scale = (dim // queries.folds // queries.parts) ** -0.5 / queries.folds
-    if queries.vectors.is_cuda and reduction == "sum" and dim <= WIDEST_ON_GPU:
-        return _on_gpu(queries, keys, block_size, scale, causal, may)
+    if queries.vectors.is_cuda and reduction in ("sum", "most") and dim <= WIDEST_ON_GPU:
+        return _on_gpu(queries, keys, block_size, scale, causal, may, reduction)
     # A vector common to all keys shifts a row's logits alike; without it they round less.
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
     centred = keys.vectors - common.to(keys.vectors.dtype)
-    bias = _key_bias(keys, heads)
+    bias = None if keys.alike else _key_bias(keys, heads)
     at_once = CHUNK_ELEMENTS_ON_GPU if queries.vectors.is_cuda else CHUNK_ELEMENTS
     blocks_at_once = max(1, at_once // (batch * heads * keys.groups.count * per_block))
+    per_column = block_size[1] // keys.groups.rows
     parts = []
     for start in range(0, count, blocks_at_once * per_block):
         chunk = slice(start, min(start + blocks_at_once * per_block, count))
-        logits = _logits(queries.vectors[:, :, chunk] * scale, centred).add_(bias)
+        # Keys that no row of the chunk sees are not even multiplied.
+        seen = _seen(queries, keys, chunk.stop - 1) if causal else keys.groups.count
+        seen = min(-(-seen // per_column) * per_column, keys.groups.count)
+        logits = _logits(queries.vectors[:, :, chunk] * scale, centred[:, :, :seen])
+        if bias is not None:
+            logits.add_(bias[..., :seen])
         if causal:
-            logits.masked_fill_(_future(queries, keys, chunk), -torch.inf)
+            of_all = slice(min(_seen(queries, keys, start), seen), seen)
+            logits[..., of_all].masked_fill_(_future(queries, keys, chunk)[:, of_all], -torch.inf)
         if may is not None:
-            logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk], -torch.inf)
+            logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk, :seen], -torch.inf)
         # A row without a single visible key is all -inf: its mass is 0, not NaN.
         weights = logits.softmax(dim=-1).nan_to_num_(nan=0.0)
-        parts.append(_reduce(weights, per_block, block_size[1] // keys.groups.rows, reduction))
+        part = _reduce(weights, per_block, per_column, reduction)
+        parts.append(pad(part, (0, -(-keys.groups.count // per_column) - part.shape[3])))
     mass = torch.cat(parts, dim=2)
     if reduction == "tail_error":
         return mass / per_block
-    return mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+    return mass if reduction == "most" else mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 def _on_gpu(
@@ -73,6 +82,7 @@ def _on_gpu(
     scale: float,
     causal: bool,
     may: Tensor | None,
+    reduction: Reduction,
 ) -> Tensor:
     """The same by `triton_block_mass`, which keeps no logits."""
     from accel.kernels.planning.mass_triton import Causality, block_mass
@@ -86,8 +96,9 @@ def _on_gpu(
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(bias):
         return block_mass(
-            queries.vectors, keys.vectors, bias, per_block, scale, hidden if causal else None, may
-        )
+            queries.vectors, keys.vectors, bias, per_block, scale, hidden if causal else None, may,
+            most=reduction == "most",
+        )  # fmt: skip
 
 
 def _logits(queries: Tensor, keys: Tensor) -> Tensor:
@@ -103,6 +114,13 @@ def _key_bias(keys: Representatives, heads: int) -> Tensor:
     if keys.absent is None:
         return bias
     return bias.masked_fill(per_head(keys.absent, heads)[:, :, None], -torch.inf)
+
+
+def _seen(queries: Representatives, keys: Representatives, row: int) -> int:
+    """How many groups of keys the last token of a group of queries sees."""
+    length = queries.groups.length
+    last_query = min((row + 1) * queries.groups.rows, length) - 1 + keys.groups.length - length
+    return min(max(last_query // keys.groups.rows + 1, 0), keys.groups.count)
 
 
 def _future(queries: Representatives, keys: Representatives, rows: slice) -> Tensor:
@@ -122,9 +140,11 @@ def _of_groups(
 def _reduce(weights: Tensor, rows: int, columns: int, reduction: Reduction) -> Tensor:
     """[B, H, R, C] -> [B, H, ceil(R / rows), ceil(C / columns)]."""
     count = weights.shape[2]
-    cells = pad(weights, (0, -weights.shape[3] % columns)).unflatten(3, (-1, columns))
+    if weights.shape[3] % columns:
+        weights = pad(weights, (0, -weights.shape[3] % columns))
+    cells = weights.unflatten(3, (-1, columns))
     if reduction == "tail_error":
         cells = (cells - cells.log().mean(dim=4, keepdim=True).exp()).abs()
     cells = cells.amax(dim=4) if reduction == "strongest" else cells.sum(dim=4)
     cells = pad(cells, (0, 0, 0, -count % rows)).unflatten(2, (-1, rows))
-    return cells.amax(dim=3) if reduction == "strongest" else cells.sum(dim=3)
+    return cells.amax(dim=3) if reduction in ("most", "strongest") else cells.sum(dim=3)

@@ -77,9 +77,10 @@ def block_lse_kernel(
 
 @triton.jit
 def row_mass_kernel(
-    lse_ptr, mass_ptr, R, blocks, mass_stride, first_block, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    lse_ptr, mass_ptr, R, blocks, mass_stride, first_block, MOST: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The mean, over the ROWS of one block of queries, of the softmax over all blocks of keys."""
+    """The mean, or the MOST, over the ROWS of one block of queries of the softmax over blocks of keys."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
     lse_ptr += tl.program_id(1).to(tl.int64) * blocks * R + rows
     mass_ptr += tl.program_id(1).to(tl.int64) * mass_stride
@@ -96,12 +97,14 @@ def row_mass_kernel(
         row_max = new_max
     safe_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     share = tl.where(row_sum > 0.0, 1.0 / tl.where(row_sum > 0.0, row_sum, 1.0), 0.0)
-    share = share / tl.maximum(tl.sum((row_sum > 0.0).to(tl.float32), 1, keep_dims=True), 1.0)
+    if not MOST:
+        share = share / tl.maximum(tl.sum((row_sum > 0.0).to(tl.float32), 1, keep_dims=True), 1.0)
     for start in range(0, blocks, BLOCK):
         block = start + tl.arange(0, BLOCK)[:, None]
         inside = (block < blocks) & (rows < R)
         lse = tl.load(lse_ptr + block.to(tl.int64) * R, mask=inside, other=float("-inf"))
-        mass = tl.sum(tl.exp2(lse - safe_max) * share, 1, keep_dims=True)
+        weights = tl.exp2(lse - safe_max) * share
+        mass = tl.max(weights, 1, keep_dims=True) if MOST else tl.sum(weights, 1, keep_dims=True)
         tl.store(mass_ptr + block, mass, mask=block < blocks)
 
 
@@ -113,6 +116,7 @@ def block_mass(
     scale: float,
     causality: Causality | None = None,
     may: Tensor | None = None,
+    most: bool = False,
 ) -> Tensor:
     """Float32 [B, H, Mb, Nb]: shares of the attention of each block of queries, a row's sum is 1, or 0.
 
@@ -122,6 +126,7 @@ def block_mass(
         per_block: how many queries and keys are a block, powers of two.
         causality: what hides keys from queries; none where nothing does.
         may: bool [Mb, Nb], the only blocks that count; none where all do.
+        most: the largest share that any query of a block has instead of their mean.
     """
     queries, keys = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys))
     batch, heads, count, _ = queries.shape
@@ -134,7 +139,7 @@ def block_mass(
         lse = chunk.new_empty(batch, heads, blocks, chunk.shape[2], dtype=torch.float32)
         _write_lse(chunk, keys, bias, may, lse, first * rows, per_block, scale, causality)
         row_mass_kernel[(triton.cdiv(chunk.shape[2], rows), batch * heads)](
-            lse, mass, chunk.shape[2], blocks, q_blocks * blocks, first, ROWS=rows,
+            lse, mass, chunk.shape[2], blocks, q_blocks * blocks, first, MOST=most, ROWS=rows,
             BLOCK=max(2048 // rows, 16),
         )  # fmt: skip
     return mass

@@ -64,6 +64,12 @@ class Representatives:
             return end - first
         return (end.minimum(self.lengths[:, None, None, None]) - first).clamp(min=0)
 
+    @property
+    def alike(self) -> bool:
+        """Whether each stands for as many tokens as every other, so far as sizes tell."""
+        even = self.groups.length % self.groups.rows == 0
+        return even and self.absent is None and self.lengths is None
+
 
 def ragged_mean(tensor: Tensor, dim: int, rows: int) -> Tensor:
     """Float32 means of every `rows` entries along `dim`, the last over the entries there are."""
@@ -89,6 +95,25 @@ def every(tokens: Tensor, step: int, coarser: int) -> Representatives:
     """
     index = _every(tokens.shape[2], step, coarser // 2 % step, tokens.device)
     return Representatives(tokens.index_select(2, index), Groups(tokens.shape[2], step))
+
+
+def strongest_channels(
+    queries: Representatives, keys: Representatives, count: int
+) -> tuple[Representatives, Representatives]:
+    """The `count` channels that make most of the difference between keys; the products keep their scale.
+
+    A channel's part in the spread of a row's logits is what queries have in it times how far keys spread in
+    it. Query heads that share a key head share its channels.
+    """
+    q, k = queries.vectors, keys.vectors
+    per_key_head = q.shape[1] // k.shape[1]
+    strength = q.float().square().mean(dim=2).unflatten(1, (-1, per_key_head)).mean(dim=2)
+    channels = (strength * k.float().var(dim=2, correction=0)).topk(count, dim=-1).indices[:, :, None]
+    scale = (count / q.shape[3]) ** 0.5
+    q = q.gather(3, channels.repeat_interleave(per_key_head, 1).expand(-1, -1, q.shape[2], -1)) * scale
+    return replace(queries, vectors=q), replace(
+        keys, vectors=k.gather(3, channels.expand(-1, -1, k.shape[2], -1))
+    )
 
 
 def sampled(tokens: Tensor, rows: int, count: int) -> Representatives:

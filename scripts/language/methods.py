@@ -53,7 +53,12 @@ Turn = Callable[[Any, float, int], Any]
 
 
 def turn_selector(policy: Composed | Permuted, knob: float, length: int) -> Any:
-    return replace(policy, select=TopK(knob))
+    """A share of the blocks; what a top-k selector spends by row, head or layer stays in proportion."""
+    select = policy.select
+    if not isinstance(select, TopK) or not isinstance(select.density, float):
+        return replace(policy, select=TopK(knob))
+    row_density = min(select.row_density * knob / select.density, knob)
+    return replace(policy, select=replace(select, density=knob, row_density=row_density))
 
 
 def turn_window(policy: Composed, knob: float, length: int) -> Composed:

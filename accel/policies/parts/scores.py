@@ -26,6 +26,7 @@ from accel.kernels.planning.representatives import (
     sampled,
     self_similarity,
     signed_means,
+    strongest_channels,
 )
 from accel.policies.policy import STRICT
 
@@ -152,6 +153,39 @@ class Strided(SteppedScore):
 
 
 @dataclass(frozen=True, config=STRICT)
+class Wanted(BlockScore):
+    """What a block is worth to the row of queries that wants it most: real rows against every key.
+
+    A mean over a block's rows is what most rows want; the one that asks for something said long ago is
+    outvoted. Only the channels are read in which keys differ most to the queries at hand, an idea of SparQ
+    (arXiv 2312.04985) and Double Sparsity (arXiv 2408.07092). The cost is `channels` / `query` of QKᵀ.
+
+    A row's scores do not sum to 1: a block has the share of attention of the row that wants it most, which
+    compares across rows, heads and the whole layer.
+
+    Args:
+        query: every how many rows of queries one is asked.
+        channels: share of the channels that is read, in (0, 1].
+    """
+
+    query: Step = 4
+    channels: Annotated[float, Field(gt=0, le=1)] = 0.5
+    kind: Literal["wanted"] = "wanted"
+    reduction: ClassVar[Reduction] = "most"
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        return self.query, 1
+
+    def represent(
+        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
+    ) -> tuple[Representatives, Representatives]:
+        queries, keys = every(q, self.query, self.query), every(k, 1, 1)
+        count = max(round(self.channels * q.shape[3]), 1)
+        return (queries, keys) if count == q.shape[3] else strongest_channels(queries, keys, count)
+
+
+@dataclass(frozen=True, config=STRICT)
 class TailError(Strided):
     """How wrong a block's weights get if its mean key stands for all of its keys, by strided rows: for a
     layout with a tail, where the question is not which blocks have mass but which the mean gets wrong.
@@ -238,6 +272,6 @@ class Exact(BlockScore):
 
 
 Score = Annotated[
-    Pooled | SubBlock | Strided | TailError | Antidiagonal | Bounds | Sampled | Exact,
+    Pooled | SubBlock | Strided | Wanted | TailError | Antidiagonal | Bounds | Sampled | Exact,
     Field(discriminator="kind"),
 ]

@@ -71,6 +71,9 @@ def test_a_million_tokens_fit_the_grid(monkeypatch, shape, budget):
 
 MASSES = {  # representatives of a block, head dim, type
     "strided": ((16, 32), 128, torch.bfloat16),
+    "wanted": ((16, 64), 64, torch.bfloat16),
+    "wanted-D32": ((16, 64), 32, torch.bfloat16),
+    "wanted-D256": ((16, 64), 128, torch.float32),
     "pooled": ((1, 1), 128, torch.float32),
     "pooled-D256": ((1, 1), 256, torch.float32),
     "sub-blocks": ((8, 8), 128, torch.float32),
@@ -87,7 +90,10 @@ def test_block_mass_compiles_without_spills(offline, capability, per_block, dim,
     q, k, bias = torch.randn(1, 4, 300, dim), torch.randn(1, 2, 333, dim), torch.zeros(1, 1, 333)
     causality = Causality(1, 1, 300, 333) if dim == 256 else None
     kernels = offline(capability, block_mass, q.to(dtype), k.to(dtype), bias, per_block, 0.1, causality)
-    assert [kernel.name for kernel in kernels] == ["block_lse_kernel", "row_mass_kernel"]
+    kernels += offline(
+        capability, block_mass, q.to(dtype), k.to(dtype), bias, per_block, 0.1, causality, most=True
+    )
+    assert [kernel.name for kernel in kernels] == ["block_lse_kernel", "row_mass_kernel"] * 2
     most = {86: 101_376, 90: 232_448}[capability]  # bytes; sm_89 and sm_120 have what sm_86 has
     assert all(kernel.spills == 0 and kernel.shared_memory <= most for kernel in kernels)
 

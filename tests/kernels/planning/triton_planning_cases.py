@@ -19,7 +19,7 @@ from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
 from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
 from accel.kernels.planning import mass as policies_block_mass
 from accel.kernels.planning import mass_triton as triton_block_mass
-from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock
+from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock, Wanted
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -82,6 +82,8 @@ SCORES = {
     "pooled-untrusted": (Pooled(self_similarity=0.01), 64, torch.float32, False),
     "sub-block-causal": (SubBlock(16, 16), 64, torch.float16, True),
     "antidiagonal": (Antidiagonal(4), 32, torch.float32, False),
+    "wanted": (Wanted(4, 0.5), 64, torch.float32, True),
+    "wanted-every-row": (Wanted(1, 1.0), 64, torch.float16, True),
 }
 
 
@@ -94,7 +96,7 @@ def test_block_mass_is_that_of_pytorch(score, dim, dtype, causal, chunk, monkeyp
     may = (torch.rand(4, 6, device=DEVICE) < 0.8) if causal else None
     queries, keys = score.represent(q, k, (32, 32))
     scale = (queries.vectors.shape[3] // queries.folds) ** -0.5 / queries.folds
-    mass = policies_block_mass._on_gpu(queries, keys, (32, 32), scale, causal, may)
+    mass = policies_block_mass._on_gpu(queries, keys, (32, 32), scale, causal, may, score.reduction)
     expected = score.mass(q.cpu(), k.cpu(), (32, 32), causal, None if may is None else may.cpu())
     close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 1e-3}
     torch.testing.assert_close(mass.cpu(), expected, **close)

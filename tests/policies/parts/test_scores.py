@@ -13,6 +13,7 @@ from accel.policies.parts.scores import (
     Strided,
     SubBlock,
     TailError,
+    Wanted,
 )
 
 ALL = [
@@ -100,6 +101,47 @@ def test_tail_error_is_what_a_mean_key_gets_wrong():
     assert error[..., 1].max() < 1e-5, "equal keys are their mean"
     last = exact_mass(q, k, 32, 16)[..., 4]
     torch.testing.assert_close(error[..., 4], last, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [(70, 101), (64, 64), (33, 250)], ids=str)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_wanted_is_the_share_of_the_row_that_has_most(lengths, rows):
+    q, k = qk(*lengths)
+    # A row that is asked stands for its group: it sees what the last of the group sees.
+    asked = torch.arange(0, lengths[0], rows)
+    here = (asked + rows // 2).clamp(max=lengths[0] - 1)
+    seen = (asked + rows).clamp(max=lengths[0]) - 1 + lengths[1] - lengths[0]
+    logits = q[:, :, here] @ k.repeat_interleave(2, 1).transpose(-1, -2) / 4
+    logits = logits.masked_fill(torch.arange(lengths[1]) > seen[:, None], -torch.inf)
+    shares = torch.stack([cell.sum(-1) for cell in logits.softmax(-1).split(16, -1)], -1)
+    expected = torch.stack([cell.amax(2) for cell in shares.split(32 // rows, 2)], 2)
+    mass = Wanted(rows, 1.0).mass(q, k, (32, 16), causal=True)
+    torch.testing.assert_close(mass, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_row_of_many_is_heard():
+    q, k = torch.zeros(1, 1, 64, 8), torch.zeros(1, 1, 64, 8)
+    k[:, :, 20, 0], q[:, :, 34, 0] = 40, 4
+    k[:, :, 0, 1], q[:, :, :34, 1], q[:, :, 35:, 1] = 40, 4, 4
+    wanted, mean = Wanted(4, 0.25).mass(q, k, (64, 16)), Strided(4, 1).mass(q, k, (64, 16))
+    assert wanted[0, 0, 0, 1] > 0.9 and mean[0, 0, 0, 1] < 0.1
+
+
+def test_channels_in_which_keys_are_alike_are_left_out():
+    q, k = qk(64, 96)
+    k[..., :8] = 7  # large, and the same in every key
+    torch.testing.assert_close(
+        Wanted(4, 0.5).mass(q, k, (32, 16), causal=True), Wanted(4, 1.0).mass(q, k, (32, 16), causal=True)
+    )
+
+
+@pytest.mark.parametrize("lengths", [(150, 150), (40, 203)], ids=str)
+@pytest.mark.parametrize("score", [Strided(8, 4), Wanted(4, 0.5), SubBlock(8, 16)], ids=name)
+def test_chunks_do_not_show(score, lengths, monkeypatch):
+    q, k = qk(*lengths)
+    whole = score.mass(q, k, (32, 16), causal=True)
+    monkeypatch.setattr(block_mass_module, "CHUNK_ELEMENTS", 1)
+    torch.testing.assert_close(score.mass(q, k, (32, 16), causal=True), whole)
 
 
 def test_antidiagonal_adds_up_the_antidiagonals():

