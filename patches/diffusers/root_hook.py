@@ -20,6 +20,7 @@ from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.hook import ModelHook
 from accel.patches.observers import GRADIENTS, is_differentiated
+from accel.patches.untraced import untraced
 
 _COUNTING = threading.Lock()
 
@@ -51,7 +52,7 @@ class RootHook(ModelHook):
         model.register_forward_pre_hook(self.before, with_kwargs=True)
         model.register_forward_hook(self.after, always_call=True)
 
-    @torch.compiler.disable
+    @untraced
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         stack = call_stack()
         try:
@@ -94,7 +95,7 @@ class RootHook(ModelHook):
             self._parallel = known = context_parallel_of(model)
         return known
 
-    @torch.compiler.disable
+    @untraced
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
         forward = end(self)
         with _COUNTING:
