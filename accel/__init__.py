@@ -1,14 +1,46 @@
-"""Training-free block-sparse attention for loaded diffusers and transformers models."""
+"""Training-free block-sparse attention for loaded diffusers and transformers models.
 
+What is listed in `__all__` is imported when it is first used: `import accel` alone does not import PyTorch.
+"""
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accel.accelerate import accelerate_model, accelerated, restore_model, summary
+    from accel.recipe.files import load_recipe
+    from accel.recipe.recipe import Recipe
+
+    __version__: str
 
 _HERE = Path(__file__).resolve().parent
-if not (_HERE / "kernels").is_dir() and (_HERE.parent / "kernels" / "layout.py").is_file():
+if not (_HERE / "kernels").is_dir() and (_HERE.parent / "kernels" / "layout").is_dir():
     # A checkout without symbolic links (Windows): find kernels, patches and recipes beside this folder.
     __path__.append(str(_HERE.parent))
 
-from accel.accelerate import accelerate_model, accelerated, restore_model, summary  # noqa: E402
-from accel.recipe.files import load_recipe  # noqa: E402
-from accel.recipe.recipe import Recipe  # noqa: E402
+_SOURCES = {
+    "Recipe": "accel.recipe.recipe",
+    "accelerate_model": "accel.accelerate",
+    "accelerated": "accel.accelerate",
+    "load_recipe": "accel.recipe.files",
+    "restore_model": "accel.accelerate",
+    "summary": "accel.accelerate",
+}
 
 __all__ = ["Recipe", "accelerate_model", "accelerated", "load_recipe", "restore_model", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sparse-accel")
+    if name not in _SOURCES:
+        raise AttributeError(f"module 'accel' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_SOURCES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

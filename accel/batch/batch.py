@@ -14,6 +14,7 @@ from accel.apply.summary import summarize
 from accel.batch.manifest import Manifest, fingerprint
 from accel.batch.prompts import Job
 from accel.machine.versions import device_name, versions
+from accel.mistake import Mistake
 from accel.recipe.files import recipe_data
 from accel.recipe.recipe import Recipe
 from accel.run.generate import generate
@@ -22,7 +23,7 @@ from accel.run.video import write_video
 SUFFIX = ".mp4"
 
 
-class BatchError(ValueError):
+class BatchError(Mistake):
     """What a folder holds does not go with what is asked for."""
 
 

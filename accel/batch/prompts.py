@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from accel.mistake import Mistake
 from accel.recipe.errors import explain
 from accel.run.generate import GenerateSettings
 
@@ -22,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 SLUG_LETTERS = 40
 
 
-class PromptError(ValueError):
+class PromptError(Mistake):
     """Mistakes in a prompts file, one on a line, each with the file, the line and the key."""
 
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from accel.cli import options
 from accel.cli.length_plot import plot
+from accel.cli.terminal import print_table, say
 from accel.load.errors import require_device
 from accel.load.pipeline import best_device
 from accel.machine.versions import device_name, versions
+from accel.mistake import Mistake
 from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
@@ -27,10 +27,13 @@ from accel.recipe.recipe import Recipe
 from accel.run.bench_language import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
 
 bench = typer.Typer(
-    help="Time a language model's prefill or decode, dense and accelerated.", no_args_is_help=True
+    help="Time a language model's prefill or decode, dense and accelerated.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 ROOM = 64
+MOST_TOKENS = 2**24
 
 ShapeName = Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}; the weights are random.")]
 Lengths = Annotated[str, typer.Option(help="Tokens, separated by commas.")]
@@ -112,7 +115,7 @@ def _sweep(
     for length in tokens:
         rows.append(measure(model, length, recipe))
         if not as_json:
-            print(_line(rows[-1]), flush=True)
+            say(_line(rows[-1]))
     facts: dict[str, Any] = {"kind": kind, "shape": shape, "layers": model.config.num_hidden_layers}
     facts |= {"recipe": recipe.description, "dtype": str(dtype)}
     facts |= {"device": device_name(torch.device(device)), "versions": versions()}
@@ -128,14 +131,16 @@ def parse_lengths(lengths: str) -> list[int]:
     """Numbers separated by commas, as a list.
 
     Raises:
-        ValueError: if one is none, or below 2.
+        Mistake: if one of them is not a number, below 2 or beyond MOST_TOKENS.
     """
     try:
         tokens = [int(length) for length in lengths.split(",")]
     except ValueError as error:
-        raise ValueError(f"--lengths {lengths!r}: expected numbers separated by commas") from error
+        raise Mistake(f"--lengths {lengths!r}: expected numbers separated by commas") from error
     if min(tokens) < 2:
-        raise ValueError(f"--lengths {lengths!r}: a length is at least 2 tokens")
+        raise Mistake(f"--lengths {lengths!r}: a length is at least 2 tokens")
+    if max(tokens) > MOST_TOKENS:
+        raise Mistake(f"--lengths {lengths!r}: a length is at most {MOST_TOKENS} tokens")
     return tokens
 
 
@@ -177,7 +182,6 @@ def _line(row: BenchRow) -> str:
 
 
 def _print(facts: dict[str, Any], rows: list[BenchRow]) -> None:
-    table = Table(title=f"{facts['kind']}, {facts['shape']}, {facts['device']}, {facts['dtype']}")
     heads = (
         "tokens",
         "dense s",
@@ -187,15 +191,15 @@ def _print(facts: dict[str, Any], rows: list[BenchRow]) -> None:
         "density",
         "peak GiB",
     )
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(
-            str(row.tokens), f"{row.dense.seconds:.3f}", f"{row.accelerated.seconds:.3f}",
+    cells = [
+        (
+            row.tokens, f"{row.dense.seconds:.3f}", f"{row.accelerated.seconds:.3f}",
             f"{row.times_faster:.2f}", f"{row.attention_times_faster:.2f}", f"{row.accelerated.density:.3f}",
             " / ".join(_gib(side.peak_bytes) for side in (row.dense, row.accelerated)),
-        )  # fmt: skip
-    Console().print(table)
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(heads, cells, f"{facts['kind']}, {facts['shape']}, {facts['device']}, {facts['dtype']}")
 
 
 def _gib(count: int | None) -> str:

@@ -16,6 +16,7 @@ from accel.apply.plan import Plan
 from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import print_runs
+from accel.cli.terminal import say
 from accel.comparison import Report, Run, report_as_dict, write_report
 from accel.comparison.runs import Compared, compare_runs, density_map
 from accel.load.lora import Lora, load_loras
@@ -51,7 +52,7 @@ def compare(
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare an accelerated pipeline with the dense one: speed and quality, from the pipeline's tensors."""
+    """Compare an accelerated pipeline with the dense one: speed and quality, from its tensors."""
     settings = options.settings_for(
         model, prompt, height=height, width=width, num_frames=frames, num_inference_steps=steps,
         guidance_scale=guidance, negative_prompt=negative_prompt, seed=seed,
@@ -71,8 +72,8 @@ def compare(
         return
     print_runs({"dense": compared.dense, "accelerated": compared.accelerated})
     for comparison in compared.comparisons:
-        print(_line(comparison))
-    print(f"wrote {page}, {videos['accelerated']} and {videos['dense']}")
+        say(_line(comparison))
+    say(f"wrote {page}, {videos['accelerated']} and {videos['dense']}")
 
 
 def _write_videos(compared: Compared, output: Path, model: str) -> dict[str, Path]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from accel.accelerate import plan_for
 from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import account
+from accel.cli.terminal import print_table, say
 from accel.demo.needle import needle_prompt
 from accel.load.language_model import load_language_model
+from accel.mistake import Mistake
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.complete import Completion, agreement
 from accel.run.complete import complete as run_once
@@ -43,7 +43,7 @@ def complete(
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Continue a long prompt, accelerated by a recipe, and say what it took."""
+    """Continue a prompt with a language model, accelerated by a recipe, and say what it took."""
     text, expected = _prompt(model, prompt, prompt_file), None
     loaded = load_language_model(model, device)
     if text is None:
@@ -65,41 +65,37 @@ def complete(
 def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | None:
     """What to continue; none for the demo's own question, whose answer is known."""
     if prompt is not None and prompt_file is not None:
-        raise ValueError("a prompt and --prompt-file exclude each other")
+        raise Mistake("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:
         try:
             return prompt_file.read_text(encoding="utf-8")
         except OSError as error:
-            raise ValueError(f"--prompt-file {prompt_file}: cannot be read: {error.strerror}") from error
+            raise Mistake(f"--prompt-file {prompt_file}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise ValueError(f"--prompt-file {prompt_file}: is not UTF-8 text") from error
+            raise Mistake(f"--prompt-file {prompt_file}: is not UTF-8 text") from error
     # Loading 'demo' says what it is.
     if prompt is None and model not in ("demo-llm", "demo"):
-        raise ValueError(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")
+        raise Mistake(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")
     return prompt
 
 
 def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
-    console = Console(highlight=False, soft_wrap=True)
     for name, run in runs.items():
-        console.print(f"{name}: {run.text}", markup=False)
+        say(f"{name}: {run.text}")
     if expected is not None:
-        console.print(f"the right answer begins with: {expected}", markup=False)
-    table = Table(title=f"{next(iter(runs.values())).prompt_tokens} tokens of prompt")
-    for column in ("", *runs):
-        table.add_column(column, justify="right" if column else "left")
-    table.add_row(
-        "seconds to the first token", *(f"{run.seconds_to_first_token:.3f}" for run in runs.values())
-    )
-    table.add_row("tokens a second after it", *(_rate(run) for run in runs.values()))
-    console.print(table)
+        say(f"the right answer begins with: {expected}")
+    rows = [
+        ("seconds to the first token", *(f"{run.seconds_to_first_token:.3f}" for run in runs.values())),
+        ("tokens a second after it", *(_rate(run) for run in runs.values())),
+    ]
+    print_table(("", *runs), rows, f"{next(iter(runs.values())).prompt_tokens} tokens of prompt")
     if len(runs) == 2:
         facts = comparison(runs["dense"], runs["accelerated"])
-        console.print(f"first token {facts['times_faster']:.2f} times as fast as dense")
-        console.print(f"agreement of the continuations {facts['agreement']:.3f}")
+        say(f"first token {facts['times_faster']:.2f} times as fast as dense")
+        say(f"agreement of the continuations {facts['agreement']:.3f}")
     if "accelerated" in runs:
         for line in account(summarize([runs["accelerated"].patch])):
-            console.print(line)
+            say(line)
 
 
 def _rate(run: Completion) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from accel.cli.options import Json
+from accel.cli.terminal import say
 from accel.kernels.attention.tiers import ON_PROOF, cannot_run, choose_tier
 from accel.kernels.attention.verdicts import PASSED, key, verdict_file
 from accel.load.pipeline import best_device
@@ -25,17 +26,19 @@ Proving = Annotated[
 
 
 def doctor(proving: Proving = False, as_json: Json = False) -> None:
-    """Say what this machine has and which kernel tier it gets, and why. Exits with 1 if a tier is tested and
-    does not pass."""
+    """Say what this machine has and which kernel tier it gets, and why.
+
+    Exits with 1 if a tier is tested and does not pass.
+    """
     device = torch.device(best_device())
-    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
-    console.print(f"device   {device_name(device)}")
+    tell: Callable[[str], None] = (lambda text: None) if as_json else say
+    tell(f"device   {device_name(device)}")
     for package, version in versions().items():
-        console.print(f"{package:<13} {version}")
-    proofs = prove_all(console) if proving else []
+        tell(f"{package:<13} {version}")
+    proofs = prove_all(tell) if proving else []
     choice = choose_tier(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
-    console.print(f"tier     {choice.name}: {choice.reason}")
-    console.print(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
+    tell(f"tier     {choice.name}: {choice.reason}")
+    tell(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
     if as_json:
         facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
         print(json.dumps({**facts, "proofs": proofs, "recipes": list(shipped_recipes())}, default=str))
@@ -43,7 +46,7 @@ def doctor(proving: Proving = False, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def prove_all(console: Console) -> list[dict[str, Any]]:
+def prove_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Test every tier that has to be, for every type and head dim, on each kind of GPU that PyTorch sees."""
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     calls = {
@@ -58,7 +61,7 @@ def prove_all(console: Console) -> list[dict[str, Any]]:
     for tier, gpu, dtype, head_dim in calls.values():
         found = prove(tier, gpu, dtype, head_dim)
         proofs.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "verdict": found})
-        console.print(f"proof    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
+        tell(f"proof    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
     kept = f"kept in {verdict_file()}" if proofs else "nothing here runs only where it has passed a test"
-    console.print(f"proof    {kept}")
+    tell(f"proof    {kept}")
     return proofs

@@ -12,8 +12,10 @@ from accel.accelerate import plan_for
 from accel.cli import options
 from accel.cli.generate_many import batch_of, generate_many
 from accel.cli.run_table import print_runs, runs_as_dict
+from accel.cli.terminal import say
 from accel.load.lora import Lora, load_loras
 from accel.load.pipeline import load_pipeline
+from accel.mistake import Mistake
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.generate import Generated, GenerateSettings
 from accel.run.generate import generate as run
@@ -49,9 +51,9 @@ def generate(
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Generate a video, accelerated by a recipe, and say what it took; with --prompts, many.
+    """Generate a video or an image, accelerated by a recipe, and say what it took.
 
-    `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
+    With --prompts, many.     `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
     """
     chosen = {
         "height": height, "width": width, "num_frames": frames, "num_inference_steps": steps,
@@ -59,7 +61,7 @@ def generate(
     }  # fmt: skip
     if prompts is not None:
         if prompt is not None or out is None or dense:
-            raise ValueError("--prompts needs --out, and goes with neither a prompt nor --dense")
+            raise Mistake("--prompts needs --out, and goes with neither a prompt nor --dense")
         defaults = options.choices_for(model, **chosen)
         asked = batch_of(model, recipe, changes, lora, out, only_dense=only_dense)
         raise typer.Exit(generate_many(prompts, defaults, asked, device, as_json))
@@ -77,7 +79,7 @@ def generate(
     else:
         print_runs(runs)
         for path in written.values():
-            print(f"wrote {path}")
+            say(f"wrote {path}")
 
 
 def _run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -16,8 +15,10 @@ from accel.batch.batch import Batch, Outcome, make
 from accel.batch.prompts import Job, read_prompts
 from accel.batch.share import share_of
 from accel.cli import options
+from accel.cli.terminal import complain, say
 from accel.load.lora import Lora, load_loras
 from accel.load.pipeline import best_device, load_pipeline
+from accel.mistake import Mistake
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import DENSE
@@ -61,7 +62,7 @@ def generate_many(
         try:
             jobs = read_prompts(prompts, defaults)
             own = stack.enter_context(share_of(jobs, batch, state))
-        except (ValueError, OSError):
+        except (Mistake, OSError):
             if state.is_main_process:
                 raise
             return 2
@@ -75,7 +76,7 @@ def _make(jobs: list[Job], batch: Batch, device: str | None) -> Outcome:
         return Outcome()
     pipe = load_pipeline(batch.model, device)
     load_loras(pipe, [Lora.parse(text) for text in batch.loras])
-    return make(jobs, batch, pipe, say)
+    return make(jobs, batch, pipe, complain)
 
 
 def _device_of(state: PartialState) -> str | None:
@@ -88,10 +89,4 @@ def _tell(outcome: Outcome, jobs: list[Job], batch: Batch, state: PartialState, 
     if as_json:
         print(json.dumps({"process": state.process_index, **asdict(outcome), "prompts": len(jobs)}))
     else:
-        print(f"{of}{len(outcome.made)} videos made, {len(outcome.failed)} failed; {batch.manifest.path}")
-
-
-def say(text: str) -> None:
-    """To standard error, a whole line at once: several processes write there."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+        say(f"{of}{len(outcome.made)} videos made, {len(outcome.failed)} failed; {batch.manifest.path}")

@@ -9,21 +9,23 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from accel.apply.plan import Plan, Step, make_plan
 from accel.cli import options
+from accel.cli.terminal import say
 from accel.demo.paths import DEMO_SETTINGS
+from accel.load.empty_forward import empty_grid, is_image_model
 from accel.load.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
+from accel.mistake import Mistake
 from accel.patches.context import Context
-from accel.patches.diffusers.family import family_of
 from accel.patches.grid import TokenGrid
 from accel.patches.models import find_sites
 from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 
-USUAL_SIZE = (81, 480, 832)
+VIDEO_SIZE = (81, 480, 832)
+IMAGE_SIZE = (1, 1024, 1024)
 DEMO_SIZE = (DEMO_SETTINGS.num_frames, DEMO_SETTINGS.height, DEMO_SETTINGS.width)
 
 
@@ -37,12 +39,13 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
+    wanted = options.parse_changes(changes)
+    chosen = None if recipe is None else override(load_recipe(recipe), wanted)
     pipeline = empty_pipeline(model)
-    chosen = load_recipe(recipe) if recipe else default_recipe(pipeline.models)
     name = recipe or default_recipe_name(pipeline.models)
     sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
-    plan = make_plan(sites, override(chosen, options.parse_changes(changes)))
-    usual = DEMO_SIZE if model == "demo" else USUAL_SIZE
+    plan = make_plan(sites, chosen or override(default_recipe(pipeline.models), wanted))
+    usual = usual_size(model, pipeline)
     size = [asked or default for asked, default in zip((frames, height, width), usual, strict=True)]
     grid = _grid(pipeline, *size)
     densities = [_static_density(step, grid) for step in plan.steps]
@@ -53,12 +56,22 @@ def inspect(
 
 
 def _grid(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> TokenGrid:
-    part: Any = next(iter(pipeline.models.values()))
-    family = family_of(part)
-    assert family is not None
-    shape = latent_shape(pipeline, frames, height, width)
-    latent = torch.empty(1, part.config.in_channels, *shape, device="meta")
-    return family.read_grid(part, (), {"hidden_states": latent})
+    """The token grid of the first model.
+
+    Raises:
+        Mistake: if the size has no token.
+    """
+    try:
+        return empty_grid(next(iter(pipeline.models.values())), latent_shape(pipeline, frames, height, width))
+    except ValueError as error:
+        raise Mistake(f"{frames} frames of {width} x {height} pixels: {error}") from error
+
+
+def usual_size(model: str, pipeline: EmptyPipeline) -> tuple[int, int, int]:
+    """Frames, height and width where none are named: the demo's own, one image, or a video."""
+    if model == "demo":
+        return DEMO_SIZE
+    return IMAGE_SIZE if any(map(is_image_model, pipeline.classes)) else VIDEO_SIZE
 
 
 def _static_density(step: Step, grid: TokenGrid) -> float | None:
@@ -86,19 +99,18 @@ def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: li
 
 
 def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"model    {model}")
-    console.print(f"grid     {grid} (frames x rows x columns), {grid.tokens} tokens")
-    console.print(f"recipe   {recipe}: {plan.recipe.description}")
-    console.print(f"schedule {_schedule(plan)}")
-    console.print(f"sites    {len(plan.matched)} of {len(plan.steps)} follow the recipe")
+    say(f"model    {model}")
+    say(f"grid     {grid} (frames x rows x columns), {grid.tokens} tokens")
+    say(f"recipe   {recipe}: {plan.recipe.description}")
+    say(f"schedule {_schedule(plan)}")
+    say(f"sites    {len(plan.matched)} of {len(plan.steps)} follow the recipe")
     rows = Counter(
         (step.site.component, step.rule.policy.method if step.rule else "left alone", _density(density))
         for step, density in zip(plan.steps, densities, strict=True)
     )
     for (component, method, density), count in rows.items():
-        console.print(f"         {count} in {component}: {method}, density {density}")
-    console.print(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
+        say(f"         {count} in {component}: {method}, density {density}")
+    say(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
 
 
 def _schedule(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,5 +116,5 @@ def plot(title: str, rows: Sequence[BenchRow]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n'
-        f'<text x="60" y="20" font-weight="bold">{title}</text>\n{body}\n</svg>\n'
+        f'<text x="60" y="20" font-weight="bold">{html.escape(title)}</text>\n{body}\n</svg>\n'
     )

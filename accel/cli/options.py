@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
+from accel.mistake import Mistake
 from accel.recipe.errors import RecipeError
 from accel.recipe.yaml_text import parse_yaml
 from accel.run.generate import GenerateSettings
@@ -49,7 +50,7 @@ def settings_for(model: str, prompt: str | None, **chosen: Any) -> GenerateSetti
     if model == "demo" and prompt is None:
         prompt = DEMO_PROMPTS[0]
     if prompt is None:
-        raise ValueError(f'a prompt is needed: accel generate "a cat on a skateboard" --model {model}')
+        raise Mistake(f'a prompt is needed: accel generate "a cat on a skateboard" --model {model}')
     return GenerateSettings(prompt=prompt, **choices_for(model, **chosen))
 
 
@@ -87,15 +88,15 @@ def require_writable(option: str, path: Path, endings: Sequence[str]) -> None:
     folder = path.absolute().parent
     if path.suffix not in endings:
         known = f"{', '.join(endings[:-1])} or {endings[-1]}".removeprefix(" or ")
-        raise ValueError(f"{option} {path}: a file that is written ends in {known}")
+        raise Mistake(f"{option} {path}: a file that is written ends in {known}")
     if path.is_dir():
-        raise ValueError(f"{option} {path}: is a folder, not a file")
+        raise Mistake(f"{option} {path}: is a folder, not a file")
     if not folder.is_dir():
-        raise ValueError(f"{option} {path}: the folder {folder} does not exist")
+        raise Mistake(f"{option} {path}: the folder {folder} does not exist")
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"{option} {path}: cannot write to {folder}: {error.strerror}") from error
+        raise Mistake(f"{option} {path}: cannot write to {folder}: {error.strerror}") from error
 
 
 def short_name(model: str) -> str:

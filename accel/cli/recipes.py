@@ -6,14 +6,16 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from accel.cli.options import Json
+from accel.cli.terminal import complain, print_table, say
+from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe, recipe_text, shipped_recipes
 from accel.recipe.recipe import Recipe
 
-recipes = typer.Typer(help="The recipes: which method goes where.", no_args_is_help=True)
+recipes = typer.Typer(
+    help="The recipes: which method goes where.", no_args_is_help=True, add_completion=False
+)
 
 Names = Annotated[list[str], typer.Argument(help="Shipped recipes or YAML files.")]
 
@@ -27,18 +29,14 @@ def list_(as_json: Json = False) -> None:
                 for name, recipe in found.items()]  # fmt: skip
         print(json.dumps(rows))
         return
-    table = Table()
-    for column in ("recipe", "method", "description"):
-        table.add_column(column, overflow="fold")
-    for name, recipe in found.items():
-        table.add_row(name, ", ".join(_methods(recipe)), recipe.description)
-    Console().print(table)
+    cells = [(name, ", ".join(_methods(recipe)), recipe.description) for name, recipe in found.items()]
+    print_table(("recipe", "method", "description"), cells, fold=True)
 
 
 @recipes.command()
 def show(name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")]) -> None:
     """Print a recipe as it is written, header and all."""
-    print(recipe_text(name)[0], end="")
+    say(recipe_text(name)[0].rstrip("\n"))
 
 
 @recipes.command()
@@ -48,10 +46,10 @@ def validate(names: Names) -> None:
     for name in names:
         try:
             load_recipe(name)
-            print(f"{name}: ok")
-        except ValueError as error:
+            say(f"{name}: ok")
+        except Mistake as error:
             failed = True
-            typer.echo(str(error), err=True)
+            complain(error)
     if failed:
         raise typer.Exit(2)
 

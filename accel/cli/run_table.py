@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from accel.apply.summary import Summary, summarize
+from accel.cli.terminal import print_table, say
 from accel.run.generate import Generated
 
 PARTS = {"attention": "attention only", "transformer": "transformer", "total": "end to end"}
@@ -17,21 +15,19 @@ PARTS = {"attention": "attention only", "transformer": "transformer", "total": "
 
 def print_runs(runs: Mapping[str, Generated]) -> None:
     """Print what the runs took; with both of them, how much faster the accelerated one was."""
-    console = Console()
-    table = Table(title="seconds")
-    table.add_column("")
-    for name in runs:
-        table.add_column(name, justify="right")
     ratios = speedups(runs)
-    if ratios:
-        table.add_column("times faster", justify="right")
-    for part, label in PARTS.items():
-        cells = [f"{getattr(run.seconds, part):.2f}" for run in runs.values()]
-        table.add_row(label, *cells, *([f"{ratios[part]:.2f}"] if ratios else []))
-    console.print(table)
+    rows = [
+        (
+            label,
+            *(f"{getattr(run.seconds, part):.2f}" for run in runs.values()),
+            *([f"{ratios[part]:.2f}"] if ratios else []),
+        )
+        for part, label in PARTS.items()
+    ]
+    print_table(("", *runs, *(["times faster"] if ratios else [])), rows, "seconds")
     if "accelerated" in runs:
         for line in account(summarize([runs["accelerated"].patch])):
-            console.print(line, highlight=False, soft_wrap=True)
+            say(line)
 
 
 def account(summary: Summary) -> list[str]:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from accel.demo.paths import DEMO_VIDEO
-from accel.load.pipeline import LoadError
-from accel.patches.diffusers.family import FAMILIES
-from accel.patches.models import PIPELINE_COMPONENTS
+from accel.load.errors import LoadError, why
+from accel.load.index import read_index, read_json
+
+# Pixels of a latent frame and frames of a latent one, where the VAE's configuration does not say it.
+LATENT_SCALES = {
+    "LTXVideoTransformer3DModel": (8, 32),
+    "LTX2VideoTransformer3DModel": (8, 32),
+    "MochiTransformer3DModel": (6, 8),
+    "CosmosTransformer3DModel": (8, 8),
+    "HunyuanVideo15Transformer3DModel": (4, 16),
+}
+
+# What a class has no usable default for, as in the weights that were released.
+RELEASED = {"EasyAnimateTransformer3DModel": {"in_channels": 16, "out_channels": 16, "patch_size": 2}}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,11 @@ class EmptyPipeline:
     models: dict[str, nn.Module]
     vae: dict[str, Any]
 
+    @property
+    def classes(self) -> set[str]:
+        """The class names of the models."""
+        return {type(model).__name__ for model in self.models.values()}
+
 
 def empty_pipeline(model: str) -> EmptyPipeline:
     """The models of a pipeline without weights; a hub id fetches its small configuration files only.
@@ -31,51 +44,36 @@ def empty_pipeline(model: str) -> EmptyPipeline:
     Raises:
         LoadError: if there is no such pipeline, or it holds no supported model.
     """
-    source = DEMO_VIDEO if model == "demo" else Path(model)
-    index = _read_json(source, model, "model_index.json")
-    models = {}
-    for component in PIPELINE_COMPONENTS:
-        library, class_name = index.get(component) or (None, None)
-        if library == "diffusers" and class_name in FAMILIES:
-            models[component] = _on_meta(class_name, _read_json(source, model, f"{component}/config.json"))
-    if not models:
-        classes = ", ".join(
-            sorted({part[1] for part in index.values() if isinstance(part, list) and part[1]})
-        )
-        raise LoadError(f"{model}: holds no supported model ({classes}); supported are {', '.join(FAMILIES)}")
-    vae = _read_json(source, model, "vae/config.json") if index.get("vae") else {}
+    index = read_index(model)
+    models = {
+        component: _on_meta(model, component, class_name) for component, class_name in index.models.items()
+    }
+    vae = read_json(model, "vae/config.json") if "vae" in index.components else {}
     return EmptyPipeline(models, vae)
 
 
 def latent_shape(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> tuple[int, int, int]:
     """(frames, rows, columns) of the latent video that a size in frames and pixels becomes."""
-    temporal = pipeline.vae.get("scale_factor_temporal", 4)
-    spatial = pipeline.vae.get("scale_factor_spatial", 8)
+    known = (LATENT_SCALES[name] for name in pipeline.classes if name in LATENT_SCALES)
+    usual_temporal, usual_spatial = next(known, (4, 8))
+    temporal = _number(pipeline.vae, "scale_factor_temporal", "temporal_compression_ratio") or usual_temporal
+    spatial = _number(pipeline.vae, "scale_factor_spatial", "spatial_compression_ratio") or usual_spatial
     return (frames - 1) // temporal + 1, height // spatial, width // spatial
 
 
-def _on_meta(class_name: str, config: dict[str, Any]) -> nn.Module:
+def _number(config: dict[str, Any], *names: str) -> int | None:
+    """The first of the named values that is a positive whole number."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _on_meta(model: str, component: str, class_name: str) -> nn.Module:
+    written = read_json(model, f"{component}/config.json")
+    stated = {name: value for name, value in written.items() if value is not None}
+    config = {**written, **RELEASED.get(class_name, {}), **stated}
     cls = getattr(import_module("diffusers"), class_name)
-    with torch.device("meta"):
-        return cls.from_config(config)
-
-
-def _read_json(source: Path, model: str, name: str) -> dict[str, Any]:
-    path = source / name if source.is_dir() else _from_hub(model, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise LoadError(f"{model}: {name} cannot be read ({error})") from error
-
-
-def _from_hub(model: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(model, name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise LoadError(
-            f"{model!r} is neither 'demo' nor a folder here, and cannot be had from the hub: {reason}"
-        ) from error
+        with torch.device("meta"):
+            return cls.from_config(config)
+    except Exception as error:  # Whatever a library's constructor stumbles over, the configuration says it.
+        raise LoadError(f"{model}: {component}/config.json makes no {class_name}: {why(error)}") from error

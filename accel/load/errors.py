@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from accel.mistake import Mistake
 from accel.recipe.errors import nearest
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -15,7 +16,7 @@ FAILURES = (OSError, ValueError, AttributeError, ImportError, KeyError, TypeErro
 WEIGHT_NAMES = ("pytorch_model", "diffusion_pytorch_model", "model", "consolidated")
 
 
-class LoadError(ValueError):
+class LoadError(Mistake):
     """A model that cannot be loaded, told with the likely cause."""
 
 

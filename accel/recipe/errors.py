@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from accel.mistake import Mistake
 
-class RecipeError(ValueError):
+
+class RecipeError(Mistake):
     """A mistake in a recipe, told with its file and key path."""
 
 

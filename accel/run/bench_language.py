@@ -12,6 +12,7 @@ import torch
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.summary import summarize
+from accel.mistake import Mistake
 from accel.recipe.recipe import DENSE, Recipe
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -76,12 +77,12 @@ def random_model(shape: str, longest: int, device: str, dtype: torch.dtype, laye
         layers: how many of the shape's layers; none is all.
 
     Raises:
-        ValueError: if no shape has the name.
+        Mistake: if no shape has the name.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if shape not in SHAPES:
-        raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+        raise Mistake(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     values = dict(SHAPES[shape])
     if layers is not None:
         values["num_hidden_layers"] = min(layers, values["num_hidden_layers"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
+from accel.mistake import Mistake
 from accel.recipe.recipe import DENSE, Recipe
 
 
@@ -43,10 +44,10 @@ def complete(
     A dense run goes through the same seam, so that both are timed alike.
 
     Raises:
-        ValueError: if the prompt is empty or longer than the model's positions allow.
+        Mistake: if the prompt is empty or longer than the model's positions allow.
     """
     if not prompt.strip():
-        raise ValueError("the prompt is empty")
+        raise Mistake("the prompt is empty")
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     check_length(model, length, max_new_tokens)
@@ -65,12 +66,12 @@ def complete(
 
 
 def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise a ValueError where a prompt and its answer cannot fit the model's positions."""
+    """Raise a Mistake where a prompt and its answer cannot fit the model's positions."""
     if prompt_tokens < 1:
-        raise ValueError("the prompt is empty")
+        raise Mistake("the prompt is empty")
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and prompt_tokens + new_tokens > most:
-        raise ValueError(
+        raise Mistake(
             f"{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the {most} "
             "positions of the model"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
+from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
 from accel.sites.stopwatch import Stopwatch
@@ -35,15 +37,15 @@ class GenerateSettings:
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
-            raise ValueError("the prompt is empty")
+            raise Mistake("the prompt is empty")
         if not -(2**63) <= self.seed < 2**63:
-            raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
+            raise Mistake(f"seed must fit into 64 bits, got {self.seed}")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
+            raise Mistake(f"guidance_scale must be finite, got {self.guidance_scale}")
         for name in ("height", "width", "num_frames", "num_inference_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise Mistake(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,25 @@ def generate(pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE) -> G
         total = Stopwatch()
         latents: list[Tensor] = []
         with _timed_forwards(pipe) as transformer, total.running(pipe.device):
-            output = pipe(**_arguments(pipe, settings, latents))
+            output = _called(pipe, _arguments(pipe, settings, latents))
     frames = torch.as_tensor(output.frames[0])
     seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
     return Generated(frames, latents[-1] if latents else None, seconds, patch)
+
+
+def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
+    """What the pipeline returns.
+
+    Raises:
+        Mistake: if the pipeline's own checks refuse the arguments.
+    """
+    try:
+        return pipe(**arguments)
+    except ValueError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if frames[-1].f_globals.get("__name__", "").startswith("diffusers.pipelines."):
+            raise Mistake(f"{type(pipe).__name__}: {error}") from error
+        raise
 
 
 def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> dict[str, Any]:
@@ -96,7 +113,7 @@ def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> 
     wanted = {name: value for name, value in vars(settings).items() if name != "seed" and value is not None}
     unknown = sorted(set(wanted) - set(known))
     if unknown:
-        raise ValueError(f"{type(pipe).__name__} has no {', '.join(unknown)}")
+        raise Mistake(f"{type(pipe).__name__} has no {', '.join(unknown)}")
 
     def keep_latents(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         latents[:] = [values["latents"].detach().float().cpu()]

@@ -7,7 +7,6 @@ import weakref
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 
 from accel.patches.context import Context
