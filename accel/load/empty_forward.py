@@ -17,6 +17,13 @@ from accel.patches.grid import TokenGrid
 Size = tuple[int, int, int]
 # Latents that the pipeline packs into patches of 2 x 2 before the model sees them.
 PACKED = 2
+CONDITIONS = (
+    "encoder_hidden_states",
+    "encoder_hidden_states_2",
+    "encoder_hidden_states_t5",
+    "image_embeds",
+    "text_bth",
+)
 
 
 def empty_grid(model: Any, size: Size) -> TokenGrid:
@@ -46,7 +53,13 @@ def _latent(model: Any) -> Callable[[Any, Size], dict[str, Any]]:
 
 def _conditions() -> dict[str, Any]:
     nothing = torch.empty(1, 0, 1, device="meta")
-    names = ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_hidden_states_t5", "image_embeds")
+    names = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_2",
+        "encoder_hidden_states_t5",
+        "image_embeds",
+        "text_bth",
+    )
     return {**dict.fromkeys(names, nothing), "encoder_attention_mask": torch.zeros(1, 0)}
 
 
@@ -89,6 +102,16 @@ def _positions(model: Any, size: Size) -> dict[str, Any]:
     return {"img_ids": torch.cartesian_prod(*axes)}
 
 
+def _rows(model: Any, size: Size) -> dict[str, Any]:
+    sides = [side // patch for side, patch in zip(size, model.config.patch_size, strict=True)]
+    positions = torch.cartesian_prod(*map(torch.arange, sides))
+    return {"position_ids": positions, "video_indices": torch.arange(len(positions))}
+
+
+def _square_or_video(model: Any, size: Size) -> dict[str, Any]:
+    return _image(model, size) if len(model.config.patch_size) == 2 else _video(model, (1, *size[1:]))
+
+
 def _shapes(model: Any, size: Size) -> dict[str, Any]:
     return {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]}
 
@@ -103,8 +126,10 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "kandinsky5": _channels_last,
     "ltx": _told,
     "cosmos3": _token_shapes,
-    "sd3": _image,
-    "flux": _positions,
+    "minimax_h3": _rows,
+    **dict.fromkeys(("sd3", "cogview4", "glm_image", "ernie_image"), _image),
+    **dict.fromkeys(("flux", "flux3", "bria", "longcat_image", "ovis_image"), _positions),
+    "hunyuan_image": _square_or_video,
     "qwen_image": _shapes,
     "z_image": _listed,
 }

@@ -19,6 +19,9 @@ LATENT_SCALES = {
     "MochiTransformer3DModel": (6, 8),
     "CosmosTransformer3DModel": (8, 8),
     "HunyuanVideo15Transformer3DModel": (4, 16),
+    "MiniMaxH3Transformer3DModel": (4, 16),
+    "HunyuanImageTransformer2DModel": (1, 32),
+    "ErnieImageTransformer2DModel": (1, 16),
 }
 
 # What a class has no usable default for, as in the weights that were released.
