@@ -10,7 +10,7 @@ from torch import Tensor
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
 
-TextPadding = Literal["last", "dropped"]
+TextPadding = Literal["last", "anywhere", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Context:
         layer: index of the attention call's layer among the model's attention sites.
         n_layers: number of those.
         text_padding: "last" where the model hides padded text by a key mask that ends in one run of hidden
-            keys, "dropped" where it leaves padded text out of each sample's call; none where it is not known
+            keys, "anywhere" where a key mask hides text and nothing else, "dropped" where it leaves padded
+            text out of each sample's call; none where it is not known
             to do either.
         kv_lengths: int32 [B], how many of each sample's keys are not padding; none where all are.
         heads: which of the layer's heads the call holds where other processes hold the rest; none where it

@@ -61,9 +61,14 @@ class GridAttention(SiteAttention):
             context = self._context(forward, q.shape[1])
             call = forward.call_of(self)
             reason = self._dense_reason(q, k, v, mask, context, forward.dense) or self.faults.stays_dense
+            movable = mask is not None and context.text_padding == "anywhere"
+            if movable and forward.parallel is not None:
+                reason = reason or "attention mask"
             if reason is not None:
                 return self.dense(reason, dense, context.step)
             arrival = forward.arrival(q.device)
+            if movable:
+                context, arrival, mask = hidden_last(context, mask, q.shape[0])
             q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
             return self.sparse(
                 partial(self._plan, q, k, mask, context, forward, call),
@@ -111,7 +116,7 @@ class GridAttention(SiteAttention):
         assert context.grid is not None
         if q.shape[1] != k.shape[1]:
             return "cross-attention"
-        if mask is not None and not hides_padding_only(mask, context):
+        if mask is not None and not (hides_padding_only(mask, context) and mask.shape[3] == k.shape[1]):
             return "attention mask"
         if q.shape[1] != context.grid.tokens:
             return f"grid {context.grid} is not {q.shape[1]} tokens"
@@ -121,19 +126,50 @@ class GridAttention(SiteAttention):
 
 
 def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
-    """[B, N, H, D] with token `order[i]` at i; none leaves them."""
-    return tokens if order is None else tokens.index_select(1, order)
+    """[B, N, H, D] with token `order[i]` at i; an order [B, N] has one for each sample, None leaves them."""
+    if order is None:
+        return tokens
+    return tokens.index_select(1, order) if order.ndim == 1 else tokens.gather(1, of_tokens(order, tokens))
 
 
 def put_back(tokens: Tensor, order: Tensor | None) -> Tensor:
     """The inverse of `picked`."""
-    return tokens if order is None else torch.empty_like(tokens).index_copy_(1, order, tokens)
+    if order is None:
+        return tokens
+    back = torch.empty_like(tokens)
+    if order.ndim == 1:
+        return back.index_copy_(1, order, tokens)
+    return back.scatter_(1, of_tokens(order, tokens), tokens)
+
+
+def of_tokens(order: Tensor, tokens: Tensor) -> Tensor:
+    """An order [B, N] as an index of the same shape as tokens [B, N, H, D]."""
+    return order[:, :, None, None].expand_as(tokens)
+
+
+def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Tensor, Tensor]:
+    """A call whose hidden text tokens stand at the end: its context, its order [B, N], and its mask.
+
+    Args:
+        mask: bool [B | 1, 1, 1, N], which hides text tokens only. No host sync.
+    """
+    grid = context.grid
+    assert grid is not None
+    seen = mask[:, 0, 0].expand(batch, -1)
+    tokens = torch.arange(grid.tokens, device=mask.device)
+    text_start = grid.lead_tokens + (0 if grid.text_first else grid.video_tokens)
+    text_end = text_start + grid.text_tokens
+    text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
+    others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
+    order = torch.cat([others, text], dim=1)
+    placed = replace(context, grid=replace(grid, text_first=False))
+    return placed, order, seen.gather(1, order)[:, None, None]
 
 
 def hides_padding_only(mask: Tensor, context: Context) -> bool:
-    """Whether a mask is known to say no more than how many of the first keys each sample has."""
+    """Whether a mask is known to hide padded text and nothing else."""
     key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
-    return key_mask and context.text_padding == "last"
+    return key_mask and context.text_padding in ("last", "anywhere")
 
 
 def valid_keys(mask: Tensor, batch: int) -> Tensor:

@@ -36,7 +36,6 @@ DECLINED: dict[str, str] = {
     "JoyImageEditTransformer3DModel": _UNREAD,
     "Kandinsky6SRTransformer3DModel": _FLEX,
     "Kandinsky6Transformer3DModel": _UNREAD,
-    "Krea2Transformer2DModel": _IMAGE,
     "LatteTransformer3DModel": _SHORT,
     "LongCatAudioDiTTransformer": _AUDIO,
     "Lumina2Transformer2DModel": _IMAGE,

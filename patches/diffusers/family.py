@@ -51,6 +51,7 @@ FAMILIES: dict[str, str] = {
     "Flux3Transformer2DModel": "accel.patches.diffusers.families.image.flux3",
     "CogView4Transformer2DModel": "accel.patches.diffusers.families.image.cogview4",
     "GlmImageTransformer2DModel": "accel.patches.diffusers.families.image.glm_image",
+    "Krea2Transformer2DModel": "accel.patches.diffusers.families.image.krea2",
 }
 
 

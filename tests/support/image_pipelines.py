@@ -31,6 +31,17 @@ PIPELINES: dict[str, PipelineCase] = {
     "flux-cfg": PipelineCase("FluxPipeline", "flux", call=lambda size, b: {"true_cfg_scale": 3.0}),
     "flux2": PipelineCase("Flux2Pipeline", "flux2", "distilled"),
     "qwen-image": PipelineCase("QwenImagePipeline", "qwen-image"),
+    "krea2": PipelineCase(
+        "Krea2Pipeline",
+        "krea2",
+        components=lambda: {"patch_size": 2},
+        call=lambda size, b: {
+            "prompt_embeds": noise(b, TEXT, 3, 16),
+            "negative_prompt_embeds": noise(b + 7, TEXT, 3, 16)[:b],
+            "prompt_embeds_mask": text_mask(b),
+            "negative_prompt_embeds_mask": text_mask(b, valid=4),
+        },
+    ),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),
     "z-image": PipelineCase(
         "ZImagePipeline",

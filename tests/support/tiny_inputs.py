@@ -379,3 +379,17 @@ def minimax_h3(b: int, f: int, h: int, w: int, references: int = 0) -> dict[str,
         "audio_indices": (tags == 2).nonzero().flatten(),
         "text_indices": torch.arange(TEXT),
     }
+
+
+def qwen_image_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**qwen_image(b, f, h, w), "encoder_hidden_states_mask": text_mask(b)}
+
+
+def krea2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, h * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 3, 16),
+        "timestep": timestep(b, 0.5),
+        "position_ids": torch.cat([torch.zeros(TEXT, 3), positions(h, w, 3)]),
+        "encoder_attention_mask": text_mask(b),
+    }

@@ -1,11 +1,11 @@
-"""Text, sound and references of a packed sequence attend as in the dense model while the video is sparse."""
+"""Text, sound and references attend as in the dense model under a sparse video; hidden text is not read."""
 
 import torch
 from pytest import mark
 
 from accel import accelerate_model, summary
 from accel.recipe.recipe import Recipe
-from tiny_families import CASES
+from tiny_families import CASES, TEXT
 
 SIZE = (3, 8, 9)
 METHODS = {
@@ -35,3 +35,24 @@ def test_sound_is_that_of_the_dense_model_after_one_sparse_layer(name, method):
     for exact, got in ((sound, sparse_sound), (video[:, :references], sparse_video[:, :references])):
         torch.testing.assert_close(got, exact, atol=2e-6, rtol=2e-6)
     assert not torch.allclose(sparse_video, video, atol=1e-3)
+
+
+@torch.no_grad()
+def test_text_hidden_in_the_middle_is_not_read():
+    """Padding between prompt and template, as Krea 2 has it, another hole for each sample."""
+    case = CASES["krea2"]
+    model, arguments = case.model(), case.arguments((1, 8, 9), batch=2)
+    mask = torch.ones(2, TEXT, dtype=torch.bool)
+    mask[0, 5:9] = mask[1, 2:16] = False
+    arguments["encoder_attention_mask"] = mask
+    expected = model(**arguments)[0]
+    everything = {"method": "compose", "score": {"kind": "pooled"}, "block_size": [16, 16]}
+    everything["select"] = {"kind": "top_p", "mass": 1.0}
+    recipe = {"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": everything}]}
+    accelerate_model(model, Recipe.model_validate(recipe), dense_steps=0, dense_layers=0)
+    torch.testing.assert_close(model(**arguments)[0], expected, atol=1e-5, rtol=1e-5)
+    assert not summary(model).dense_reasons
+    text = arguments["encoder_hidden_states"]
+    before = model(**arguments)[0]
+    arguments["encoder_hidden_states"] = text + 100 * ~mask[:, :, None, None]
+    assert torch.equal(model(**arguments)[0], before)

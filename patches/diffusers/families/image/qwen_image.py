@@ -1,8 +1,4 @@
-"""Qwen-Image: text, then the tokens of one image, or of several of one size.
-
-Padded text stands between text and image, where a length for each sample cannot say it: masked calls (prompts
-of different length in one batch) stay dense.
-"""
+"""Qwen-Image: text, whose padding is masked, then the tokens of one image, or of several of one size."""
 
 from __future__ import annotations
 
@@ -14,6 +10,8 @@ from torch import Tensor, nn
 from accel.patches.diffusers.reading import lengths, modules_like
 from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
+
+TEXT_PADDING = "anywhere"
 
 
 class SeatedQwenImageProcessor(DispatchingProcessor, QwenDoubleStreamAttnProcessor2_0):  # type: ignore[misc]
