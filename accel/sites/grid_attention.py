@@ -61,14 +61,14 @@ class GridAttention(SiteAttention):
             context = self._context(forward, q.shape[1])
             call = forward.call_of(self)
             reason = self._dense_reason(q, k, v, mask, context, forward.dense) or self.faults.stays_dense
-            movable = mask is not None and context.text_padding == "anywhere"
-            if movable and forward.parallel is not None:
+            movable = mask if context.text_padding == "anywhere" else None
+            if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
             if reason is not None:
                 return self.dense(reason, dense, context.step)
             arrival = forward.arrival(q.device)
-            if movable:
-                context, arrival, mask = hidden_last(context, mask, q.shape[0])
+            if movable is not None:
+                context, arrival, mask = hidden_last(context, movable, q.shape[0])
             q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
             return self.sparse(
                 partial(self._plan, q, k, mask, context, forward, call),
