@@ -10,8 +10,10 @@ from accel.patches.diffusers.context_parallel import arrival_of_text_apart
 from accel.patches.diffusers.ulysses import require_shares
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
-from accel.sites.call_record import CallRecord
-from accel.sites.faults import Guard
+from accel.patches.site import Site
+from accel.policies.dense import Dense
+from accel.recipe.schedule import Schedule
+from accel.sites.site_attention import SiteAttention
 from processes import in_processes
 from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, pipeline, run
 
@@ -191,4 +193,5 @@ def test_an_error_is_raised_where_others_would_wait(monkeypatch):
 
     monkeypatch.delenv("ACCEL_STRICT", raising=False)
     with raises(RuntimeError, match="no memory for a plan"):
-        Guard("blocks.0.attn1", set()).run(plan, None, None, CallRecord(), 0, alone=False)
+        site = Site("blocks.0.attn1", "", None, 0, 1, 2)
+        SiteAttention(site, Dense(), Schedule()).sparse(plan, None, None, 0, alone=False)
