@@ -36,8 +36,9 @@ def prove_if_unknown(device: torch.device, dtype: torch.dtype, head_dim: int) ->
         if torch.cuda.is_current_stream_capturing():
             continue
         warnings.warn(
-            f"trying the {tier} tier for {str(dtype)[6:]} and head dim {head_dim}, once on this machine, for "
-            f"{SECONDS} s at most; the verdict is kept in {verdict_file()} ({SWITCH}=0 leaves it out)",
+            f"trying the {tier} tier for {str(dtype)[6:]} and head dim {head_dim}, once on this machine: its "
+            f"kernels are compiled, then run for {SECONDS} s at most; the verdict is kept in "
+            f"{verdict_file()} ({SWITCH}=0 leaves it out)",
             stacklevel=2,
         )
         if (found := prove(tier, device, dtype, head_dim, again=False)) != PASSED:

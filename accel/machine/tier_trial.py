@@ -1,4 +1,8 @@
-"""The trial of a tier: its test in a child process, which may hang or die, and what the end of it says."""
+"""The trial of a tier: its test in a child process, which may hang or die, and what the end of it says.
+
+The child compiles all kernels first, by several threads, and says so; only then does its time run. A slow
+compiler says nothing about a tier.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import IO
 
 import torch
 
 from accel.kernels.attention.verdicts import PASSED
-from accel.kernels.proof.forms import OUT_OF_MEMORY, first_failure
+from accel.kernels.proof.forms import OUT_OF_MEMORY, compile_calls, first_failure
 
 SECONDS = 300
+COMPILE_SECONDS = 1800
+COMPILED = "compiled"
 NOT_TESTED = "could not be tested on this machine"
 VERDICT = "verdict: "
 KILLED_FROM_OUTSIDE = (-9, -15)  # by the system where memory ran out, say
@@ -25,7 +34,7 @@ def trial(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) ->
 
     What begins with `NOT_TESTED` says nothing about the tier.
     """
-    return outcome(command(tier, device, dtype, head_dim), SECONDS)
+    return outcome(command(tier, device, dtype, head_dim), SECONDS, COMPILE_SECONDS)
 
 
 def command(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
@@ -39,9 +48,11 @@ def child(tier: str, device: str, dtype: str, head_dim: int) -> None:
     """Print the name of each form of call before it is tested and, last, the verdict."""
     if hasattr(signal, "alarm"):
         # Ends a test that hangs where the parent has gone.
-        signal.alarm(SECONDS + 10)
+        signal.alarm(COMPILE_SECONDS + SECONDS + 10)
     torch.zeros(1, device=device)
     try:
+        compile_calls(tier, device, getattr(torch, dtype), head_dim)
+        said(COMPILED)
         failure = first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)
         found = PASSED if failure is None else f"failed its test on this machine: {failure}"
     except RuntimeError as error:
@@ -55,46 +66,71 @@ def said(line: str) -> None:
     print(line, flush=True)
 
 
-def outcome(command: Sequence[str], seconds: float) -> str:
-    """Run a child for at most so long, and tell the verdict by what it printed and how it ended."""
+def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> str:
+    """Run a child, and tell the verdict by what it printed and how it ended.
+
+    Args:
+        seconds: how long it may run once it has compiled, which may take `compile_seconds`.
+    """
     if getattr(sys, "frozen", False) or not sys.executable:
         return f"{NOT_TESTED}: this program is no Python interpreter that could start another"
     # The same devices, and the compiled kernels: an interpreted one proves nothing of them.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, encoding="utf-8", errors="replace", start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        return f"{NOT_TESTED}: {error}"
-    try:
-        printed, complaints = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        printed, complaints = _killed(process)
-        return judged(printed, complaints, f"did not finish its test within {seconds:g} s")
-    except BaseException:
-        _killed(process)
-        raise
-    if process.returncode in KILLED_FROM_OUTSIDE:
-        return f"{NOT_TESTED}: its test was killed from outside"
-    return judged(printed, complaints, f"ended its test's process with code {process.returncode}")
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=printed, stderr=complaints, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return f"{NOT_TESTED}: {error}"
+        try:
+            late = _late(process, printed, seconds, compile_seconds)
+        finally:
+            _end(process)
+        if late is None and process.returncode in KILLED_FROM_OUTSIDE:
+            return f"{NOT_TESTED}: its test was killed from outside"
+        end = late or f"ended its test's process with code {process.returncode}"
+        return judged(_text(printed), _text(complaints), end)
 
 
-def _killed(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """End a child and all that it started, compilers say; gives what it had printed."""
+def _late(
+    process: subprocess.Popen[bytes], printed: IO[bytes], seconds: float, compile_seconds: float
+) -> str | None:
+    """Wait for a child; None if it ends in time, else what it did not do."""
+    started, compiled = time.monotonic(), None
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+            return None
+        now = time.monotonic()
+        if compiled is None and COMPILED in _text(printed).splitlines():
+            compiled = now
+        if compiled is None and now - started > compile_seconds:
+            return f"{NOT_TESTED}: its kernels were not compiled within {compile_seconds:g} s"
+        if compiled is not None and now - compiled > seconds:
+            return f"did not finish its test within {seconds:g} s"
+
+
+def _text(file: IO[bytes]) -> str:
+    """What has been written to a file so far, without moving where a child writes next."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode("utf-8", "replace")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a child and all that it started, compilers say."""
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-    try:
-        return process.communicate(timeout=10)
-    except subprocess.TimeoutExpired:
-        # A driver may hold a process whose kernel hangs; it is left to the system.
-        return "", ""
+    # A driver may hold a process whose kernel hangs; it is left to the system.
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
 
 
 def judged(printed: str, complaints: str, end: str) -> str:
     """The verdict from the lines on the child's two outputs and from how it ended."""
     lines = printed.splitlines()
+    if end.startswith(NOT_TESTED):
+        return end
     for line in lines:
         if line.startswith(VERDICT):
             return line.removeprefix(VERDICT)

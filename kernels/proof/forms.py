@@ -6,6 +6,7 @@ A configuration that compiles may still give NaN or hang, so what runs by choice
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,6 +62,24 @@ FORMS: dict[str, Form] = {
     "in an order, causal": Form(order="heads", causal=True),
     "with a tail": Form(tail=True),
 }
+
+
+@torch.no_grad()
+def compile_calls(tier: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> None:
+    """Compile what `first_failure` will run, by a thread for each core, and run no kernel of it."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return
+    from accel.kernels.launch import only_compiling
+
+    attend = load_tier(tier)
+    with torch.cuda.device(device), only_compiling(os.cpu_count() or 1):
+        for columns, form in product(KEY_ROWS, FORMS.values()):
+            # Kernels differ by the strides of tokens, which even and odd numbers of tiles have apart.
+            for tiles in TILES[:2]:
+                q, k, v, layout = problem(form, columns, tiles, device, dtype, head_dim)
+                if cannot_take(tier, layout) is None:
+                    attend(q, k, v, layout)
 
 
 @torch.no_grad()

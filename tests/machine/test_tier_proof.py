@@ -59,11 +59,19 @@ ENDS = {
     "failed": ("print('verdict: failed its test')", "failed its test"),
     "noise": ("print('verdict: passed'); print('leaked'); sys.exit(3)", PASSED),
     "hang": (
-        "print('late', flush=True); time.sleep(60)",
+        "print('compiled\\nlate', flush=True); time.sleep(60)",
         "did not finish its test within 1.5 s, at: late",
     ),
+    "slow-compiler": (
+        "print('warming', flush=True); time.sleep(60)",
+        f"{NOT_TESTED}: its kernels were not compiled within 2 s",
+    ),
+    "compiler-without-haste": (
+        "time.sleep(2.5); print('compiled', flush=True); print('verdict: passed')",
+        PASSED,
+    ),
     "hang-of-a-grandchild": (
-        "print('plain', flush=True); subprocess.run([sys.executable, '-c', 'while True: pass'])",
+        "print('compiled\\nplain', flush=True); subprocess.run([sys.executable, '-c', 'while True: pass'])",
         "did not finish its test within 1.5 s, at: plain",
     ),
     "abort": (
@@ -91,29 +99,30 @@ ENDS = {
 def test_how_a_child_ends_is_the_verdict(monkeypatch, code, expected):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     started = time.monotonic()
-    assert outcome(python(code), 1.5 if "1.5" in expected else 60) == expected
+    run, compiling = 1.5 if "1.5" in expected or "haste" in code else 60, 2 if "2 s" in expected else 60
+    assert outcome(python(code), run, compiling) == expected
     assert time.monotonic() - started < 20
 
 
 def test_a_program_without_an_interpreter_tests_nothing(monkeypatch):
-    assert outcome(["/no/such/python"], 9).startswith(f"{NOT_TESTED}: [Errno 2]")
+    assert outcome(["/no/such/python"], 9, 9).startswith(f"{NOT_TESTED}: [Errno 2]")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert outcome(python("pass"), 9).startswith(f"{NOT_TESTED}: this program")
+    assert outcome(python("pass"), 9, 9).startswith(f"{NOT_TESTED}: this program")
 
 
 def test_an_interrupt_takes_the_child_along(monkeypatch):
     children = []
 
     class Interrupted(subprocess.Popen):
-        def communicate(self, timeout=None):
+        def wait(self, timeout=None):
             if children:
-                return super().communicate(timeout=timeout)
+                return super().wait(timeout=timeout)
             children.append(self)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with raises(KeyboardInterrupt):
-        outcome(python("time.sleep(60)"), 60)
+        outcome(python("time.sleep(60)"), 60, 60)
     assert children[0].returncode == -9
 
 
@@ -124,7 +133,9 @@ def test_the_child_runs_the_proof_and_says_how_it_ended(monkeypatch):
         "from accel.kernels.proof import forms as proof; proof.TILES = (2,); proof.KEY_ROWS = (64,); "
         "from accel.machine.tier_trial"
     )
-    assert outcome([interpreter, flag, code.replace("from accel.machine.tier_trial", few)], 120) == PASSED
+    assert (
+        outcome([interpreter, flag, code.replace("from accel.machine.tier_trial", few)], 120, 120) == PASSED
+    )
 
 
 def fake_out_of_memory(*_, **__):
@@ -143,7 +154,7 @@ def test_what_the_child_says(monkeypatch, capsys, first_failure, line):
     monkeypatch.setattr(tier_trial, "first_failure", first_failure)
     monkeypatch.setattr(tier_trial.signal, "alarm", lambda seconds: None)
     tier_trial.child("torch", "cpu", "float32", 16)
-    assert capsys.readouterr().out == line + "\n"
+    assert capsys.readouterr().out == f"compiled\n{line}\n"
 
 
 def test_a_tier_is_tried_once_a_machine_and_says_so(tried):
