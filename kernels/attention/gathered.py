@@ -17,7 +17,6 @@ from torch import Tensor
 
 from accel.kernels.attention.rows import Rows
 from accel.kernels.attention.tail import tail_log_count, tail_means
-from accel.kernels.layout.block_order import to_block_order, to_sequence_order
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
 
@@ -38,7 +37,7 @@ def block_sparse_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, in time proportional to the layout's density."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = to_block_order(q, k, v, layout)
+    q, k, v = layout.to_block_order(q, k, v)
     rows = Rows.cut(q, k, v, layout)
     wide = torch.promote_types(q.dtype, torch.float32)
     out = q.new_zeros(rows.q.shape, dtype=wide)
@@ -48,8 +47,8 @@ def block_sparse_attention(
     tail = _tail(rows, k, v, layout, scale) if layout.tail else ()
     for index, more_out, more_lse in chain(_partial_blocks(rows, scale), tail):
         out[index], lse[index] = _join(out[index], lse[index], more_out, more_lse)
-    out = to_sequence_order(_tokens(out, q).to(q.dtype), layout)
-    return (out, to_sequence_order(_tokens(lse, q).float(), layout)) if return_lse else out
+    out = layout.to_sequence_order(_tokens(out, q).to(q.dtype))
+    return (out, layout.to_sequence_order(_tokens(lse, q).float())) if return_lse else out
 
 
 def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:

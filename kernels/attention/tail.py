@@ -2,13 +2,75 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels.attention.mean_pool import mean_pool
 from accel.kernels.layout.blocks import per_head, positions_by_block
 from accel.kernels.layout.layout import BlockLayout
+
+
+class TailBlocks(NamedTuple):
+    """What decides which means a row takes part with, beside its list.
+
+    Args:
+        tokens: int64 [B | 1, Hkv | 1, Nb], how many tokens a block's mean stands for.
+        last_key: int64 [B | 1, Hkv | 1, Nb], the last position of those; None where queries see the future.
+        last_seen: int64 [B | 1, H | 1, Mb], up to where every query of a block sees; None as `last_key`.
+    """
+
+    tokens: Tensor
+    last_key: Tensor | None
+    last_seen: Tensor | None
+
+
+def tail_blocks(layout: BlockLayout) -> TailBlocks:
+    """The counts and limits of the blocks of `layout`."""
+    order = layout.kv_order
+    heads = 1 if order is None or order.indices.ndim == 1 else order.indices.shape[1]
+    present = _present(layout, heads)
+    tokens = present.sum(dim=-1)
+    if not layout.causal:
+        return TailBlocks(tokens, None, None)
+    last_key = torch.where(present, _kv_positions(layout), -1).amax(dim=-1).expand(tokens.shape)
+    positions = positions_by_block(
+        layout.q_order, layout.q_len, layout.block_size[0], layout.device, layout.q_len
+    )
+    return TailBlocks(tokens, last_key, positions.amin(dim=-1) + layout.kv_len - layout.q_len)
+
+
+def tail_log_count(layout: BlockLayout) -> Tensor:
+    """Float32 [B | 1, H | 1, Mb, Nb]: the logarithm of how many tokens a block's mean stands for.
+
+    -inf where the block is listed, is all padding, or reaches into the future of a query of the row.
+    """
+    tokens, last_key, last_seen = tail_blocks(layout)
+    heads = max(layout.kv_indices.shape[1], tokens.shape[1], 1 if last_seen is None else last_seen.shape[1])
+    tokens = per_head(tokens, heads)[:, :, None]
+    taken = ~per_head(layout.listed, heads) & (tokens > 0)
+    if last_key is not None and last_seen is not None:
+        taken = taken & (per_head(last_key, heads)[:, :, None] <= per_head(last_seen, heads)[..., None])
+    return torch.where(taken, tokens.float().log(), -torch.inf)
+
+
+def mean_pool(tokens: Tensor, rows: int) -> Tensor:
+    """[B, H, N, D] -> [B, H, ceil(N / rows), D]: means of blocks of `rows` tokens, the last of what is left.
+
+    Summed and returned in float32 (float64 for float64): half precision ties blocks that are not alike.
+
+    Raises:
+        ValueError: if `tokens` is not four-dimensional or `rows` is below 1.
+    """
+    if tokens.ndim != 4 or rows < 1:
+        raise ValueError(f"expected tokens [B, H, N, D] and rows >= 1, got {tuple(tokens.shape)} and {rows}")
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    whole = tokens.shape[2] // rows * rows
+    means = tokens[:, :, :whole].unflatten(2, (-1, rows)).mean(dim=3, dtype=wide)
+    if whole == tokens.shape[2]:
+        return means
+    return torch.cat([means, tokens[:, :, whole:].mean(dim=2, keepdim=True, dtype=wide)], dim=2)
 
 
 def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
@@ -18,10 +80,6 @@ def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tenso
         k, v: [B, Hkv, N, D], in the order that `layout` cuts its blocks from.
     """
     columns = layout.block_size[1]
-    if k.is_cuda:
-        from accel.kernels.attention import tail_means_triton as triton_tail_means
-
-        return triton_tail_means.tail_means(k, v, columns, layout.kv_lengths, layout.kv_order)
     if layout.kv_lengths is None:
         return mean_pool(k, columns).to(k.dtype), mean_pool(v, columns).to(v.dtype)
     present = _present(layout, k.shape[1])
@@ -37,30 +95,6 @@ def _mean(tokens: Tensor, present: Tensor, count: Tensor) -> Tensor:
     return (total / count).to(tokens.dtype)
 
 
-def tail_log_count(layout: BlockLayout) -> Tensor:
-    """Float32 [B | 1, H | 1, Mb, Nb]: the logarithm of how many tokens a block's mean stands for.
-
-    -inf where the block is listed, is all padding, or reaches into the future of a query of the row.
-    """
-    kv_heads = (
-        1
-        if layout.kv_order is None or layout.kv_order.indices.ndim == 1
-        else layout.kv_order.indices.shape[1]
-    )
-    present = _present(layout, kv_heads)
-    count = present.sum(dim=-1)
-    q_positions = positions_by_block(
-        layout.q_order, layout.q_len, layout.block_size[0], layout.device, layout.q_len
-    )
-    heads = max(layout.kv_indices.shape[1], q_positions.shape[1], kv_heads)
-    taken = ~per_head(layout.listed, heads) & per_head(count > 0, heads)[:, :, None]
-    if layout.causal:
-        last_key = torch.where(present, _kv_positions(layout), -1).amax(dim=-1)
-        last_seen = q_positions.amin(dim=-1) + layout.kv_len - layout.q_len
-        taken = taken & (per_head(last_key, heads)[:, :, None] <= per_head(last_seen, heads)[..., None])
-    return torch.where(taken, per_head(count, heads)[:, :, None].float().log(), -torch.inf)
-
-
 def _kv_positions(layout: BlockLayout) -> Tensor:
     return positions_by_block(
         layout.kv_order, layout.kv_len, layout.block_size[1], layout.device, layout.kv_len
@@ -68,7 +102,7 @@ def _kv_positions(layout: BlockLayout) -> Tensor:
 
 
 def _present(layout: BlockLayout, heads: int) -> Tensor:
-    """Bool [B | 1, Hkv, Nb, columns]: the places of key blocks that hold a token and no padding."""
+    """Bool [B | 1, heads, Nb, columns]: the places of key blocks that hold a token and no padding."""
     positions = _kv_positions(layout)
     present = positions < layout.kv_len
     if layout.kv_lengths is not None:

@@ -18,91 +18,89 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.attention.tail import tail_log_count, tail_means
+from accel.kernels.attention.configurations import ladder
 from accel.kernels.attention.tail_triton import add_tail
-from accel.kernels.launch import launch_config, strides
+from accel.kernels.launch import Config, apart, launch, launch_fitting, strides, target, unit_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
+from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 
 
-@triton.jit
-def _first_key(list_ptr, tile, count, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
-    """Where tile number `tile` of the `count` in a list begins; its block has TILES tiles of BLOCK_N keys."""
-    block = tl.load(list_ptr + tile // TILES, mask=(tile >= 0) & (tile < count), other=0)
-    return (block * TILES + tile % TILES) * BLOCK_N
-
-
-@triton.jit
-def _full_tiles(list_ptr, count, end, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
-    """How many of the `count` ascending tiles of a list lie wholly before key `end`."""
-    full = count
-    while (full > 0) & (_first_key(list_ptr, full - 1, count, BLOCK_N, TILES) + BLOCK_N > end):
-        full -= 1
-    return full
-
-
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "samples_apart", "heads_apart", "slots", "q_positions_apart", "kv_positions_apart",
+        "heads", "group", "blocks", "M", "N", "scale", "window",
+    ],
+    do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr"],
+)  # fmt: skip
 def block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
-    q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides,
-    indices_strides, counts_strides, work_strides, q_position_strides, kv_position_strides,
-    heads, group, M, N, scale, window, CAUSAL: tl.constexpr, D: tl.constexpr,
-    PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart,
+    heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group, blocks, M, N, scale, window,
+    CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One of the PARTS of one block of queries of one head.
 
-    Strides are (sample, head, row); `scale` has log2(e) in it.
+    Strides are (sample, head, row), in UNITs; lists and positions are `apart` in heads. `scale` has log2(e)
+    in it.
     """
-    b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    block = tl.program_id(0) // PARTS
+    head = tl.program_id(0) // (blocks * PARTS)
+    b, h = (head // heads).to(tl.int64), (head % heads).to(tl.int64)
+    part = tl.program_id(0) % (blocks * PARTS)
+    first_list = (b * samples_apart + h * heads_apart) * blocks
+    block = part // PARTS
     if work_ptr is not None:
-        block = tl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
-    first_row = (block * PARTS + tl.program_id(0) % PARTS) * BLOCK_M
+        block = tl.load(work_ptr + first_list + block)
+    first_row = (block * PARTS + part % PARTS) * BLOCK_M
     rows, columns = first_row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)[None, :]
-    k_ptr += b * k_strides[0] + h // group * k_strides[1] + columns[:, None] * k_strides[2] + dims
-    v_ptr += b * v_strides[0] + h // group * v_strides[1] + columns[:, None] * v_strides[2] + dims
+    k_row, v_row = k_strides[2] * UNIT, v_strides[2] * UNIT
+    k_ptr += (b * k_strides[0] + h // group * k_strides[1]) * UNIT + columns[:, None] * k_row + dims
+    v_ptr += (b * v_strides[0] + h // group * v_strides[1]) * UNIT + columns[:, None] * v_row + dims
     end, q_positions = N, rows
     if lengths_ptr is not None:
         end = tl.minimum(N, tl.load(lengths_ptr + b))
     if q_positions_ptr is not None:
-        q_positions_ptr += b * q_position_strides[0] + h * q_position_strides[1]
+        q_positions_ptr += (b * q_positions_apart[0] + h * q_positions_apart[1]) * M
         q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
-    q_ptr += b * q_strides[0] + h * q_strides[1] + q_positions[:, None].to(tl.int64) * q_strides[2] + dims
-    q = load_rows(q_ptr, rows[:, None] < M, D, BLOCK_D)
-    list_ptr = indices_ptr + b * indices_strides[0] + h * indices_strides[1] + block * indices_strides[2]
-    counts_ptr += b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2]
-    count = tl.load(counts_ptr) * TILES
+    q_ptr += (b * q_strides[0] + h * q_strides[1] + q_positions[:, None].to(tl.int64) * q_strides[2]) * UNIT
+    q = load_rows(q_ptr + dims, rows[:, None] < M, D, BLOCK_D)
+    list_ptr = indices_ptr + (first_list + block) * slots
+    count = tl.load(counts_ptr + first_list + block)
     full = 0
+    if kv_positions_ptr is None:
+        last_seen = tl.minimum(end, tl.minimum(first_row + BLOCK_M, M) + N - M) if CAUSAL else end
+        count = blocks_before(list_ptr, count, tl.cdiv(tl.maximum(last_seen, 0), BLOCK_N * TILES))
+    count *= TILES
     if window is None and kv_positions_ptr is None:
         seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
-        full = _full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
+        full = full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
     if kv_positions_ptr is not None:
-        kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
+        kv_positions_ptr += (b * kv_positions_apart[0] + h // group * kv_positions_apart[1]) * N
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     accumulator = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     # The list is read one tile ahead, so that the loads of keys and values can be pipelined.
-    upcoming = _first_key(list_ptr, 0, count, BLOCK_N, TILES)
+    upcoming = first_key(list_ptr, 0, count, BLOCK_N, TILES)
     for tile in range(full):
         start = upcoming.to(tl.int64)
-        upcoming = _first_key(list_ptr, tile + 1, count, BLOCK_N, TILES)
-        k = load_rows(k_ptr + start * k_strides[2], None, D, BLOCK_D)
-        v = load_rows(v_ptr + start * v_strides[2], None, D, BLOCK_D)
+        upcoming = first_key(list_ptr, tile + 1, count, BLOCK_N, TILES)
+        k = load_rows(k_ptr + start * k_row, None, D, BLOCK_D)
+        v = load_rows(v_ptr + start * v_row, None, D, BLOCK_D)
         scores = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N]
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
     for tile in range(full, count):
-        start = _first_key(list_ptr, tile, count, BLOCK_N, TILES).to(tl.int64)
+        start = first_key(list_ptr, tile, count, BLOCK_N, TILES).to(tl.int64)
         positions = start.to(tl.int32) + columns
         if kv_positions_ptr is not None:
             positions = tl.load(kv_positions_ptr + positions, mask=positions < N, other=N)
         present = positions < end
-        k = load_rows(k_ptr + start * k_strides[2], present[:, None], D, BLOCK_D)
-        v = load_rows(v_ptr + start * v_strides[2], present[:, None], D, BLOCK_D)
+        k = load_rows(k_ptr + start * k_row, present[:, None], D, BLOCK_D)
+        v = load_rows(v_ptr + start * v_row, present[:, None], D, BLOCK_D)
         visible = present[None, :]
         if CAUSAL:
             visible &= positions[None, :] <= q_positions[:, None] + N - M
@@ -116,7 +114,7 @@ def block_sparse_kernel(
         # Read again, so that they take no registers in the loops.
         q_positions = tl.load(q_positions_ptr + rows, mask=rows < M, other=0).to(tl.int32)
     places = q_positions[:, None].to(tl.int64)
-    out_ptr += b * out_strides[0] + h * out_strides[1] + places * out_strides[2] + dims
+    out_ptr += (b * out_strides[0] + h * out_strides[1] + places * out_strides[2]) * UNIT + dims
     tl.store(out_ptr, out.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < M) & (dims < D))
     tl.store(lse_ptr + (b * heads + h) * M + q_positions, lse, mask=rows < M)
 
@@ -140,8 +138,7 @@ def block_sparse_attention(
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
-        means, log_count = tail_means(k, v, layout), tail_log_count(layout)
-        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, by_head(layout.q_order))
+        add_tail(q, k, v, layout, out, lse, scale, by_head(layout.q_order))
     return (out, lse) if return_lse else out
 
 
@@ -156,12 +153,19 @@ def _launch(
         kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
     work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
-    config = launch_config(rows, columns, dim, q.itemsize)
-    parts = rows // config["BLOCK_M"]
-    block_sparse_kernel[(layout.num_q_blocks * parts, batch * heads)](
-        q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
-        *(strides(x) for x in (q, k, v, out, indices, counts, work, q_positions, kv_positions)),
-        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
-        CAUSAL=layout.causal, D=dim, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
-        TILES=columns // config["BLOCK_N"], **config,
-    )  # fmt: skip
+    unit = unit_of(q, k, v, out)
+
+    def start(config: Config) -> None:
+        parts = rows // config["BLOCK_M"]
+        launch(
+            block_sparse_kernel, layout.num_q_blocks * parts * batch * heads,
+            q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
+            *(strides(x, unit) for x in (q, k, v, out)), *apart(indices), indices.shape[3],
+            apart(q_positions), apart(kv_positions), heads, heads // k.shape[1], layout.num_q_blocks,
+            q_len, layout.kv_len, scale * LOG2_E.value, layout.window, CAUSAL=layout.causal, D=dim,
+            UNIT=unit, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
+            TILES=columns // config["BLOCK_N"], **config,
+        )  # fmt: skip
+
+    about = (block_sparse_kernel, q.device, q.dtype, dim, rows, columns, masked, layout.q_order is None)
+    launch_fitting(about, ladder(target(), rows, columns, dim, q.itemsize), start)

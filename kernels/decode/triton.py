@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.launch import strides
+from accel.kernels.launch import apart, launch, strides, unit_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 
@@ -21,23 +21,33 @@ PROGRAMS_PER_PROCESSOR = 2
 PROCESSORS = 132
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "samples_apart", "heads_apart", "slots", "visible_samples", "visible_queries", "kv_heads", "splits",
+        "parts", "R", "M", "N", "slots_per_split", "scale",
+    ],
+    do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "visible_ptr"],
+)  # fmt: skip
 def decode_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, visible_ptr,
-    q_strides, k_strides, v_strides, indices_strides, counts_strides, visible_strides,
-    kv_heads, splits, R, M, N, slots_per_split, scale, CAUSAL: tl.constexpr, D: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, visible_ptr, q_strides, k_strides,
+    v_strides, samples_apart, heads_apart, slots, visible_samples, visible_queries, kv_heads, splits, parts,
+    R, M, N, slots_per_split, scale, CAUSAL: tl.constexpr, SINGLE: tl.constexpr, D: tl.constexpr,
+    UNIT: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_M rows of one key head over `slots_per_split` blocks of its list; `scale` has log2(e) in it."""
-    split = tl.program_id(0)
-    b, h = (tl.program_id(1) // kv_heads).to(tl.int64), (tl.program_id(1) % kv_heads).to(tl.int64)
-    rows, columns = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-    dims = tl.arange(0, BLOCK_D)[None, :]
-    q_ptr += b * q_strides[0] + h * q_strides[1] + rows[:, None] * q_strides[2] + dims
-    k_ptr += b * k_strides[0] + h * k_strides[1] + dims
-    v_ptr += b * v_strides[0] + h * v_strides[1] + dims
-    list_ptr = indices_ptr + b * indices_strides[0] + h * indices_strides[1]
-    count = tl.load(counts_ptr + b * counts_strides[0] + h * counts_strides[1])
+    """BLOCK_M rows of one key head over `slots_per_split` blocks of its list; `scale` has log2(e) in it.
+
+    Strides are (sample, head, row), in UNITs. SINGLE says that M is 1.
+    """
+    split, head = tl.program_id(0) % splits, tl.program_id(0) // (splits * parts)
+    b, h = (head // kv_heads).to(tl.int64), (head % kv_heads).to(tl.int64)
+    rows = tl.program_id(0) // splits % parts * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns, dims = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)[None, :]
+    q_ptr += (b * q_strides[0] + h * q_strides[1] + rows[:, None] * q_strides[2]) * UNIT + dims
+    k_ptr += (b * k_strides[0] + h * k_strides[1]) * UNIT + dims
+    v_ptr += (b * v_strides[0] + h * v_strides[1]) * UNIT + dims
+    list_ptr = indices_ptr + (b * samples_apart + h * heads_apart) * slots
+    count = tl.load(counts_ptr + b * samples_apart + h * heads_apart)
     q = load_rows(q_ptr, rows[:, None] < R, D, BLOCK_D)
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -53,31 +63,31 @@ def decode_kernel(
         if CAUSAL:
             seen &= keys[None, :] <= (rows % M)[:, None] + N - M
         if visible_ptr is not None:
-            mask_ptr = visible_ptr + b * visible_strides[0] + keys
-            if M == 1:
+            mask_ptr = visible_ptr + b * visible_samples + keys
+            if SINGLE:
                 seen &= (tl.load(mask_ptr, mask=present, other=0) != 0)[None, :]
             else:
                 # In a branch, as Triton 3.6 has no asynchronous copies of single bytes.
-                of_row = (rows % M)[:, None] * visible_strides[1]
+                of_row = (rows % M)[:, None] * visible_queries
                 seen &= tl.load(mask_ptr[None, :] + of_row, mask=seen, other=0) != 0
-        k = load_rows(k_ptr + keys[:, None] * k_strides[2], present[:, None], D, BLOCK_D)
-        v = load_rows(v_ptr + keys[:, None] * v_strides[2], present[:, None], D, BLOCK_D)
+        k = load_rows(k_ptr + keys[:, None] * k_strides[2] * UNIT, present[:, None], D, BLOCK_D)
+        v = load_rows(v_ptr + keys[:, None] * v_strides[2] * UNIT, present[:, None], D, BLOCK_D)
         scores = tl.where(seen, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
 
     out, lse = finish(accumulator, row_max, row_sum)
-    place = (tl.program_id(1).to(tl.int64) * splits + split) * R + rows
+    place = (head.to(tl.int64) * splits + split) * R + rows
     tl.store(out_ptr + place[:, None] * D + dims, out, mask=(rows[:, None] < R) & (dims < D))
     tl.store(lse_ptr + place, lse, mask=rows < R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "R"])
 def join_kernel(
     parts_ptr, part_lse_ptr, out_ptr, lse_ptr, splits, R,
     D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One row: the attention over all splits from the attention over each, STEP of them at once."""
-    row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, head = tl.program_id(0) % R, (tl.program_id(0) // R).to(tl.int64)
     split, dims = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)[None, :]
     parts_ptr += (head * splits * R + row) * D + dims
     part_lse_ptr += head * splits * R + row
@@ -113,17 +123,19 @@ def attend(
     parts = q.new_empty(batch, kv_heads, splits, rows, dim, dtype=torch.float32)
     part_lse = q.new_empty(batch, kv_heads, splits, rows, dtype=torch.float32)
     indices, counts = layout.kv_indices[:, :, 0].contiguous(), layout.kv_num_blocks.contiguous()
-    decode_kernel[(splits, batch * kv_heads, triton.cdiv(rows, config["BLOCK_M"]))](
-        q, k, v, parts, part_lse, indices, counts, visible,
-        *(strides(x) for x in (q, k, v, indices, counts)), visible_strides(visible),
-        kv_heads, splits, rows, layout.q_len, layout.kv_len, slots, scale * LOG2_E.value,
-        CAUSAL=layout.causal, D=dim, COLUMNS=columns, BLOCK_D=block_d, **config,
+    tiles, unit = triton.cdiv(rows, config["BLOCK_M"]), unit_of(q, k, v)
+    launch(
+        decode_kernel, splits * tiles * batch * kv_heads,
+        q, k, v, parts, part_lse, indices, counts, visible, *(strides(x, unit) for x in (q, k, v)),
+        *apart(indices), capacity, *visible_strides(visible), kv_heads, splits, tiles, rows, layout.q_len,
+        layout.kv_len, slots, scale * LOG2_E.value, CAUSAL=layout.causal, SINGLE=layout.q_len == 1, D=dim,
+        UNIT=unit, COLUMNS=columns, BLOCK_D=block_d, **config,
     )  # fmt: skip
     out = q.new_empty(batch, kv_heads, rows, dim)
     lse = q.new_empty(batch, kv_heads, rows, dtype=torch.float32)
     most = triton.next_power_of_2(splits)
-    join_kernel[(rows, batch * kv_heads)](
-        parts, part_lse, out, lse, splits, rows,
+    launch(
+        join_kernel, rows * batch * kv_heads, parts, part_lse, out, lse, splits, rows,
         D=dim, BLOCK_S=most, BLOCK_D=block_d, STEP=min(most, 16), num_warps=4,
     )  # fmt: skip
     return out, lse

@@ -8,14 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.tail import tail_log_count, tail_means
 from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.fp8.kernel import ROWS, hopper_fp8_kernel
 from accel.kernels.fp8.operands import operands
-from accel.kernels.hopper.box_descriptor import box_descriptor
-from accel.kernels.launch import strides
-from accel.kernels.layout.block_order import to_block_order, to_sequence_order
+from accel.kernels.hopper.tiles import box_descriptor
+from accel.kernels.launch import apart, launch
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E
@@ -41,7 +39,7 @@ def block_sparse_attention(
     """
     _check(q, layout)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = to_block_order(q, k, v, layout)
+    q, k, v = layout.to_block_order(q, k, v)
     batch, heads, q_len, dim = q.shape
     rows, columns = layout.block_size
     eight = operands(q, k, v, rows, scale)
@@ -49,18 +47,19 @@ def block_sparse_attention(
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     work = work_order_if_it_matters(layout, batch * heads)
-    hopper_fp8_kernel[(layout.num_q_blocks, batch * heads)](
+    launch(
+        hopper_fp8_kernel, layout.num_q_blocks * batch * heads,
         box_descriptor(eight.q, ROWS.value, dim), box_descriptor(eight.k, columns, dim),
         box_descriptor(eight.v, dim, columns), box_descriptor(out, ROWS.value, dim), lse, eight.q_scales,
-        eight.k_scales, eight.v_scales, indices, counts, layout.kv_lengths, work, strides(indices),
-        strides(counts), strides(work), heads, heads // k.shape[1], q_len, layout.kv_len,
+        eight.k_scales, eight.v_scales, indices, counts, layout.kv_lengths, work, *apart(indices),
+        indices.shape[3], heads, heads // k.shape[1], layout.num_q_blocks, q_len, layout.kv_len,
         scale * LOG2_E.value, D=dim, CAUSAL=layout.causal, STAGES=STAGES, num_warps=4,
     )  # fmt: skip
     lse += eight.shift
     if layout.tail:
-        add_tail(q, *tail_means(k, v, layout), tail_log_count(layout), out, lse, rows, scale)
-    out = to_sequence_order(out, layout)
-    return (out, to_sequence_order(lse, layout)) if return_lse else out
+        add_tail(q, k, v, layout, out, lse, scale)
+    out = layout.to_sequence_order(out)
+    return (out, layout.to_sequence_order(lse)) if return_lse else out
 
 
 def _check(q: Tensor, layout: BlockLayout) -> None:

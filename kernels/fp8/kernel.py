@@ -23,6 +23,7 @@ from accel.kernels.hopper.tiles import (
     LN_2,
     ROWS,
     _allocate_barriers,
+    _blocks_before,
     _fill,
     _first_key,
     _full_tiles,
@@ -248,31 +249,37 @@ def _allocate(q_desc, k_desc, v_desc, out_desc, STAGES: gl.constexpr):
     return q_smem, k_smem, v_smem, out_smem
 
 
-@gluon.jit
+@gluon.jit(
+    do_not_specialize=[
+        "samples_apart", "heads_apart", "slots", "heads", "group", "blocks", "M", "N", "scale",
+    ],
+    do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr"],
+)  # fmt: skip
 def hopper_fp8_kernel(q_desc, k_desc, v_desc, out_desc, lse_ptr, q_scales_ptr, k_scales_ptr, v_scales_ptr,
-                      indices_ptr, counts_ptr, lengths_ptr, work_ptr, indices_strides, counts_strides,
-                      work_strides, heads, group, M, N, scale, D: gl.constexpr, CAUSAL: gl.constexpr,
+                      indices_ptr, counts_ptr, lengths_ptr, work_ptr, samples_apart, heads_apart, slots,
+                      heads, group, blocks, M, N, scale, D: gl.constexpr, CAUSAL: gl.constexpr,
                       STAGES: gl.constexpr):  # fmt: skip
     """One block of 128 queries of one head: the one that `work_ptr`, if given, has in this place."""
     KV: gl.constexpr = k_desc.block_type.shape[2]
-    head = gl.program_id(1)
+    head, block = gl.program_id(0) // blocks, gl.program_id(0) % blocks
     b, h = head // heads, head % heads
-    block = gl.program_id(0)
+    first_list = (b.to(gl.int64) * samples_apart + h * heads_apart) * blocks
     if work_ptr is not None:
-        block = gl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
+        block = gl.load(work_ptr + first_list + block)
     row = block * BLOCK_M
-    list_ptr = indices_ptr + b.to(gl.int64) * indices_strides[0] + h.to(gl.int64) * indices_strides[1]
-    list_ptr += block.to(gl.int64) * indices_strides[2]
+    list_ptr = indices_ptr + (first_list + block) * slots
     lse_ptr += head.to(gl.int64) * M
-    count = gl.load(counts_ptr + b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2])
+    count = gl.load(counts_ptr + first_list + block)
     end = N
     if lengths_ptr is not None:
         end = gl.minimum(N, gl.load(lengths_ptr + b))
+    last_seen = gl.minimum(end, gl.minimum(row + BLOCK_M, M) + N - M) if CAUSAL else end
+    count = _blocks_before(list_ptr, count, gl.cdiv(gl.maximum(last_seen, 0), KV))
     seen_by_all = gl.minimum(end, row + N - M + 1) if CAUSAL else end
     full_tiles = _full_tiles(list_ptr, count, seen_by_all, KV)
     # An empty list is one tile of keys that do not exist.
     tiles = gl.maximum(gl.cdiv(count * KV, BLOCK_N), 1)
-    scale *= gl.load(q_scales_ptr + head * gl.num_programs(0) + block) * gl.load(k_scales_ptr + head // group)
+    scale *= gl.load(q_scales_ptr + head * blocks + block) * gl.load(k_scales_ptr + head // group)
     v_scales_ptr += head // group * D
 
     smem = _allocate(q_desc, k_desc, v_desc, out_desc, STAGES)

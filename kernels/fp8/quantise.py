@@ -13,7 +13,7 @@ from torch import Tensor
 
 from accel.kernels.fp8.operands import WIDTH, Operands
 from accel.kernels.fp8.specification import E4M3, LARGEST, LEAST
-from accel.kernels.launch import strides
+from accel.kernels.launch import launch, strides
 
 E4M3_LARGEST = tl.constexpr(LARGEST)
 LEAST_LARGEST = tl.constexpr(LEAST)
@@ -52,17 +52,18 @@ def _scaled(tokens, factor):
     return tl.where(_finite(tokens), scaled, float("nan"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "chunks", "N"])
 def statistics_kernel(
-    k_ptr, v_ptr, out_ptr, k_strides, v_strides, heads, N,
+    k_ptr, v_ptr, out_ptr, k_strides, v_strides, heads, chunks, N,
     D: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """ROWS tokens of one head, by channel: sum, least and largest of rotated keys, largest size of values."""
-    b, h = tl.program_id(1) // heads, tl.program_id(1) % heads
+    head, chunk = tl.program_id(0) // chunks, tl.program_id(0) % chunks
+    b, h = head // heads, head % heads
     total, most_v = tl.zeros([TILE, D], tl.float32), tl.zeros([D], tl.float32)
     least, most = total + float("inf"), total - float("inf")
     for start in range(0, ROWS, TILE):
-        rows = tl.program_id(0) * ROWS + start + tl.arange(0, TILE)
+        rows = chunk * ROWS + start + tl.arange(0, TILE)
         k = _rotated(_tokens(k_ptr, k_strides, b, h, rows, N, D), D, NORM)
         v = _tokens(v_ptr, v_strides, b, h, rows, N, D).to(tl.float32)
         finite = _finite(k)
@@ -70,7 +71,7 @@ def statistics_kernel(
         least = tl.minimum(least, tl.where(finite, k, float("inf")))
         most = tl.maximum(most, tl.where(finite, k, -float("inf")))
         most_v = tl.maximum(most_v, tl.max(tl.where(_finite(v), tl.abs(v), 0.0), 0))
-    out_ptr += (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4 * D
+    out_ptr += tl.program_id(0).to(tl.int64) * 4 * D
     out_ptr += tl.arange(0, D)
     tl.store(out_ptr, tl.sum(total, 0))
     tl.store(out_ptr + D, tl.min(least, 0))
@@ -78,17 +79,17 @@ def statistics_kernel(
     tl.store(out_ptr + 3 * D, most_v)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "group", "blocks", "M", "scale"])
 def queries_kernel(
-    q_ptr, mean_ptr, out_ptr, scales_ptr, shift_ptr, q_strides, heads, group, M, scale,
+    q_ptr, mean_ptr, out_ptr, scales_ptr, shift_ptr, q_strides, heads, group, blocks, M, scale,
     D: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One block of ROWS queries: e4m3, their scale, and what the mean key adds to their logits."""
-    head = tl.program_id(1)
-    rows, dims = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+    head = tl.program_id(0) // blocks
+    rows, dims = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     q = _rotated(_tokens(q_ptr, q_strides, head // heads, head % heads, rows, M, D), D, NORM)
     most = tl.maximum(tl.max(tl.where(_finite(q), tl.abs(q), 0.0)), LEAST_LARGEST)
-    tl.store(scales_ptr + head * tl.num_programs(0) + tl.program_id(0), most / E4M3_LARGEST)
+    tl.store(scales_ptr + tl.program_id(0), most / E4M3_LARGEST)
     places = head.to(tl.int64) * M + rows
     eight = _scaled(q, tl.div_rn(E4M3_LARGEST, most))
     tl.store(out_ptr + places[:, None] * D + dims[None, :], eight, mask=(rows < M)[:, None])
@@ -96,15 +97,16 @@ def queries_kernel(
     tl.store(shift_ptr + places, shift, mask=rows < M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "N", "width"])
 def keys_values_kernel(
     k_ptr, v_ptr, mean_ptr, k_most_ptr, v_most_ptr, k_out_ptr, v_out_ptr, k_strides, v_strides, heads, N,
     width, D: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """ROWS keys without their mean, in rows, and as many values in columns, in the places of the kernel."""
-    head = tl.program_id(1)
+    groups = tl.cdiv(width, ROWS)
+    head = tl.program_id(0) // groups
     b, h = head // heads, head % heads
-    places, dims = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+    places, dims = tl.program_id(0) % groups * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     k = _rotated(_tokens(k_ptr, k_strides, b, h, places, N, D), D, NORM)
     k -= tl.load(mean_ptr + head * D + dims)[None, :]
     k_out_ptr += (head.to(tl.int64) * N + places)[:, None] * D + dims[None, :]
@@ -128,8 +130,9 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
     sizes = {"D": dim, "NORM": dim**-0.5, "num_warps": 8}
     chunks = triton.cdiv(kv_len, STATISTICS_ROWS)
     parts = k.new_empty(batch, kv_heads, chunks, 4, dim, dtype=torch.float32)
-    statistics_kernel[(chunks, batch * kv_heads)](
-        k, v, parts, strides(k), strides(v), kv_heads, kv_len,
+    launch(
+        statistics_kernel, chunks * batch * kv_heads,
+        k, v, parts, strides(k), strides(v), kv_heads, chunks, kv_len,
         ROWS=STATISTICS_ROWS, TILE=32, num_stages=2, **sizes,
     )  # fmt: skip
     mean = parts[:, :, :, 0].sum(dim=2) / kv_len  # [B, Hkv, D]
@@ -139,14 +142,16 @@ def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operan
     eight_q = q.new_empty(batch, heads, q_len, dim, dtype=E4M3)
     q_scales = q.new_empty(batch, heads, triton.cdiv(q_len, rows), dtype=torch.float32)
     shift = q.new_empty(batch, heads, q_len, dtype=torch.float32)
-    queries_kernel[(q_scales.shape[2], batch * heads)](
-        q, mean, eight_q, q_scales, shift, strides(q), heads, heads // kv_heads, q_len, scale,
-        ROWS=rows, **sizes,
+    launch(
+        queries_kernel, q_scales.numel(),
+        q, mean, eight_q, q_scales, shift, strides(q), heads, heads // kv_heads, q_scales.shape[2], q_len,
+        scale, ROWS=rows, **sizes,
     )  # fmt: skip
     width = triton.cdiv(kv_len, WIDTH) * WIDTH
     eight_k = k.new_empty(batch, kv_heads, kv_len, dim, dtype=E4M3)
     eight_v = v.new_empty(batch, kv_heads, dim, width, dtype=E4M3)
-    keys_values_kernel[(triton.cdiv(width, 64), batch * kv_heads)](
+    launch(
+        keys_values_kernel, triton.cdiv(width, 64) * batch * kv_heads,
         k, v, mean, k_most, v_most, eight_k, eight_v, strides(k), strides(v), kv_heads, kv_len, width,
         ROWS=64, **sizes,
     )  # fmt: skip

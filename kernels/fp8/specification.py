@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels.attention.tail import tail_log_count, tail_means
-from accel.kernels.layout.block_order import to_block_order
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
@@ -121,7 +120,7 @@ def block_sparse_attention(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     heads, rows = q.shape[1], layout.block_size[0]
-    in_blocks = to_block_order(q, k, v, layout)
+    in_blocks = layout.to_block_order(q, k, v)
     eight = quantise(*in_blocks, rows, smooth)
     q_scales = eight.q_scales.repeat_interleave(rows, dim=2)[:, :, : q.shape[2], None]
     q8 = _in_sequence(eight.q.float() * q_scales, layout.q_order)

@@ -13,13 +13,11 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from accel.kernels.attention.tail import tail_log_count, tail_means
 from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.attention.tiers import cannot_take
-from accel.kernels.hopper.box_descriptor import box_descriptor
 from accel.kernels.hopper.kernel import hopper_kernel
-from accel.kernels.hopper.tiles import ROWS
-from accel.kernels.launch import strides
+from accel.kernels.hopper.tiles import ROWS, box_descriptor
+from accel.kernels.launch import apart, launch, strides
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder, by_head
 from accel.kernels.layout.work_order import work_order_if_it_matters
@@ -55,8 +53,7 @@ def block_sparse_attention(
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
-        means, log_count = tail_means(k, v, layout), tail_log_count(layout)
-        add_tail(q, *means, log_count, out, lse, layout.block_size[0], scale, _positions(layout.q_order))
+        add_tail(q, k, v, layout, out, lse, scale, _positions(layout.q_order))
     return (out, lse) if return_lse else out
 
 
@@ -79,12 +76,15 @@ def _launch(
     q_from, out_to = (
         x if layout.q_order is not None else box_descriptor(x, ROWS.value, width) for x in (q, out)
     )
-    hopper_kernel[(layout.num_q_blocks, batch * heads)](
+    steps = [strides(x) if layout.q_order is not None else (0, 0, 0) for x in (q, out)]
+    launch(
+        hopper_kernel, layout.num_q_blocks * batch * heads,
         q_from, box_descriptor(k, box, width), box_descriptor(v, box, width), out_to, lse, indices, counts,
         layout.kv_lengths, work, q_positions, kv_positions,
-        *(strides(x) for x in (q, out, indices, counts, work, q_positions, kv_positions)),
-        heads, heads // k.shape[1], q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
-        D=dim, PARTS=columns // box, TILE=tile, STAGES=stages, CAUSAL=layout.causal, num_warps=4,
+        *steps, *apart(indices), indices.shape[3], *apart(q_positions), *apart(kv_positions),
+        heads, heads // k.shape[1], layout.num_q_blocks, q_len, layout.kv_len, scale * LOG2_E.value,
+        layout.window, D=dim, PARTS=columns // box, TILE=tile, STAGES=stages, CAUSAL=layout.causal,
+        num_warps=4,
     )  # fmt: skip
 
 
@@ -111,4 +111,7 @@ def _aligned(tokens: Tensor) -> Tensor:
     """`tokens`, copied if TMA cannot address them: rows dense, all strides multiples of 16 bytes."""
     strided = [s for s, n in zip(tokens.stride()[:3], tokens.shape[:3], strict=True) if n > 1]
     dense = tokens.stride(-1) == 1 and all(s > 0 and s * tokens.itemsize % 16 == 0 for s in strided)
-    return tokens if dense and tokens.data_ptr() % 16 == 0 else tokens.contiguous()
+    if dense and tokens.data_ptr() % 16 == 0:
+        return tokens
+    # `contiguous` would give back a dense tensor that begins between two multiples of 16 bytes.
+    return tokens.clone(memory_format=torch.contiguous_format)

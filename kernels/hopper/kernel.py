@@ -26,6 +26,7 @@ from accel.kernels.hopper.tiles import (
     LN_2,
     ROWS,
     _allocate_barriers,
+    _blocks_before,
     _fill,
     _full_tiles,
     _keys_of_tile,
@@ -201,37 +202,48 @@ def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b
         gl.store(pointers, q.load(_lines(WIDTH)), mask=exist)
 
 
-@gluon.jit
+@gluon.jit(
+    do_not_specialize=[
+        "samples_apart", "heads_apart", "slots", "q_samples", "q_heads", "kv_samples", "kv_heads",
+        "heads", "group", "blocks", "M", "N", "scale", "window",
+    ],
+    do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr"],
+)  # fmt: skip
 def hopper_kernel(q, k_desc, v_desc, out, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
-                  q_positions_ptr, kv_positions_ptr, q_strides, out_strides, indices_strides, counts_strides,
-                  work_strides, q_position_strides, kv_position_strides, heads, group, M, N, scale, window,
+                  q_positions_ptr, kv_positions_ptr, q_strides, out_strides, samples_apart, heads_apart,
+                  slots, q_samples, q_heads, kv_samples, kv_heads, heads, group, blocks, M, N, scale, window,
                   D: gl.constexpr, PARTS: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
                   CAUSAL: gl.constexpr):  # fmt: skip
     """One block of 128 queries of one head: the one that `work_ptr`, if given, has in this place.
 
-    `q` and `out` are descriptors; with `q_positions_ptr` they are pointers, and rows move one by one.
+    `q` and `out` are descriptors; with `q_positions_ptr` they are pointers, and rows move one by one. Lists,
+    and positions of queries and of keys, are so many heads apart.
     """
     BOX: gl.constexpr = k_desc.block_type.shape[2]
     WIDTH: gl.constexpr = k_desc.block_type.shape[3]
-    b, h = gl.program_id(1) // heads, gl.program_id(1) % heads
-    block = gl.program_id(0)
+    head, block = gl.program_id(0) // blocks, gl.program_id(0) % blocks
+    b, h = head // heads, head % heads
+    first_list = (b.to(gl.int64) * samples_apart + h * heads_apart) * blocks
     if work_ptr is not None:
-        block = gl.load(work_ptr + b * work_strides[0] + h * work_strides[1] + block)
+        block = gl.load(work_ptr + first_list + block)
     row = block * BLOCK_M
-    list_ptr = indices_ptr + b.to(gl.int64) * indices_strides[0] + h.to(gl.int64) * indices_strides[1]
-    list_ptr += block.to(gl.int64) * indices_strides[2]
-    lse_ptr += gl.program_id(1).to(gl.int64) * M
-    count = gl.load(counts_ptr + b * counts_strides[0] + h * counts_strides[1] + block * counts_strides[2])
-    count *= PARTS
+    list_ptr = indices_ptr + (first_list + block) * slots
+    lse_ptr += head.to(gl.int64) * M
+    count = gl.load(counts_ptr + first_list + block)
     end = N
     if lengths_ptr is not None:
         end = gl.minimum(N, gl.load(lengths_ptr + b))
     if q_positions_ptr is not None:
         q += b.to(gl.int64) * q_strides[0] + h.to(gl.int64) * q_strides[1]
         out += b.to(gl.int64) * out_strides[0] + h.to(gl.int64) * out_strides[1]
-        q_positions_ptr += b * q_position_strides[0] + h * q_position_strides[1]
+        q_positions_ptr += (b.to(gl.int64) * q_samples + h * q_heads) * M
     if kv_positions_ptr is not None:
-        kv_positions_ptr += b * kv_position_strides[0] + h // group * kv_position_strides[1]
+        # A box of N stands behind the positions of each head.
+        kv_positions_ptr += (b.to(gl.int64) * kv_samples + h // group * kv_heads) * (N + BOX)
+    else:
+        last_seen = gl.minimum(end, gl.minimum(row + BLOCK_M, M) + N - M) if CAUSAL else end
+        count = _blocks_before(list_ptr, count, gl.cdiv(gl.maximum(last_seen, 0), BOX * PARTS))
+    count *= PARTS
     if window is not None or kv_positions_ptr is not None or (CAUSAL and q_positions_ptr is not None):
         full_tiles = 0
     else:

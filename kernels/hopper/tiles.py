@@ -6,9 +6,12 @@ A list names blocks of keys; a block is copied in boxes of a block or less, and 
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 # Triton 3.6 has these under other names.
 tma_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -17,12 +20,40 @@ tma_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 BLOCK_M = gl.constexpr(128)  # queries of one program
 ROWS = gl.constexpr(64)  # queries of one consumer
 LN_2 = gl.constexpr(0.6931471805599453)
+TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float8_e4m3fn: gl.float8e4nv}
+
+
+def box_descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Addresses a tensor of four axes in boxes of its last two; what lies behind their ends reads as zero."""
+    box = [1, 1, rows, columns]
+    layout = gl.NVMMASharedLayout.get_default_for(box, TYPES[tensor.dtype])
+    # The stride of an axis of length 1 is never used, but has to be a legal one.
+    dims = zip(tensor.stride(), tensor.shape, strict=True)
+    legal = [tensor.shape[3] if n == 1 and axis < 3 else s for axis, (s, n) in enumerate(dims)]
+    return TensorDescriptor(tensor, list(tensor.shape), legal, box, layout)
 
 
 @gluon.constexpr_function
 def _product(columns):
     """How a consumer's product of [ROWS, columns] lies in its registers."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
+
+
+@gluon.jit
+def _blocks_before(list_ptr, count, end):
+    """How many of the `count` ascending blocks of a list have a number below `end`."""
+    low = count
+    # As a rule all have: one look at the last one tells.
+    if gl.load(list_ptr + count - 1, mask=count > 0, other=0) >= end:
+        low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if gl.load(list_ptr + middle) < end:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @gluon.jit

@@ -9,7 +9,7 @@ from torch import Tensor
 def compact_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     """Int32 [..., N] and [...]: the columns set in each row of bool [..., N], then zeros; and how many."""
     if keep.is_cuda:
-        from accel.kernels.layout.triton_compact_lists import compact_lists as on_gpu
+        from accel.kernels.layout.triton import compact_lists as on_gpu
 
         with torch.cuda.device_of(keep):
             return on_gpu(keep)

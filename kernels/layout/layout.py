@@ -176,6 +176,19 @@ class BlockLayout:
     def device(self) -> torch.device:
         return self.kv_indices.device
 
+    def to_block_order(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v [B, H | Hkv, N, D] in the order that blocks are cut from; k and v get H heads if `kv_order`
+        has H."""
+        if self.q_order is not None:
+            q = self.q_order.permute(q)
+        if self.kv_order is not None:
+            k, v = self.kv_order.permute(k), self.kv_order.permute(v)
+        return q, k, v
+
+    def to_sequence_order(self, tokens: Tensor) -> Tensor:
+        """[B, H, M, D] or [B, H, M] in the order of blocks -> the same in the order of the sequence."""
+        return tokens if self.q_order is None else self.q_order.restore(tokens)
+
     def to_mask(self, batch: int = 1) -> Tensor:
         """Bool [B, H | 1, M, N] in the order of the sequence: True where a query sees a key. For tests."""
         rows, columns = self.block_size

@@ -69,7 +69,7 @@ class TokenOrder:
         return out.scatter_(2, self._row_index(tokens), tokens)
 
     def _move(self, tokens: Tensor, back: bool) -> Tensor:
-        from accel.kernels.layout.triton_move_rows import move_rows
+        from accel.kernels.layout.triton import move_rows
 
         # Triton launches on the current device, which need not be the tensors'.
         with torch.cuda.device_of(tokens):

@@ -20,7 +20,7 @@ def work_order(counts: Tensor) -> Tensor:
     Rows of equal length stay in their order.
     """
     if counts.is_cuda:
-        from accel.kernels.layout.triton_work_order import work_order as on_gpu
+        from accel.kernels.layout.triton import work_order as on_gpu
 
         return on_gpu(counts)
     return counts.argsort(dim=-1, descending=True, stable=True).int()

@@ -8,14 +8,11 @@ result does not depend on the device.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Budget = Literal["row", "head", "layer"]
+from accel.kernels.planning.budgets import FIRST_POOLED_AXIS, Budget, available_blocks, bounds
 
-FIRST_POOLED_AXIS: dict[Budget, int] = {"row": 3, "head": 2, "layer": 1}
 NEVER, ALWAYS = -(2**31), 2**31 - 1  # no float32 but a NaN has these keys
 
 
@@ -48,7 +45,7 @@ def keep_heaviest(
         with torch.cuda.device_of(mass):
             return on_gpu(mass, must, may, budget, density, min_density, share)
     lowest, highest = bounds(mass, may, budget, density, min_density)
-    available = _available(mass, may, budget)
+    available = available_blocks(mass, may, budget)
     keys = block_keys(mass, must, may).flatten(FIRST_POOLED_AXIS[budget])
     required = (keys == ALWAYS).sum(dim=-1, keepdim=True)
     if share is None:
@@ -64,14 +61,6 @@ def keep_heaviest(
     above, equal = keys > last, (keys == last) & (count > 0)
     left = count - above.sum(dim=-1, keepdim=True)
     return (above | (equal & (equal.cumsum(dim=-1, dtype=torch.int32) <= left))).reshape(mass.shape)
-
-
-def bounds(
-    mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float
-) -> tuple[Tensor, Tensor]:
-    """Int32 [..., 1] each: the fewest and the most blocks of a budget, what must be kept aside."""
-    available = _available(mass, may, budget).float()
-    return (min_density * available).round().int(), (density * available).round().int()
 
 
 def block_keys(mass: Tensor, must: Tensor, may: Tensor | None) -> Tensor:
@@ -102,16 +91,6 @@ def bisect(reached, shape: torch.Size, device: torch.device) -> Tensor:  # type:
         higher = key + (1 << bit)
         key = torch.where(reached(higher.int()), higher, key)
     return key.int()
-
-
-def _available(mass: Tensor, may: Tensor | None, budget: Budget) -> Tensor:
-    """Int64 [pools, 1], with the leading axes of `mass` that `budget` leaves: blocks that may be kept."""
-    pooled = FIRST_POOLED_AXIS[budget]
-    if may is None:
-        size = mass.shape[pooled:].numel()
-        return torch.full((*mass.shape[:pooled], 1), size, device=mass.device)
-    rows = may.expand(*may.shape[:3], mass.shape[3]).sum(dim=-1).expand(mass.shape[:3])
-    return rows[..., None] if budget == "row" else rows.flatten(pooled).sum(dim=-1, keepdim=True)
 
 
 def _heaviest(mass: Tensor, may: Tensor | None) -> Tensor:

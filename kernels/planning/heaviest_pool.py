@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from accel.kernels.launch import launch
+
 NEVER = tl.constexpr(-(2**31))
 ALWAYS = tl.constexpr(2**31 - 1)
 SPAN = 8192  # keys that one program counts
@@ -108,7 +110,7 @@ def keep_of_pools(
     left = (count - above.sum(dim=1))[:, None] - before
     keep = torch.empty_like(keys, dtype=torch.bool)
     left = left.int().contiguous()
-    mark_kernel[(left.numel(),)](keys, last, left, keep, length, left.shape[1], SPAN=SPAN, STEP=STEP)
+    launch(mark_kernel, left.numel(), keys, last, left, keep, length, left.shape[1], SPAN=SPAN, STEP=STEP)
     return keep
 
 
@@ -118,7 +120,8 @@ def _search(keys: Tensor, goal: Tensor, mass: bool) -> Tensor:
     for shift in range(28, -1, -4):
         counts, masses = _spans(keys, base, shift, mass)
         partial = masses if mass else counts
-        narrow_kernel[(keys.shape[0],)](base, partial, goal.contiguous(), counts.shape[1], shift, STEP=128)
+        spans = counts.shape[1]
+        launch(narrow_kernel, keys.shape[0], base, partial, goal.contiguous(), spans, shift, STEP=128)
     return base
 
 
@@ -127,8 +130,8 @@ def _spans(keys: Tensor, base: Tensor, shift: int, mass: bool) -> tuple[Tensor, 
     spans = triton.cdiv(keys.shape[1], SPAN)
     counts = torch.empty(keys.shape[0], spans, 16, dtype=torch.int32, device=keys.device)
     masses = torch.empty_like(counts, dtype=torch.float64) if mass else counts
-    # On one axis: either of them can be more than the 65,535 programs that the others have room for.
-    span_kernel[(keys.shape[0] * spans,)](
-        keys, base, counts, masses, keys.shape[1], spans, shift, SPAN=SPAN, STEP=STEP, BY_MASS=mass
-    )
+    launch(
+        span_kernel, keys.shape[0] * spans, keys, base, counts, masses, keys.shape[1], spans, shift,
+        SPAN=SPAN, STEP=STEP, BY_MASS=mass,
+    )  # fmt: skip
     return counts, masses

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.planning.heaviest import FIRST_POOLED_AXIS, Budget, bounds
+from accel.kernels.launch import launch
+from accel.kernels.planning.budgets import FIRST_POOLED_AXIS, Budget, bounds
 from accel.kernels.planning.heaviest_pool import keep_of_pools
 
 NEVER = tl.constexpr(-(2**31))
@@ -17,7 +18,10 @@ LONGEST_ROW = 8192  # columns that one program holds in registers
 
 
 @triton.jit
-def _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK: tl.constexpr):
+def _row_keys(
+    mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows, N,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """Keys [BLOCK] of this program's row, and its masses with 0 for what may not be kept."""
     row = tl.program_id(0).to(tl.int64)
     b, h, m = row // (heads * rows), row // rows % heads, row % rows
@@ -25,10 +29,10 @@ def _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, row
     inside = columns < N
     may = inside
     if may_ptr is not None:
-        may_ptr += b * may_strides[0] + h * may_strides[1] + m * may_strides[2]
-        may = tl.load(may_ptr + columns * may_strides[3], mask=inside, other=0) != 0
-    must_ptr += b * must_strides[0] + h * must_strides[1] + m * must_strides[2]
-    must = tl.load(must_ptr + columns * must_strides[3], mask=inside, other=0) != 0
+        may_ptr += b * may_b + h * may_h + m * may_m
+        may = tl.load(may_ptr + columns * may_n, mask=inside, other=0) != 0
+    must_ptr += b * must_b + h * must_h + m * must_m
+    must = tl.load(must_ptr + columns * must_n, mask=inside, other=0) != 0
     mass = tl.load(mass_ptr + row * N + columns, mask=inside, other=0.0)
     is_number = mass == mass
     # Minus zero has other bits than zero.
@@ -41,13 +45,19 @@ def _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, row
     return keys, tl.where(may & is_number, mass, 0.0)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["must_b", "must_h", "must_m", "may_b", "may_h", "may_m", "heads", "rows", "N"],
+    do_not_specialize_on_alignment=["must_ptr", "may_ptr"],
+)
 def row_keys_kernel(
-    mass_ptr, must_ptr, may_ptr, keys_ptr, totals_ptr, must_strides, may_strides, heads, rows, N,
-    BLOCK: tl.constexpr,
+    mass_ptr, must_ptr, may_ptr, keys_ptr, totals_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m,
+    may_n, heads, rows, N, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A row's keys, and float64 [2]: its mass, and the mass in it that is kept anyway."""
-    keys, mass = _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK)
+    keys, mass = _row_keys(
+        mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
+        N, BLOCK,
+    )  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     tl.store(keys_ptr + row * N + columns, keys, mask=columns < N)
@@ -56,13 +66,19 @@ def row_keys_kernel(
     tl.store(totals_ptr + row * 2 + 1, tl.sum(tl.where(keys == ALWAYS, wide, 0.0), 0))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["must_b", "must_h", "must_m", "may_b", "may_h", "may_m", "heads", "rows", "N"],
+    do_not_specialize_on_alignment=["must_ptr", "may_ptr"],
+)
 def keep_rows_kernel(
-    mass_ptr, must_ptr, may_ptr, keep_ptr, lowest_ptr, highest_ptr, share_ptr, must_strides, may_strides,
-    heads, rows, N, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr,
+    mass_ptr, must_ptr, may_ptr, keep_ptr, lowest_ptr, highest_ptr, share_ptr, must_b, must_h, must_m, must_n,
+    may_b, may_h, may_m, may_n, heads, rows, N, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Which blocks of one row are kept; the row is its own budget."""
-    keys, mass = _row_keys(mass_ptr, must_ptr, may_ptr, must_strides, may_strides, heads, rows, N, BLOCK)
+    keys, mass = _row_keys(
+        mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
+        N, BLOCK,
+    )  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     required = tl.sum((keys == ALWAYS).to(tl.int32), 0)
@@ -114,18 +130,19 @@ def keep_heaviest(
     # Triton hands floats over as float32, and the search is done in float64.
     goal_share = None if share is None else mass.new_full((), share, dtype=torch.float64)
     scene = (mass, must, may)
-    sizes = (_strides(must, mass), _strides(may, mass), mass.shape[1], mass.shape[2], columns)
+    sizes = (*_strides(must, mass), *_strides(may, mass), mass.shape[1], mass.shape[2], columns)
     block = triton.next_power_of_2(columns)
     options = {"BLOCK": block, "num_warps": min(max(block // 256, 1), 32)}
-    grid = (mass.shape[:3].numel(),)
+    programs = mass.shape[:3].numel()
     if budget == "row" and columns <= LONGEST_ROW:
         keep = torch.empty_like(mass, dtype=torch.bool)
         limits = (lowest.contiguous(), highest.contiguous(), goal_share)
-        keep_rows_kernel[grid](*scene, keep, *limits, *sizes, BY_SHARE=share is not None, **options)
+        by_share = share is not None
+        launch(keep_rows_kernel, programs, *scene, keep, *limits, *sizes, BY_SHARE=by_share, **options)
         return keep
     keys = torch.empty_like(mass, dtype=torch.int32)
     totals = mass.new_empty(*mass.shape[:3], 2, dtype=torch.float64)
-    row_keys_kernel[grid](*scene, keys, totals, *sizes, **options)
+    launch(row_keys_kernel, programs, *scene, keys, totals, *sizes, **options)
     pools = keys.flatten(FIRST_POOLED_AXIS[budget]).flatten(0, -2)
     totals = totals.reshape(pools.shape[0], -1, 2).sum(dim=1)
     keep = keep_of_pools(pools, totals, lowest.reshape(-1), highest.reshape(-1), share)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.launch import strides
+from accel.kernels.launch import launch, strides, unit_of
 from accel.kernels.online_softmax import LOG2_E, load_rows
 
 CHUNK_BYTES = 1 << 28
@@ -32,21 +32,33 @@ class Causality(NamedTuple):
     kv_len: int
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "bias_samples", "bias_heads", "may_rows", "may_columns", "heads", "group", "first_row", "R", "C",
+        "scale", "q_rows", "kv_rows", "M", "N",
+    ],
+    do_not_specialize_on_alignment=["bias_ptr", "may_ptr"],
+)  # fmt: skip
 def block_lse_kernel(
-    q_ptr, k_ptr, bias_ptr, may_ptr, lse_ptr, q_strides, k_strides, bias_strides, may_strides, heads, group,
-    first_row, R, C, scale, q_rows, kv_rows, M, N, CAUSAL: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-    PER: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_ptr, k_ptr, bias_ptr, may_ptr, lse_ptr, q_strides, k_strides, bias_samples, bias_heads, may_rows,
+    may_columns, heads, group, first_row, R, C, scale, q_rows, kv_rows, M, N, CAUSAL: tl.constexpr,
+    D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, PER: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Base-2 log-sum-exps of every block of PER keys for BLOCK_M rows; written as [blocks, R]."""
-    b, h = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows, columns = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCKS * PER)
-    dims = tl.arange(0, BLOCK_D)[None, :]
-    q_ptr += b * q_strides[0] + h * q_strides[1] + rows[:, None].to(tl.int64) * q_strides[2] + dims
-    k_ptr += b * k_strides[0] + h // group * k_strides[1] + dims
-    bias_ptr += b * bias_strides[0] + h * bias_strides[1] + columns
+    """Base-2 log-sum-exps of every block of PER keys for BLOCK_M rows; written as [blocks, R].
+
+    Strides of queries and keys are (sample, head, row), in UNITs.
+    """
+    groups = tl.cdiv(R, BLOCK_M)
+    head = tl.program_id(0) // groups
+    b, h = (head // heads).to(tl.int64), (head % heads).to(tl.int64)
+    rows = tl.program_id(0) % groups * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns, dims = tl.arange(0, BLOCKS * PER), tl.arange(0, BLOCK_D)[None, :]
+    q_ptr += (b * q_strides[0] + h * q_strides[1] + rows[:, None].to(tl.int64) * q_strides[2]) * UNIT + dims
+    k_ptr += (b * k_strides[0] + h // group * k_strides[1]) * UNIT + dims
+    bias_ptr += b * bias_samples + h * bias_heads + columns
     blocks = (C + PER - 1) // PER
-    lse_ptr += tl.program_id(1).to(tl.int64) * blocks * R
+    lse_ptr += head.to(tl.int64) * blocks * R
     q = load_rows(q_ptr, rows[:, None] < R, D, BLOCK_D)
     last_seen = tl.minimum((first_row + rows + 1) * q_rows, M) - 1 + N - M
     end = blocks
@@ -55,7 +67,7 @@ def block_lse_kernel(
     for first in range(0, end, BLOCKS):
         keys = first * PER + columns
         block = first + tl.arange(0, BLOCKS)
-        k = load_rows(k_ptr + keys[:, None].to(tl.int64) * k_strides[2], keys[:, None] < C, D, BLOCK_D)
+        k = load_rows(k_ptr + keys[:, None].to(tl.int64) * k_strides[2] * UNIT, keys[:, None] < C, D, BLOCK_D)
         bias = tl.load(bias_ptr + first * PER, mask=keys < C, other=float("-inf")) * LOG2_E
         scores = tl.dot(q, k.T, input_precision="ieee") * scale + bias[None, :]
         if CAUSAL:
@@ -66,7 +78,7 @@ def block_lse_kernel(
         lse = most + tl.log2(tl.maximum(tl.sum(tl.exp2(cells - safe[:, :, None]), 2), 1e-30))
         inside = (rows < R)[:, None] & (block < blocks)[None, :]
         if may_ptr is not None:
-            places = ((first_row + rows) // ROWS)[:, None] * may_strides[0] + block[None, :] * may_strides[1]
+            places = ((first_row + rows) // ROWS)[:, None] * may_rows + block[None, :] * may_columns
             lse = tl.where(tl.load(may_ptr + places, mask=inside, other=0) != 0, lse, float("-inf"))
         tl.store(lse_ptr + block[None, :].to(tl.int64) * R + rows[:, None], lse, mask=inside)
     if CAUSAL:
@@ -75,16 +87,17 @@ def block_lse_kernel(
             tl.store(lse_ptr + places, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=rows < R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "blocks", "mass_stride", "first_block"])
 def row_mass_kernel(
     lse_ptr, mass_ptr, R, blocks, mass_stride, first_block, MOST: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The mean, or the MOST, over the ROWS of one block of queries of the softmax over blocks of keys."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
-    lse_ptr += tl.program_id(1).to(tl.int64) * blocks * R + rows
-    mass_ptr += tl.program_id(1).to(tl.int64) * mass_stride
-    mass_ptr += (first_block + tl.program_id(0)).to(tl.int64) * blocks
+    q_blocks = tl.cdiv(R, ROWS)
+    head, q_block = (tl.program_id(0) // q_blocks).to(tl.int64), tl.program_id(0) % q_blocks
+    rows = q_block * ROWS + tl.arange(0, ROWS)[None, :]
+    lse_ptr += head * blocks * R + rows
+    mass_ptr += head * mass_stride + (first_block + q_block).to(tl.int64) * blocks
     row_max = tl.full([1, ROWS], float("-inf"), tl.float32)
     row_sum = tl.zeros([1, ROWS], tl.float32)
     for start in range(0, blocks, BLOCK):
@@ -138,7 +151,8 @@ def block_mass(
         chunk = queries[:, :, first * rows : (first + at_once) * rows]
         lse = chunk.new_empty(batch, heads, blocks, chunk.shape[2], dtype=torch.float32)
         _write_lse(chunk, keys, bias, may, lse, first * rows, per_block, scale, causality)
-        row_mass_kernel[(triton.cdiv(chunk.shape[2], rows), batch * heads)](
+        launch(
+            row_mass_kernel, triton.cdiv(chunk.shape[2], rows) * batch * heads,
             lse, mass, chunk.shape[2], blocks, q_blocks * blocks, first, MOST=most, ROWS=rows,
             BLOCK=max(2048 // rows, 16),
         )  # fmt: skip
@@ -158,11 +172,14 @@ def _write_lse(
 ) -> None:
     batch, heads, count, dim = queries.shape
     config = launch_config(per_block[1], dim, queries.itemsize)
-    block_lse_kernel[(triton.cdiv(count, config["BLOCK_M"]), batch * heads)](
-        queries, keys, bias, may, lse, strides(queries), strides(keys), strides(bias[:, :, None])[:2],
-        (0, 0) if may is None else may.stride(), heads, heads // keys.shape[1], first_row, count,
-        keys.shape[2], scale * LOG2_E.value, *(causality or Causality(1, 1, count, keys.shape[2])),
-        CAUSAL=causality is not None, D=dim, ROWS=per_block[0], PER=per_block[1], **config,
+    unit = unit_of(queries, keys)
+    launch(
+        block_lse_kernel, triton.cdiv(count, config["BLOCK_M"]) * batch * heads,
+        queries, keys, bias, may, lse, strides(queries, unit), strides(keys, unit),
+        *strides(bias[:, :, None])[:2], *((0, 0) if may is None else may.stride()), heads,
+        heads // keys.shape[1], first_row, count, keys.shape[2], scale * LOG2_E.value,
+        *(causality or Causality(1, 1, count, keys.shape[2])), CAUSAL=causality is not None, D=dim,
+        UNIT=unit, ROWS=per_block[0], PER=per_block[1], **config,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
 from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.attention.tail import tail_means
@@ -45,9 +46,18 @@ def main(
                 "with": partial(
                     block_sparse_attention, q, k, v, layout, tier=name, return_lse=option == "LSE"
                 ),
-                "pooling": partial(tail_means, k, v, plain),
+                "pooling": pooling(k, v, plain),
             }
             rows.add(f"{name} {option}", partial(measure, name, option, problem, calls, device, rounds), 90)
+
+
+def pooling(k: Tensor, v: Tensor, layout: BlockLayout) -> Callable[[], Any]:
+    """The means of a tail, as the device's tiers take them."""
+    if not k.is_cuda:
+        return partial(tail_means, k, v, layout)
+    from accel.kernels.attention.tail_triton import tail_means as on_gpu
+
+    return partial(on_gpu, k, v, layout.block_size[1], layout.kv_lengths, layout.kv_order)
 
 
 def layouts(plain: BlockLayout, heads: int) -> dict[str, BlockLayout]:

@@ -11,8 +11,8 @@ import torch
 import typer
 from torch import Tensor
 
-from accel.kernels.attention.mean_pool import mean_pool
 from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tail import mean_pool
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder

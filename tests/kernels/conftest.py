@@ -133,7 +133,7 @@ def assert_exact():
 class OfflineCompiler:
     """Compiles what a tier would launch, for a GPU that need not be there, and launches nothing.
 
-    Usage: `kernels = offline(90, tier, q, k, v, layout)`; the tensors live on the CPU.
+    Usage: `kernels = offline(90, tier, q, k, v, layout)`, or "gfx942" for 90; the tensors live on the CPU.
     """
 
     def __init__(self, monkeypatch):
@@ -162,7 +162,9 @@ class _OfflineDriver:
     def get_current_target(self):
         from triton.backends.compiler import GPUTarget
 
-        return GPUTarget("cuda", self.capability, 32)
+        if isinstance(self.capability, int):
+            return GPUTarget("cuda", self.capability, 32)
+        return GPUTarget("hip", self.capability, 64 if self.capability.startswith("gfx9") else 32)
 
     def get_current_device(self):
         return self.capability
@@ -178,7 +180,7 @@ class CompiledKernel:
         self.name = kernel.metadata.name
         self.shared_memory = kernel.metadata.shared
         self.asm = kernel.asm
-        self.cubin = kernel.asm["cubin"]
+        self.cubin = kernel.asm.get("cubin") or kernel.asm["hsaco"]
 
     def _tool(self, name, *flags):
         import triton
@@ -202,11 +204,15 @@ class CompiledKernel:
 
     @property
     def spills(self) -> int:
-        """Instructions that store to or load from local memory."""
+        """Instructions that store to or load from local memory; AMD's registers that are kept there."""
+        if "amdgcn" in self.asm:
+            return int(re.search(r"\.vgpr_spill_count:\s+(\d+)", self.asm["amdgcn"])[1])
         return sum(opcode.startswith(("STL", "LDL")) for opcode in self.sass)
 
     @property
     def registers(self) -> int:
+        if "amdgcn" in self.asm:
+            return int(re.search(r"^\s*\.vgpr_count:\s+(\d+)", self.asm["amdgcn"], re.MULTILINE)[1])
         return int(re.search(r"REG:(\d+)", self._tool("cuobjdump", "-res-usage"))[1])
 
 
@@ -229,7 +235,7 @@ def emulate(monkeypatch):
     """emulate(launcher, kernel): the kernel of a module is run by the emulator of Gluon next to this file."""
 
     def replace_kernel(launcher, kernel):
-        from accel.kernels.hopper import box_descriptor
+        from accel.kernels.hopper import tiles
 
         path = Path(__file__).with_name("gluon_emulator.py")
         spec = importlib.util.spec_from_file_location("gluon_emulator", path)
@@ -237,6 +243,6 @@ def emulate(monkeypatch):
         spec.loader.exec_module(emulator)
         name = {"hopper": "hopper_kernel", "fp8": "hopper_fp8_kernel"}[Path(kernel.__file__).parent.name]
         monkeypatch.setattr(launcher, name, emulator.emulated_kernel(Path(kernel.__file__), name))
-        monkeypatch.setattr(box_descriptor, "TensorDescriptor", emulator.Descriptor)
+        monkeypatch.setattr(tiles, "TensorDescriptor", emulator.Descriptor)
 
     return replace_kernel

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 
-program = SimpleNamespace(ids=(0, 0), grid=(1, 1), copy_seconds=0.0, product_seconds=0.0)
+program = SimpleNamespace(ids=(0,), grid=(1,), copy_seconds=0.0, product_seconds=0.0)
 PATIENCE = 20  # seconds until a wait is called a deadlock
 
 
@@ -143,7 +143,7 @@ def warpgroup_mma_wait(outstanding, deps):
 
 class Descriptor:
     def __init__(self, tensor, shape, strides, box, _layout):
-        assert list(shape) == list(tensor.shape)
+        assert list(shape) == list(tensor.shape) and tensor.data_ptr() % 16 == 0
         assert all(s * tensor.itemsize % 16 == 0 for s in strides[:-1]) and strides[-1] == 1
         assert all(s == t for s, t, n in zip(strides, tensor.stride(), shape, strict=True) if n > 1)
         self.tensor, self.dtype = tensor, tensor.dtype
@@ -235,7 +235,7 @@ def _language():
     return SimpleNamespace(
         constexpr=lambda value: value,
         NVMMADistributedLayout=ignored, BlockedLayout=ignored, SliceLayout=ignored, DotOperandLayout=ignored,
-        bfloat16=torch.bfloat16,
+        bfloat16=torch.bfloat16, float16=torch.float16, float8e4nv=torch.float8_e4m3fn,
         NVMMASharedLayout=SimpleNamespace(get_default_for=ignored),
         int8=torch.int8, int32=torch.int32, int64=torch.int64, float32=torch.float32, load=load, store=store,
         static_range=range, convert_layout=lambda value, _layout: value,
@@ -282,7 +282,7 @@ class Launcher:
         self.kernel = kernel
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, **constants):
+        def launch(*arguments, num_warps, enable_fp_fusion, **constants):
             pointers = [
                 Pointer(a.as_strided((_reach(a),), (1,)))
                 if isinstance(a, torch.Tensor)
@@ -292,12 +292,11 @@ class Launcher:
                 for a in arguments
             ]
             program.grid = grid
-            for y in range(grid[1]):
-                for x in range(grid[0]):
-                    program.ids = (x, y)
-                    # Copies that come late and products that end late show what does not wait for them.
-                    program.copy_seconds, program.product_seconds = ((1e-3, 0.0), (0.0, 1e-3))[(x + y) % 2]
-                    self.kernel(*pointers, **constants)
+            for x in range(grid[0]):
+                program.ids = (x,)
+                # Copies that come late and products that end late show what does not wait for them.
+                program.copy_seconds, program.product_seconds = ((1e-3, 0.0), (0.0, 1e-3))[x % 2]
+                self.kernel(*pointers, **constants)
 
         return launch
 
@@ -313,7 +312,8 @@ def _sources(path: Path) -> list[Path]:
 def emulated_kernel(path: Path, name: str) -> Launcher:
     """The kernel that the source file at `path` is named for, its Gluon replaced by this emulation."""
     gluon = ModuleType("triton.experimental.gluon")
-    gluon.jit = gluon.constexpr_function = lambda function: function
+    gluon.constexpr_function = lambda function: function
+    gluon.jit = lambda function=None, **_options: function or gluon.constexpr_function
     gluon.language = _language()
     hopper = ModuleType("triton.experimental.gluon.language.nvidia.hopper")
     vars(hopper).update(vars(_hopper()))
@@ -325,7 +325,10 @@ def emulated_kernel(path: Path, name: str) -> Launcher:
     ]
     packages = {name: ModuleType(name) for name in names}
     packages["triton.experimental"].gluon = gluon
-    with patch.dict(sys.modules, {**packages, gluon.__name__: gluon, hopper.__name__: hopper}):
+    descriptors = ModuleType("triton.experimental.gluon.nvidia.hopper")
+    descriptors.TensorDescriptor = Descriptor
+    modules = {module.__name__: module for module in (gluon, hopper, descriptors)}
+    with patch.dict(sys.modules, {**packages, **modules}):
         for source in _sources(path):
             places = source.parts[len(source.parts) - source.parts[::-1].index("kernels") :]
             module = ModuleType(".".join(("accel.kernels", *places)).removesuffix(".py"))

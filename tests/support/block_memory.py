@@ -18,7 +18,6 @@ import accel.sites.grid_attention
 import accel.sites.site_attention
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
-from accel.kernels.layout.block_order import to_block_order, to_sequence_order
 from accel.kernels.layout.layout import BlockLayout
 from memory_meter import peak_bytes
 
@@ -89,9 +88,9 @@ def planned_without_numbers() -> Iterator[None]:
     """Let the meta device be planned for, with a stand-in for the kernel."""
 
     def stand_in(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Tensor:
-        q, k, v = to_block_order(q, k, v, layout)
+        q, k, v = layout.to_block_order(q, k, v)
         q.new_empty(q.shape[:3], dtype=torch.float32)
-        return to_sequence_order(torch.empty_like(q), layout)
+        return layout.to_sequence_order(torch.empty_like(q))
 
     with (
         patch.object(accel.sites.site_attention, "cannot_run", lambda *_: None),

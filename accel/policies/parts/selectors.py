@@ -15,7 +15,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.kernels.planning.heaviest import Budget, keep_heaviest
+from accel.kernels.planning.budgets import Budget
+from accel.kernels.planning.heaviest import keep_heaviest
 from accel.patches.context import HeadShare
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.policy import STRICT

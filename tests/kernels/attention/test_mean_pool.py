@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from accel.kernels.attention.mean_pool import mean_pool
+from accel.kernels.attention.tail import mean_pool
 
 
 @pytest.mark.parametrize("length", [1, 16, 47, 64], ids="N{}".format)

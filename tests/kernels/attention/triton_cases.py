@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from accel.kernels.attention import mean_pool, tail
-from accel.kernels.attention import mean_pool_triton as triton_mean_pool
-from accel.kernels.attention import tail_means_triton as triton_tail_means
+from accel.kernels.attention import tail, tail_triton
 from accel.kernels.attention.triton import block_sparse_attention
+from accel.kernels.layout.walk_triton import blocks_before
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -94,13 +95,6 @@ def test_keys_that_are_not_listed_are_not_read(base_case):
     assert torch.equal(block_sparse_attention(q, k, v, layout), clean)
 
 
-@pytest.mark.parametrize("length", [1, 47, 64], ids="N{}".format)
-def test_mean_pool(length):
-    tokens = torch.randn(2, length, 3, 40, device=DEVICE).half().transpose(1, 2)
-    expected = mean_pool.mean_pool(tokens.cpu().double(), 16).float()
-    torch.testing.assert_close(triton_mean_pool.mean_pool(tokens, 16).cpu(), expected)
-
-
 PADDING = {
     "none": {},
     "lengths": {"kv_lengths": (203, 77)},
@@ -118,7 +112,7 @@ def test_means_of_the_tail(base_case, changes, columns):
     layout = case.layout()
     expected = tail.tail_means(k.double(), v.double(), layout)
     on_device = case.layout(DEVICE)
-    means = triton_tail_means.tail_means(
+    means = tail_triton.tail_means(
         k.to(DEVICE), v.to(DEVICE), columns, on_device.kv_lengths, on_device.kv_order
     )
     for mean, exact in zip(means, expected, strict=True):
@@ -131,6 +125,38 @@ def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):
     layout = replace(base_case.with_(density=1.0).layout(DEVICE), causal=True)
     q, k, v = base_case.qkv(device=DEVICE)
     assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+
+
+@triton.jit
+def count_kernel(list_ptr, counts_ptr, ends_ptr, out_ptr):
+    place = tl.program_id(0)
+    found = blocks_before(list_ptr, tl.load(counts_ptr + place), tl.load(ends_ptr + place))
+    tl.store(out_ptr + place, found)
+
+
+def test_lists_end_before_blocks_that_nobody_sees():
+    lists = torch.tensor([0, 2, 3, 7, 8, 20, 21], dtype=torch.int32, device=DEVICE)
+    pairs = [(count, end) for count in range(8) for end in (0, 1, 3, 8, 9, 21, 30)]
+    counts, ends = torch.tensor(pairs, dtype=torch.int32, device=DEVICE).T.contiguous()
+    found = torch.full_like(counts, -1)
+    count_kernel[(len(pairs),)](lists, counts, ends, found)
+    assert found.tolist() == [int((lists[:count] < end).sum()) for count, end in pairs]
+
+
+@pytest.mark.parametrize("changes", [{"kv_lengths": (203, 77)}, {"causal": True}], ids=["padded", "causal"])
+def test_blocks_that_nobody_sees_are_not_walked(base_case, assert_exact, changes):
+    """Listed all the same, they cost no tile: the kernel ends the list before them."""
+    case = base_case.with_(density=1.0, heads=1, kv_heads=1, dim=16, block=(16, 16), **changes)
+    layout = replace(case.with_(causal=False).layout(DEVICE), causal=case.causal)
+    q, k, v = case.qkv(device=DEVICE)
+    result = block_sparse_attention(q, k, v, layout, return_lse=True)
+    assert_exact(result, q, k, v, layout)
+
+
+@pytest.mark.parametrize("dim", [40, 72, 120], ids="D{}".format)
+def test_head_dims_that_8_divides(base_case, assert_exact, dim):
+    case = base_case.with_(dim=dim, q_len=130, tail=True, density=0.3, kv_lengths=(203, 77), order="shared")
+    check(assert_exact, case, torch.float16)
 
 
 if not INTERPRETED:

@@ -71,6 +71,17 @@ def test_strided_views_when_emulated(base_case, emulated, assert_exact):
     assert_exact(block_sparse_attention(q, k, unaligned, layout, return_lse=True), q, k, v, layout)
 
 
+def test_tokens_that_begin_between_16_bytes_are_copied_when_emulated(base_case, emulated, assert_exact):
+    """Dense tensors too, which `contiguous` gives back as they are."""
+    case = base_case.with_(block=(128, 64), q_len=70)
+    q, k, v = case.qkv(torch.bfloat16)
+    room = torch.empty(k.numel() + 1, dtype=k.dtype)
+    shifted = room[1:].view(k.shape).copy_(k)
+    assert shifted.is_contiguous() and shifted.data_ptr() % 16
+    layout = case.layout()
+    assert_exact(block_sparse_attention(q, shifted, v, layout, return_lse=True), q, k, v, layout)
+
+
 DIMS = {64: torch.float16, 96: torch.bfloat16, 128: torch.bfloat16, 256: torch.float16}
 MASKS = {"causal": True, "kv_lengths": (203, 70)}
 FORMS = {

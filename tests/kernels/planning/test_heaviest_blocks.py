@@ -113,3 +113,13 @@ def test_a_default_type_does_not_round_budgets():
     finally:
         torch.set_default_dtype(torch.float32)
     assert int(keep.sum()) == round(0.8 * mass.numel())
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 0.1])
+def test_budgets_are_whole_blocks_above_what_float32_can_count(density):
+    from accel.kernels.planning.budgets import bounds
+
+    blocks = 5001 * 5003
+    mass = torch.zeros(1, 1, 1, 1).expand(1, 1, 5001, 5003)
+    fewest, most = bounds(mass, None, "layer", density, density)
+    assert fewest.item() == most.item() == round(density * blocks) > 2**21

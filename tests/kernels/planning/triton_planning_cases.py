@@ -8,11 +8,9 @@ import torch
 
 from accel.kernels.layout import (
     compact_lists,
-    triton_compact_lists,
-    triton_move_rows,
-    triton_work_order,
     work_order,
 )
+from accel.kernels.layout import triton as triton_layout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.planning import heaviest as heaviest_blocks
 from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
@@ -70,7 +68,7 @@ def test_rows_too_long_for_a_program_are_searched_in_spans(monkeypatch, small_sp
 def test_lists_are_those_of_pytorch(columns):
     keep = torch.rand(2, 1, 3, columns) < 0.4
     for ours, theirs in zip(
-        triton_compact_lists.compact_lists(keep.to(DEVICE)), compact_lists.compact_lists(keep), strict=True
+        triton_layout.compact_lists(keep.to(DEVICE)), compact_lists.compact_lists(keep), strict=True
     ):
         assert torch.equal(ours.cpu(), theirs)
 
@@ -106,14 +104,14 @@ def test_block_mass_is_that_of_pytorch(score, dim, dtype, causal, chunk, monkeyp
 def test_rows_move_as_an_order_says(shape):
     order = TokenOrder(torch.rand(shape).argsort(-1))
     tokens = torch.randn(2, 65, 2, 40).half().transpose(1, 2)
-    moved = triton_move_rows.move_rows(tokens.to(DEVICE), order.indices.to(DEVICE))
+    moved = triton_layout.move_rows(tokens.to(DEVICE), order.indices.to(DEVICE))
     assert torch.equal(moved.cpu(), order.permute(tokens))
-    back = triton_move_rows.move_rows(moved, order.indices.to(DEVICE), back=True)
+    back = triton_layout.move_rows(moved, order.indices.to(DEVICE), back=True)
     assert torch.equal(back.cpu(), order.restore(order.permute(tokens)))
 
 
 def test_the_longest_lists_go_first():
     counts = torch.randint(0, 9, (2, 3, 150), dtype=torch.int32)
-    order = triton_work_order.work_order(counts.to(DEVICE)).cpu()
+    order = triton_layout.work_order(counts.to(DEVICE)).cpu()
     assert torch.equal(order, work_order.work_order(counts))
     assert (counts.gather(2, order.long()).diff() <= 0).all()
