@@ -199,6 +199,7 @@ def add_tail(
         )  # fmt: skip
 
     about = (tail_kernel, q.device, q.dtype, dim, rows)
-    # 128 queries of 128 dims leave registers for few means at once, as do 64 of 256.
-    at_most, at_once = (128, 32) if dim <= 64 else (128, 16) if dim <= 128 else (64, 16)
+    # The list beside the means takes registers: many dims leave them for fewer queries and means at once.
+    wide = dim > 128
+    at_most, at_once = 128 if not wide else 64 if q.itemsize == 2 else 16, 32 if dim <= 64 else 16
     launch_fitting(about, ladder(target(), min(rows, at_most), at_once, dim, q.itemsize), start)
