@@ -20,15 +20,28 @@ if not (_HERE / "kernels").is_dir() and (_HERE.parent / "kernels" / "layout").is
     __path__.append(str(_HERE.parent))
 
 _SOURCES = {
+    "Policy": "accel.policies.policy",
     "Recipe": "accel.recipe.recipe",
+    "Rule": "accel.recipe.recipe",
     "accelerate_model": "accel.accelerate",
     "accelerated": "accel.accelerate",
     "load_recipe": "accel.recipe.files",
+    "register_policy": "accel.policies.registry",
     "restore_model": "accel.accelerate",
     "summary": "accel.accelerate",
 }
 
-__all__ = ["Recipe", "accelerate_model", "accelerated", "load_recipe", "restore_model", "summary"]
+__all__ = [
+    "Policy",
+    "Recipe",
+    "Rule",
+    "accelerate_model",
+    "accelerated",
+    "load_recipe",
+    "register_policy",
+    "restore_model",
+    "summary",
+]
 
 
 def __getattr__(name: str) -> Any:

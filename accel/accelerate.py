@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,17 +18,19 @@ from accel.machine import tier_proof
 from accel.patches.diffusers.clock import Clock
 from accel.patches.hook import hook_of
 from accel.patches.models import find_sites, supported_models
+from accel.policies.policy import Policy
 from accel.recipe.choose import default_recipe
-from accel.recipe.files import load_recipe
+from accel.recipe.files import as_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
 
 Model = TypeVar("Model")
+AnyRecipe = Recipe | Policy | Mapping[str, Any] | str | Path
 
 
 def accelerate_model(
     pipe_or_model: Model,
-    recipe: Recipe | str | Path | None = None,
+    recipe: AnyRecipe | None = None,
     *,
     scheduler: Any = None,
     **overrides: Any,
@@ -41,7 +43,8 @@ def accelerate_model(
     Args:
         pipe_or_model: a diffusers pipeline (every expert is patched, text encoders never), a bare
             transformer, or a transformers model with causal attention; compiled or not.
-        recipe: a Recipe, the name of a shipped one, or a YAML file; none picks one for the model.
+        recipe: a Recipe, a mapping such as a YAML file holds, the name of a shipped recipe, a YAML file, or a
+            Policy alone, for all attention; None picks one for the model.
         scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are told
             by noise level (`1 - timestep / 1000`). Language models have no steps.
         overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
@@ -64,13 +67,10 @@ def accelerate_model(
     return pipe_or_model
 
 
-def plan_for(pipe_or_model: Any, recipe: Recipe | str | Path | None = None, **overrides: Any) -> Plan:
+def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: Any) -> Plan:
     """What `accelerate_model` would do with these arguments. Touches nothing."""
     models = require_models(pipe_or_model)
-    if recipe is None:
-        recipe = default_recipe(models)
-    elif not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    recipe = default_recipe(models) if recipe is None else as_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
     tell_of_foreign_processors(models)
     recipe = override(recipe, overrides)
@@ -111,9 +111,7 @@ def restore_model(pipe_or_model: Model) -> Model:
 
 
 @contextmanager
-def accelerated(
-    pipe_or_model: Model, recipe: Recipe | str | Path | None = None, **overrides: Any
-) -> Iterator[Model]:
+def accelerated(pipe_or_model: Model, recipe: AnyRecipe | None = None, **overrides: Any) -> Iterator[Model]:
     """`with accelerated(pipe): ...`: accelerate inside the block, restore at its end, whatever happens.
 
     What was in force before the block is in force again after it, with its counts.

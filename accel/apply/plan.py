@@ -9,10 +9,12 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
+from accel.policies.policy import Policy
 from accel.recipe.errors import RecipeError, nearest
 from accel.recipe.recipe import Recipe, Rule
 
@@ -74,7 +76,7 @@ def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
     for number, rule in enumerate(recipe.rules):
         if any(step.rule is rule for step in steps):
             try:
-                rule.policy.layout(tokens, tokens, None, Context())
+                require_layout(rule.policy, rule.policy.layout(tokens, tokens, None, Context()))
             except ValueError as error:
                 raise RecipeError(f"rules[{number}].policy: {error}") from error
 
@@ -90,9 +92,21 @@ def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                at_progress(rule.policy, 0.0).layout(tokens, tokens, TRIAL_GRID, context)
+                policy = at_progress(rule.policy, 0.0)
+                require_layout(policy, policy.layout(tokens, tokens, TRIAL_GRID, context))
         except ValueError as error:
             raise RecipeError(f"rules[{number}].policy: {error}") from error
+
+
+def require_layout(policy: Policy, layout: object) -> None:
+    """Refuse a method of the user's own that does not do what `Policy.layout` says.
+
+    Raises:
+        ValueError: if it returns something else than a layout.
+    """
+    if not isinstance(layout, BlockLayout):
+        name = type(policy).__name__
+        raise ValueError(f"{name}.layout must return a BlockLayout, got {type(layout).__name__}")
 
 
 def matches(pattern: str, site: Site) -> bool:

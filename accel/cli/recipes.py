@@ -11,7 +11,7 @@ from accel.cli.options import Json
 from accel.cli.terminal import complain, print_table, say
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe, recipe_text, shipped_recipes
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import Recipe, recipe_schema
 
 recipes = typer.Typer(
     help="The recipes: which method goes where.", no_args_is_help=True, add_completion=False
@@ -57,7 +57,7 @@ def validate(names: Names) -> None:
 @recipes.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    print(json.dumps(Recipe.model_json_schema(), indent=2))
+    print(json.dumps(recipe_schema(), indent=2))
 
 
 def _methods(recipe: Recipe) -> list[str]:

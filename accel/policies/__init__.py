@@ -1,18 +1,5 @@
 """The methods a recipe can name."""
 
-from accel.policies.compose import Composed
-from accel.policies.dense import Dense
-from accel.policies.draft import Draft
-from accel.policies.hip import Hip
-from accel.policies.permuted import Permuted
-from accel.policies.policy import Policy
-from accel.policies.radial import Radial
+from accel.policies.registry import POLICIES, register_policy
 
-POLICIES: dict[str, type[Policy]] = {
-    "dense": Dense,
-    "radial": Radial,
-    "draft": Draft,
-    "permuted": Permuted,
-    "hip": Hip,
-    "compose": Composed,
-}
+__all__ = ["POLICIES", "register_policy"]

@@ -20,12 +20,12 @@ from accel.policies.parts.orders import Order, RowMajor, token_order
 from accel.policies.parts.scores import Score
 from accel.policies.parts.selectors import Selector, keep_of_share
 from accel.policies.parts.vertical_slash import VerticalSlash
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Composed(Policy):
     """Most published block-sparse methods are one choice in each of these; the recipes name them.
 

@@ -12,10 +12,10 @@ from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Dense(Policy):
     """Keeps every block: sparse attention's answer and cost at density 1."""
 

@@ -20,12 +20,12 @@ from accel.policies.parts.grid_blocks import block_counts, require_grid
 from accel.policies.parts.orders import Tile, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share, TopK
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 
 Side = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Draft(Policy):
     """Attention between the means of small regions of a frame decides which blocks are computed.
 

@@ -20,7 +20,7 @@ from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.orders import Hilbert, Order, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 from accel.policies.search.candidates import Candidates, grid_candidates, sequence_candidates
 from accel.policies.search.stages import Stages
 from accel.policies.search.tree import Tree
@@ -30,7 +30,7 @@ Tokens = Annotated[int, Field(ge=0)]
 CHUNK_ELEMENTS = 1 << 26
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Hip(Policy):
     """The same number of key blocks for every block of queries, found without scoring every key.
 

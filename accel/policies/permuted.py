@@ -21,10 +21,10 @@ from accel.policies.parts.key_importance import key_order
 from accel.policies.parts.orders import Order, RowMajor, ordered_grid, token_order
 from accel.policies.parts.scores import Pooled, Score
 from accel.policies.parts.selectors import Selector, TopP, keep_of_share
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Permuted(Policy):
     """Sorts keys inside segments, one order for each key head, and keeps the heaviest blocks.
 

@@ -19,14 +19,18 @@ BlockSize = tuple[BlockRows, BlockRows]
 
 
 class Policy(ABC):
-    """A method. Concrete ones are frozen pydantic dataclasses whose fields are the method's parameters and
-    whose `method` field is the name a recipe uses.
+    """A method. Subclass it for one of your own: `accelerate_model(pipe, Mine())`.
+
+    Those that recipes can name are frozen dataclasses, whose fields are the method's parameters and whose
+    `method` field is the name a recipe uses: see `register_policy`.
 
     Attributes:
         static: whether the blocks follow from the grid and the context alone, never from q and k.
         spans_heads: whether what is kept for one head depends on the others; where other processes hold
             these (`Context.heads`), every one of them plans at the same time.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     method: str
     static: ClassVar[bool] = False

@@ -15,13 +15,13 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.policy import STRICT, BlockSize, Policy
+from accel.policies.policy import BlockSize, Policy
 from accel.policies.radial_mask import HAS_SINK, Reduction, Rule, half_widths, keep_any, keep_strict
 
 Decay = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Radial(Policy):
     """One mask for all steps, from the grid alone: O(n log n) in frames, quadratic in resolution.
 

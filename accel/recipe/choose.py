@@ -9,7 +9,7 @@ from torch import nn
 
 from accel.patches.models import is_language_model
 from accel.recipe.errors import RecipeError
-from accel.recipe.files import parse_recipe, shipped_recipes
+from accel.recipe.files import load_recipe, shipped_data, shipped_recipes
 from accel.recipe.recipe import ModelPattern, Recipe
 
 LANGUAGE_MODELS = "llm-permuted-bounds"
@@ -21,15 +21,13 @@ def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
     Raises:
         RecipeError: if none was made for the class.
     """
-    name = default_recipe_name(models)
-    return parse_recipe(shipped_recipes()[name], f"{name}.yaml")
+    return load_recipe(default_recipe_name(models))
 
 
 def default_recipe_name(models: Mapping[str, nn.Module]) -> str:
     """The name of that recipe; among equals, the first in alphabetical order. Language models share one."""
     model = next(iter(models.values()))
-    shipped = {name: parse_recipe(text, f"{name}.yaml") for name, text in shipped_recipes().items()}
-    fits = {name: _fit(recipe, model, len(models)) for name, recipe in shipped.items()}
+    fits = {name: _fit(name, model, len(models)) for name in shipped_recipes()}
     best = max(fits, key=lambda name: fits[name], default=None)
     if best is None or fits[best] < 0:
         if is_language_model(model):
@@ -38,10 +36,11 @@ def default_recipe_name(models: Mapping[str, nn.Module]) -> str:
     return best
 
 
-def _fit(recipe: Recipe, model: nn.Module, experts: int) -> int:
-    """How much of what the recipe says of its model is true of this one; -1 if it is another model."""
+def _fit(name: str, model: nn.Module, experts: int) -> int:
+    """How much of what a shipped recipe says of its model is true of this one; -1 if it is another model."""
     config: Any = getattr(model, "config", {})
-    fits = [_pattern_fit(pattern, type(model).__name__, config, experts) for pattern in recipe.models]
+    patterns = [ModelPattern(**pattern) for pattern in shipped_data(name).get("models", ())]
+    fits = [_pattern_fit(pattern, type(model).__name__, config, experts) for pattern in patterns]
     return max(fits, default=-1)
 
 

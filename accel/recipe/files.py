@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from accel.policies.policy import Policy
 from accel.recipe.errors import RecipeError, explain, nearest
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import Recipe, recipe_schema
 from accel.recipe.yaml_text import parse_yaml, require_small
 
 MAX_BYTES = 64 * 1024
 
 
+@cache
 def shipped_recipes() -> dict[str, str]:
     """The text of every shipped recipe by name."""
     folder = files("accel.recipes")
@@ -23,6 +27,25 @@ def shipped_recipes() -> dict[str, str]:
         item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")
     }
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+
+
+@cache
+def shipped_data(name: str) -> dict[str, Any]:
+    """What the file of a shipped recipe says, as plain data, bases not read; for reading only."""
+    return parse_yaml(shipped_recipes()[name], f"{name}.yaml")
+
+
+def as_recipe(recipe: Recipe | Policy | Mapping[str, Any] | str | Path) -> Recipe:
+    """The recipe that is meant by a name, a path, a mapping such as a YAML file holds, or a method alone.
+
+    Raises:
+        RecipeError: if it is none of these, or has a mistake; says where and what is valid.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Policy) or (isinstance(recipe, type) and issubclass(recipe, Policy)):
+        return build_recipe({"rules": [{"match": "*", "policy": recipe}]}, "recipe")
+    return build_recipe(recipe, "recipe") if isinstance(recipe, Mapping) else load_recipe(recipe)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -39,8 +62,8 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     """The YAML of a recipe, and the name that errors show."""
     if not isinstance(name_or_path, str | PathLike):
         raise RecipeError(
-            "a recipe is a Recipe, the name of a shipped one or the path of a YAML file, got "
-            f"{type(name_or_path).__name__}; Recipe.model_validate makes one of a mapping"
+            "a recipe is a Recipe, a Policy, a mapping, the name of a shipped one or the path of a YAML file,"
+            f" got {type(name_or_path).__name__}"
         )
     path = Path(name_or_path)
     shipped = shipped_recipes()
@@ -81,14 +104,38 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
 
 def build_recipe(data: Any, source: str) -> Recipe:
-    """A recipe from plain data, for example the mapping a YAML file holds."""
-    if not isinstance(data, dict):
+    """A recipe from plain data, for example the mapping a YAML file holds; a method in it may be an object.
+
+    Raises:
+        RecipeError: if it has a mistake; says where and what is valid. `source` is what it calls the data.
+    """
+    if not isinstance(data, Mapping):
         raise RecipeError(f"{source}: a recipe is a mapping with the key `rules`, got {type(data).__name__}")
     require_small(data, source)
     try:
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(with_base(dict(data), source))
     except ValidationError as error:
-        raise explain(error, source, Recipe.model_json_schema()) from None
+        raise explain(error, source, recipe_schema()) from None
+
+
+def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """The data, and whatever its `base`, a shipped recipe, says that it does not.
+
+    Of mappings such as `schedule` single keys are taken over, rules only as a whole, and never the models
+    that the base was made for.
+    """
+    if "base" not in data:
+        return data
+    name = data.pop("base")
+    if not isinstance(name, str) or name not in shipped_recipes():
+        hint = nearest(name, shipped_recipes())
+        raise RecipeError(f"{source}: base: no shipped recipe is called {name!r}; {hint}")
+    base = with_base(dict(shipped_data(name)), f"{name}.yaml")
+    base.pop("models", None)
+    for key, value in data.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = {**base[key], **value} if both else value
+    return base
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:

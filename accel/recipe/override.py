@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from accel.policies import POLICIES
+from accel.policies.policy import Policy
+from accel.policies.registry import POLICIES, find_policy
+from accel.recipe.any_policy import dump_policy
 from accel.recipe.errors import RecipeError, nearest
 from accel.recipe.files import build_recipe, recipe_data
 from accel.recipe.recipe import Recipe
@@ -32,13 +32,29 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     if not changes:
         return recipe
     data = recipe_data(recipe)
+    before = [dict(rule["policy"]) for rule in data["rules"]]
     # A method brings keys of its own, which the other changes may be meant for.
     for key, value in sorted(changes.items(), key=lambda change: change[0] != "method"):
         if "." in key:
             _set_path(data, key, value)
         else:
             _set_name(data, key, value)
+    for rule, old, mapping in zip(recipe.rules, before, data["rules"], strict=False):
+        if type(rule.policy) not in POLICIES.values() and isinstance(mapping, dict):
+            mapping["policy"] = _changed_object(rule.policy, old, mapping.get("policy"))
     return build_recipe(data, "override")
+
+
+def _changed_object(policy: Policy, before: dict[str, Any], after: Any) -> Any:
+    """A method that no recipe can name, with those fields replaced that were changed."""
+    if after == before:
+        return policy
+    if not is_dataclass(policy) or not isinstance(after, dict) or after.get("method") != policy.method:
+        return after
+    try:
+        return replace(policy, **{key: value for key, value in after.items() if value != before.get(key)})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"override: {type(policy).__name__}: {error}") from error
 
 
 def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
@@ -62,8 +78,8 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
 
 def _defaults_of(method: Any) -> dict[str, Any]:
     """A method with every default written out; as it is where it is none, for `build_recipe` to refuse."""
-    policy = POLICIES.get(method) if isinstance(method, str) else None
-    return {"method": method} if policy is None else TypeAdapter(policy).dump_python(policy(), mode="json")
+    policy = find_policy(method) if isinstance(method, str) else None
+    return {"method": method} if policy is None else dump_policy(policy())
 
 
 def _mappings(node: Any) -> Iterator[dict[str, Any]]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from accel.policies import POLICIES
-from accel.policies.policy import Policy
+from accel.recipe.any_policy import AnyPolicy, policies_schema
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-
-if TYPE_CHECKING:
-    AnyPolicy = Policy
-else:
-    AnyPolicy = Annotated[Union[tuple(POLICIES.values())], Field(discriminator="method")]  # noqa: UP007
 
 
 class _Strict(BaseModel):
@@ -26,7 +20,7 @@ class Rule(_Strict):
 
     Args:
         match: glob over site names, with or without the component ("transformer_2.blocks.*.attn1").
-        policy: the method and its parameters.
+        policy: the method and its parameters: an object of any `Policy`, or a mapping with its `method`.
         schedule: replaces the recipe's schedule for these sites.
         reuse: replaces the recipe's reuse for these sites.
     """
@@ -76,4 +70,16 @@ class Recipe(_Strict):
         return rule.reuse or self.reuse
 
 
+BASE = "A shipped recipe whose values hold where this one says nothing."
 DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy={"method": "dense"}),))
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe as a file holds it, with every method that is registered by now."""
+    schema = Recipe.model_json_schema()
+    policy, definitions = policies_schema("#/$defs/{model}")
+    schema["$defs"] |= definitions
+    schema["$defs"]["Rule"]["properties"]["policy"] |= policy
+    schema["properties"] = {"base": {"type": "string", "description": BASE}, **schema["properties"]}
+    schema["required"] = []
+    return schema

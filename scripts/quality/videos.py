@@ -142,8 +142,7 @@ def compare(run: Generated, dense: Generated, name: str, wanted: float, size: in
 
 def recipe_of(policy: Policy) -> Recipe:
     """A recipe around any policy, those that no YAML can name included."""
-    rule = Rule.model_construct(match="*", policy=policy)
-    return Recipe.model_construct(rules=(rule,), schedule=Schedule(dense_steps=DENSE_STEPS))
+    return Recipe(rules=(Rule(match="*", policy=policy),), schedule=Schedule(dense_steps=DENSE_STEPS))
 
 
 def write(out: Path, rows: list[Row]) -> None:

@@ -14,6 +14,7 @@ from accel import Recipe, accelerate_model, accelerated, load_recipe, restore_mo
 from accel.accelerate import patches_of, plan_for
 from accel.apply.arguments import require_models
 from accel.policies import POLICIES
+from accel.policies.radial import Radial
 from accel.recipe.override import override
 
 RECIPE = Recipe.model_validate(
@@ -93,7 +94,10 @@ def test_restoring_what_is_no_model_does_nothing_and_its_summary_is_refused(case
 RECIPES = {
     "misspelt": ("radail", {}, "did you mean 'radial'"),
     "nothing": ("", {}, "no shipped recipe is called ''"),
-    "a mapping": ({"rules": []}, {}, "Recipe.model_validate makes one"),
+    "a mapping": ({"rules": []}, {}, "recipe: rules: .*at least 1"),
+    "a misspelt mapping": ({"rulse": []}, {}, "recipe: unknown key 'rulse'; did you mean 'rules'"),
+    "the class of a method": (Radial, {}, r"rules\[0\].policy: an object is expected.* write Radial\(\)"),
+    "an object's misspelt key": (Radial(), {"decai": 1}, "did you mean 'decay'"),
     "the class": (Recipe, {}, "the name of a shipped one or the path"),
     "a number": (3, {}, "got int"),
     "no such file": ("my/none.yaml", {}, "No such file"),

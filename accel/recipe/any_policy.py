@@ -1,0 +1,84 @@
+"""AnyPolicy: the field of a rule that holds a method: an object of any `Policy`, or what makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Discriminator, PlainSerializer, PlainValidator, Tag, TypeAdapter
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from accel.policies.policy import Policy
+from accel.policies.registry import POLICIES, find_policy, policy_names
+
+
+def read_policy(value: Any) -> Policy:
+    """The method that a recipe's data stand for; an object is taken as it is.
+
+    Raises:
+        ValidationError, PydanticKnownError, PydanticCustomError: what pydantic makes part of its findings.
+    """
+    if isinstance(value, Policy):
+        return _named(value)
+    if isinstance(value, type) and issubclass(value, Policy):
+        raise PydanticCustomError("policy", f"an object is expected, not a class: write {value.__name__}()")
+    name = _method(value)
+    if isinstance(name, str):
+        try:
+            known = find_policy(name)
+        except ValueError as error:
+            raise PydanticCustomError("policy", "{problem}", {"problem": str(error)}) from error
+        if known is None:
+            tags = ", ".join(map(repr, policy_names()))
+            context: dict[str, Any] = {"discriminator": "method", "tag": name, "expected_tags": tags}
+            raise PydanticKnownError("union_tag_invalid", context)
+    return _adapter(tuple(POLICIES.items())).validate_python(value)
+
+
+def dump_policy(policy: Policy) -> dict[str, Any]:
+    """A method as plain data; of one that is no dataclass, its name alone."""
+    if not is_dataclass(policy):
+        return {"method": policy.method}
+    return {"method": policy.method, **TypeAdapter(type(policy)).dump_python(policy, mode="json")}
+
+
+def policies_schema(template: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON schema of a rule's method, and the definitions it refers to by `template`."""
+    adapters = [(name, "validation", TypeAdapter(policy)) for name, policy in POLICIES.items()]
+    schemas, rest = TypeAdapter.json_schemas(adapters, ref_template=template)  # type: ignore[arg-type]
+    definitions = dict(rest.get("$defs", {}))
+    mapping = {}
+    for (name, _), schema in schemas.items():
+        if "$ref" not in schema:
+            definitions[name] = schema
+            schema = {"$ref": template.format(model=name)}
+        mapping[name] = schema["$ref"]
+    choices = [{"$ref": ref} for ref in mapping.values()]
+    return {"oneOf": choices, "discriminator": {"propertyName": "method", "mapping": mapping}}, definitions
+
+
+def _named(policy: Policy) -> Policy:
+    if not isinstance(getattr(policy, "method", None), str):
+        raise PydanticCustomError(
+            "policy", "a method needs a name for reports: write `method = 'mine'` in its class"
+        )
+    return policy
+
+
+def _method(value: Any) -> Any:
+    return value.get("method") if isinstance(value, Mapping) else getattr(value, "method", None)
+
+
+@lru_cache(maxsize=4)
+def _adapter(policies: tuple[tuple[str, type[Policy]], ...]) -> TypeAdapter[Policy]:
+    """Of all methods, told apart by their names."""
+    choices = tuple(Annotated[policy, Tag(name)] for name, policy in policies)
+    return TypeAdapter(Annotated[Union[choices], Discriminator(_method)])  # type: ignore[arg-type]  # noqa: UP007
+
+
+if TYPE_CHECKING:
+    AnyPolicy = Policy
+else:
+    AnyPolicy = Annotated[Any, PlainValidator(read_policy), PlainSerializer(dump_policy)]
