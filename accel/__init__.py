@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accel.accelerate import accelerate_model, accelerated, restore_model, summary
+    from accel.policies.policy import Policy
+    from accel.policies.registry import register_policy
     from accel.recipe.files import load_recipe
-    from accel.recipe.recipe import Recipe
+    from accel.recipe.recipe import Recipe, Rule
 
     __version__: str
 
