@@ -1,7 +1,8 @@
-"""Observers: whether autograd or a function mode watches an attention call, which must then run dense.
+"""Observers: who watches a forward or an attention call, which must then run dense.
 
 No kernel of ours has a backward. Perturbed-attention guidance puts a `TorchFunctionMode` between a model and
-PyTorch's attention: it would never see a kernel of ours.
+PyTorch's attention: it would never see a kernel of ours. What is recorded once and run on other inputs has to
+be the model's own attention: blocks are chosen for one input.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 
+SYMBOLIC = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 HARMLESS = ("torch", "accel")
 
 GRADIENTS = "gradients are recorded"
@@ -31,6 +33,33 @@ def is_differentiated(model: Any) -> bool:
     """
     checkpoints = torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False)
     return checkpoints or forward_ad._current_level >= 0
+
+
+def recorder() -> str | None:
+    """What happens to what runs now, if it is recorded for other inputs or has no values; None otherwise."""
+    if torch.compiler.is_exporting():
+        return "exported"
+    if torch.jit.is_tracing():
+        return "traced by torch.jit"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "transformed by torch.func or torch.vmap"
+    if any(torch._C._get_dispatch_mode(mode) is not None for mode in SYMBOLIC):
+        return "run on tensors without values"
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return "captured in a CUDA graph"
+    return None
+
+
+def exports_by_tracing() -> bool:
+    """Whether this very line is being traced for `torch.export(..., strict=True)`; else it runs."""
+    return torch.compiler.is_dynamo_compiling() and torch.compiler.is_exporting()
+
+
+def is_recorded() -> bool:
+    """Whether there is a `recorder`, in a form that `torch.compile` can trace."""
+    if torch.compiler.is_dynamo_compiling():
+        return exports_by_tracing()
+    return recorder() is not None
 
 
 def interceptor() -> str | None:

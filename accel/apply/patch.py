@@ -70,9 +70,17 @@ class Patch:
         Raises:
             RuntimeError: if it has called none of its sites: the seam does not hold with this library.
         """
+        self.notices.after_forward(model, self._seats_of(hook), context)
+
+    def left_alone(self, hook: RootHook, reason: str) -> None:
+        """Count a forward in which the sites run the model's own attention and are not asked."""
+        for seat in self._seats_of(hook):
+            if seat.uninstall.in_force:
+                seat.attention.record.count_dense(reason, None)
+
+    def _seats_of(self, hook: RootHook) -> list[Seated]:
         components = {name for name, attached in self.hooks.items() if attached is hook}
-        seats = [seat for seat in self.seats if seat.site.component in components]
-        self.notices.after_forward(model, seats, context)
+        return [seat for seat in self.seats if seat.site.component in components]
 
     def hook_failed(self, doing: Doing, error: Exception) -> str:
         """Warn once that a hook failed; returns the reason to count its forward's calls under.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+# One for all sites, since records are copied and pickled with their models.
+_COUNTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class CallRecord:
     dense_steps: Counter[int | None] = field(default_factory=Counter)
 
     def count_dense(self, reason: str, step: int | None) -> None:
-        self.dense[reason] += 1
-        self.dense_steps[step] += 1
+        with _COUNTING:
+            self.dense[reason] += 1
+            self.dense_steps[step] += 1
 
     def count_sparse(self, density: Tensor, step: int | None) -> None:
-        before = self.sparse.get(step)
-        self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
+        with _COUNTING:
+            before = self.sparse.get(step)
+            self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
 
     @property
     def sparse_calls(self) -> int:

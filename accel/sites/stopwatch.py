@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_ADDING = threading.Lock()
 
 
 class Stopwatch:
@@ -23,18 +26,21 @@ class Stopwatch:
 
     def stop(self, device: torch.device) -> None:
         """Add the time since `start`."""
-        end = self._mark(device)
+        self._add(self._started, self._mark(device))
+
+    def _add(self, begin: Any, end: Any) -> None:
         if isinstance(end, float):
-            self._seconds += end - self._started
+            with _ADDING:
+                self._seconds += end - begin
         else:
-            self._events.append((self._started, end))
+            self._events.append((begin, end))
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """Time a block; one that raises is not counted."""
-        self.start(device)
+        """Time a block, whatever other threads time; one that raises is not counted."""
+        begin = self._mark(device)
         yield
-        self.stop(device)
+        self._add(begin, self._mark(device))
 
     @staticmethod
     def _mark(device: torch.device) -> Any:

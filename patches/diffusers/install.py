@@ -23,12 +23,13 @@ class Uninstall:
     seated: Any
 
     def put_in(self) -> None:
-        """Do what is to be undone."""
-        set_processor(self.module, self.seated)
+        """Do what is to be undone, unless the user has set another kind of processor."""
+        if type(stock(self.module.processor)) is type(self.seated.original):
+            set_processor(self.module, self.seated)
 
     def __call__(self) -> None:
         if self.module.processor is self.seated:
-            set_processor(self.module, self.seated.unseat())
+            set_processor(self.module, self.seated.original)
 
     @property
     def in_force(self) -> bool:
@@ -39,7 +40,7 @@ class Uninstall:
     def chosen_backend(self) -> str | None:
         """The dense backend that was chosen while ours was in place; none if it is what it was."""
         chosen = getattr(self.seated.seat.dense, "name", None)
-        before = getattr(self.seated.original, "_attention_backend", None)
+        before = getattr(self.seated, "backend_before", None)
         return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
 
 
@@ -55,7 +56,17 @@ def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     family = family_of(model)
     assert family is not None
     module: Any = site.module
-    return Uninstall(module, family.seated[type(module.processor)](module.processor, fn))
+    original = stock(module.processor)
+    return Uninstall(module, family.seated[type(original)](original, fn))
+
+
+def stock(processor: Any) -> Any:
+    """The stock processor that a seated one stands in for, or the processor itself.
+
+    A seated one may come back after its removal: whoever kept the processors of an accelerated model sets
+    them again, as `unfuse_qkv_projections` does.
+    """
+    return getattr(processor, "original", processor)
 
 
 def set_processor(module: Any, processor: Any) -> None:

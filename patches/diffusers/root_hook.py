@@ -18,7 +18,7 @@ from accel.patches.diffusers.family import family_of
 from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.hook import ModelHook
-from accel.patches.observers import GRADIENTS, is_differentiated
+from accel.patches.observers import GRADIENTS, exports_by_tracing, is_differentiated, recorder
 from accel.patches.untraced import untraced
 
 _COUNTING = threading.Lock()
@@ -51,16 +51,26 @@ class RootHook(ModelHook):
         model.register_forward_pre_hook(self.before, with_kwargs=True)
         model.register_forward_hook(self.after, always_call=True)
 
-    @untraced
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        stack = call_stack()
+        # What is closed to the compiler is refused by `torch.export`, which traces hooks.
+        if not exports_by_tracing():
+            self._begin(model, args, kwargs)
+
+    @untraced
+    def _begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        stack: list[FrameType] = []
         try:
+            stack = call_stack()
             forward = self._read(model, args, kwargs, stack)
         except Exception as error:
             forward = Forward(dense=self._failed("reading a forward", error))
         begin(self, forward, len(stack))
 
     def _read(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], stack: list[FrameType]) -> Forward:
+        if reason := recorder():
+            if self.owner is not None:
+                self.owner.left_alone(self, reason)
+            return Forward(dense=reason)
         family = family_of(model)
         assert family is not None
         kwargs = named_arguments(model, args, kwargs)
@@ -94,8 +104,12 @@ class RootHook(ModelHook):
             self._parallel = known = context_parallel_of(model)
         return known
 
-    @untraced
     def after(self, model: nn.Module, args: tuple, output: Any) -> None:
+        if not exports_by_tracing():
+            self._end(model, output)
+
+    @untraced
+    def _end(self, model: nn.Module, output: Any) -> None:
         forward = end(self)
         with _COUNTING:
             self.forwards += 1

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from accel.patches.diffusers.backend import BACKEND, DenseDispatch, register
 from accel.patches.diffusers.skipping import introduce
 from accel.patches.diffusers.ulysses import ParallelRoute, is_ring
-from accel.patches.observers import records_gradients
+from accel.patches.observers import is_recorded, records_gradients
 from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
 from accel.patches.site import AttentionFn
 
@@ -33,9 +33,18 @@ class SeatedProcessor:
     output stay the parent's, and so does the signature that attention modules filter their arguments by.
 
     Args:
-        original: the stock processor that is put back on removal.
+        original: the stock processor that is put back on removal, and runs what is recorded.
         fn: the attention function to seat.
+
+    Without arguments the class gives a stock processor: so diffusers rebuilds those that an IP-Adapter leaves
+    alone, by `type(processor)()`, and a seat has its place and cannot be rebuilt.
     """
+
+    def __new__(cls, original: Any = None, *rest: Any) -> Any:
+        return stock_class(cls)() if original is None else super().__new__(cls)
+
+    def __getnewargs__(self) -> tuple[Any]:
+        return (self.original,)
 
     def __init__(self, original: Any, fn: AttentionFn) -> None:
         introduce(type(self), type(original))
@@ -47,9 +56,10 @@ class SeatedProcessor:
         """The attention the stock processor runs."""
         return dense_sdpa
 
-    def unseat(self) -> Any:
-        """The stock processor as it should be put back."""
-        return self.original
+
+def stock_class(cls: type) -> type:
+    """The stock processor's class that a seated one is a subclass of."""
+    return next(parent for parent in cls.__mro__ if not issubclass(parent, SeatedProcessor))
 
 
 class DispatchingProcessor(SeatedProcessor):
@@ -58,6 +68,7 @@ class DispatchingProcessor(SeatedProcessor):
     def __init__(self, original: Any, fn: AttentionFn) -> None:
         register()
         super().__init__(original, fn)
+        self.backend_before = original._attention_backend
         self._parallel_config = original._parallel_config
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,6 +87,7 @@ class DispatchingProcessor(SeatedProcessor):
     @_attention_backend.setter
     def _attention_backend(self, chosen: AttentionBackendName | str | None) -> None:
         # `set_attention_backend` on an accelerated model chooses what its dense calls run on.
+        self.original._attention_backend = chosen
         self.seat.dense = DenseDispatch(chosen, self.seat.dense.ring)  # type: ignore[attr-defined]
 
     @property
@@ -85,18 +97,9 @@ class DispatchingProcessor(SeatedProcessor):
     @_parallel_config.setter
     def _parallel_config(self, config: Any) -> None:
         # `enable_parallelism` on an accelerated model.
-        self._parallel = config
+        self.original._parallel_config = self._parallel = config
         ring = config if is_ring(config) else None
         self.seat.dense = DenseDispatch(self.seat.dense.name, ring)  # type: ignore[attr-defined]
-
-    def unseat(self) -> Any:
-        """The stock processor, with the dense backend and the parallel configuration that were chosen while
-        this one was in its place."""
-        chosen = self.seat.dense.name  # type: ignore[attr-defined]
-        for name, value in (("_attention_backend", chosen), ("_parallel_config", self._parallel)):
-            if getattr(self.original, name) != value:
-                setattr(self.original, name, value)
-        return self.original
 
 
 def rerouted(stock_call: Callable) -> Callable:
@@ -104,6 +107,8 @@ def rerouted(stock_call: Callable) -> Callable:
 
     @functools.wraps(stock_call)
     def call(self: SeatedProcessor, *args: Any, **kwargs: Any) -> Any:
+        if is_recorded():
+            return self.original(*args, **kwargs)
         with Rerouted(self.seat.handle):
             return stock_call(self, *args, **kwargs)
 

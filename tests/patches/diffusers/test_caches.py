@@ -164,17 +164,17 @@ def watch_layouts(watched):
     def watch(cache):
         real, made = cache.layout, []
 
-        def layout(context, key, make, call):
+        def layout(context, key, make, *rest):
             def noted():
                 fresh = make()
                 made.append((context, fresh.to_mask()))
                 return fresh
 
-            mask = real(context, key, noted, call).to_mask()
+            mask = real(context, key, noted, *rest).to_mask()
             served.append(
                 (context, next(then for then, blocks in reversed(made) if torch.equal(blocks, mask)))
             )
-            return real(context, key, make, call)
+            return real(context, key, make, *rest)
 
         cache.layout = layout
 

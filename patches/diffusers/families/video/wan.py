@@ -22,6 +22,7 @@ from accel.patches.diffusers.backend import Routed
 from accel.patches.diffusers.reading import latent_grid
 from accel.patches.diffusers.seated_processor import DispatchingProcessor
 from accel.patches.grid import TokenGrid
+from accel.patches.observers import is_recorded
 
 
 class SeatedWanFamilyProcessor(DispatchingProcessor):
@@ -35,6 +36,8 @@ class SeatedWanFamilyProcessor(DispatchingProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
+        if is_recorded():
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         routed = Routed(attention_mask, self.seat.handle)
         return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
 
