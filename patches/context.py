@@ -32,6 +32,9 @@ class Context:
             text out of each sample's call; none where it is not known
             to do either.
         kv_lengths: int32 [B], how many of each sample's keys are not padding; none where all are.
+        repeats: whether the forward is given what the one before it in its step was given, text aside: the
+            second pass of guidance.
+        repeated: whether a forward of this step will be, as far as the step before shows.
         heads: which of the layer's heads the call holds where other processes hold the rest; none where it
             holds all.
     """
@@ -47,6 +50,8 @@ class Context:
     n_layers: int = 1
     text_padding: TextPadding | None = None
     kv_lengths: Tensor | None = field(default=None, compare=False, repr=False)
+    repeats: bool = False
+    repeated: bool = False
     heads: HeadShare | None = None
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ class Site:
         layer: index among the model's sites, in call order.
         n_layers: number of those.
         heads: query heads.
+        text_free: whether no text has reached its input: both passes of guidance compute the same here.
         causal: a language model's layer, which takes a `SequenceFn` and has no token grid.
     """
 
@@ -40,6 +41,7 @@ class Site:
     n_layers: int
     heads: int
     causal: bool = False
+    text_free: bool = False
 
     @property
     def full_name(self) -> str:

@@ -108,9 +108,9 @@ class Patch:
             self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
-        hook = self.hooks[site.component]
+        hook, compensate = self.hooks[site.component], self.plan.recipe.compensate
         assert isinstance(hook, RootHook)
-        attention = GridAttention(site, policy, schedule, hook, reuse, self.told)
+        attention = GridAttention(site, policy, schedule, hook, reuse, self.told, compensate)
         self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
 
     def _put_in(self, seat: Seated) -> None:

@@ -74,9 +74,11 @@ def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
     """Try every method that a language model would run on a text of zeros: no grid, and causal."""
     tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16, device="cpu")
     for number, rule in enumerate(recipe.rules):
-        if any(step.rule is rule for step in steps):
+        site = next((step.site for step in steps if step.rule is rule), None)
+        if site is not None:
             try:
-                require_layout(rule.policy, rule.policy.layout(tokens, tokens, None, Context()))
+                context = Context(layer=site.layer, n_layers=site.n_layers)
+                require_layout(rule.policy, rule.policy.layout(tokens, tokens, None, context))
             except ValueError as error:
                 raise RecipeError(f"rules[{number}].policy: {error}") from error
 

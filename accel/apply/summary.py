@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accel.apply.notices import chosen_backends
@@ -14,7 +14,14 @@ from accel.apply.seated import Seated
 
 @dataclass(frozen=True)
 class SiteSummary:
-    """One site. `density` is the mean of its sparse calls; none without any."""
+    """One site.
+
+    Args:
+        density: the mean of its sparse calls; None without any.
+        shared_calls: calls that took over what the other pass of guidance had computed.
+        residual: how often a residual was captured, applied, or not there to apply.
+        residual_bytes: the most that one generation kept of residuals.
+    """
 
     site: str
     method: str
@@ -23,6 +30,9 @@ class SiteSummary:
     density: float | None
     dense_reasons: dict[str, int]
     in_force: bool
+    shared_calls: int = 0
+    residual: dict[str, int] = field(default_factory=dict)
+    residual_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,8 @@ class Summary:
         """Mean density of all calls, dense ones counting 1: the attention work done, as a share of dense."""
         if not self.calls:
             return None
-        work = sum(
-            site.calls - site.sparse_calls + site.sparse_calls * (site.density or 0) for site in self.sites
-        )
+        dense = sum(site.calls - site.sparse_calls - site.shared_calls for site in self.sites)
+        work = dense + sum(site.sparse_calls * (site.density or 0) for site in self.sites)
         return work / self.calls
 
     @property
@@ -73,6 +82,23 @@ class Summary:
         return dict(total.most_common())
 
     @property
+    def shared_calls(self) -> int:
+        return sum(site.shared_calls for site in self.sites)
+
+    @property
+    def residual(self) -> dict[str, int]:
+        """How often residuals were captured, applied, or not there to apply."""
+        total: Counter[str] = Counter()
+        for site in self.sites:
+            total.update(site.residual)
+        return dict(total)
+
+    @property
+    def residual_bytes(self) -> int:
+        """The most bytes of residuals that one generation kept, all sites together."""
+        return sum(site.residual_bytes for site in self.sites)
+
+    @property
     def never_called(self) -> tuple[str, ...]:
         return tuple(site.site for site in self.sites if not site.calls)
 
@@ -82,6 +108,9 @@ class Summary:
             "density": self.density,
             "sparse_density": self.sparse_density,
             "dense_reasons": self.dense_reasons,
+            "shared_calls": self.shared_calls,
+            "residual": self.residual,
+            "residual_bytes": self.residual_bytes,
             "sites": [asdict(site) for site in self.sites],
             "untouched": list(self.untouched),
             "never_called": list(self.never_called),
@@ -102,6 +131,11 @@ class Summary:
                 f"density {self.density:.3f}{alone}: share of dense attention's blocks that were executed"
             )
         lines += [f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items()]
+        if self.shared_calls:
+            lines.append(f"{self.shared_calls} calls shared: both passes of guidance compute the same there")
+        if self.residual:
+            counts = ", ".join(f"{what} {count}" for what, count in self.residual.items())
+            lines.append(f"residual: {counts}; {self.residual_bytes / 2**20:.1f} MiB kept")
         if self.step_source:
             lines.append(f"steps told by the {self.step_source}")
         if self.dense_backend:
@@ -150,4 +184,11 @@ def _site_summary(seat: Seated) -> SiteSummary:
         record.density(),
         dict(record.dense),
         seat.uninstall.in_force,
+        record.shared_calls,
+        *_residual(seat),
     )
+
+
+def _residual(seat: Seated) -> tuple[dict[str, int], int]:
+    residual = getattr(seat.attention, "residual", None)
+    return ({}, 0) if residual is None else (dict(residual.counts), residual.nbytes)

@@ -76,7 +76,7 @@ class Composed(Policy):
             ValueError: if the recipe needs a grid and there is none, or there is one of other tokens.
         """
         if grid is None:
-            return self._sequence_layout(q, k)
+            return self._sequence_layout(q, k, context)
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
@@ -91,7 +91,7 @@ class Composed(Policy):
             keep, self.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order, tail=self.tail
         )
 
-    def _sequence_layout(self, q: Tensor, k: Tensor) -> BlockLayout:
+    def _sequence_layout(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         if not isinstance(self.order, RowMajor):
             raise ValueError(f"order {self.order.kind!r} needs a token grid; this call has none")
         q_len, kv_len = q.shape[2], k.shape[2]
@@ -99,7 +99,7 @@ class Composed(Policy):
         must = self.always.sequence_blocks(q_len, kv_len, self.block_size, q.device)[None, None]
         if self.choose is not None:
             must = must | self.choose.blocks(q, k, self.block_size)
-        keep = must & may if self.score is None else self._select(q, k, must, may, Context())
+        keep = must & may if self.score is None else self._select(q, k, must, may, of_layer(context))
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
 
     def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context) -> Tensor:
@@ -107,4 +107,10 @@ class Composed(Policy):
         mass = self.score.mass(q, k, self.block_size, causal=may is not None, lengths=context.kv_lengths)
         untrusted = self.score.must_keep(q, k, self.block_size)
         must = must if untrusted is None else must | untrusted
-        return keep_of_share(self.select, mass, must, may, context.heads)
+        select = self.select.at_layer(context.layer, context.n_layers)
+        return keep_of_share(select, mass, must, may, context.heads)
+
+
+def of_layer(context: Context) -> Context:
+    """What a sequence's blocks may depend on: the layer alone."""
+    return Context(layer=context.layer, n_layers=context.n_layers)

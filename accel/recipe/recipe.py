@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from accel.recipe.any_policy import AnyPolicy, policies_schema
+from accel.recipe.compensate import Compensate
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
@@ -54,6 +55,7 @@ class Recipe(_Strict):
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
         schedule: what stays dense, for every rule that has no schedule of its own.
         reuse: for how long chosen blocks are kept, likewise.
+        compensate: what is added in place of the blocks left out, likewise; None adds nothing.
         rules: at least one.
     """
 
@@ -61,6 +63,7 @@ class Recipe(_Strict):
     models: tuple[ModelPattern, ...] = ()
     schedule: Schedule = Schedule()
     reuse: Reuse = Reuse()
+    compensate: Compensate | None = None
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     def schedule_of(self, rule: Rule) -> Schedule:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from accel.patches.context import Context
 from accel.policies.policy import STRICT
+
+LEAST_APART = 5
+FIRST_STEPS, LAST_STEPS, REFRESH = "first steps", "last steps", "refresh"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,6 +23,10 @@ class Schedule:
         dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
             that any share above 0 is at least one step.
         last_dense_steps: likewise from its end.
+        dense_every: after the first steps, one dense step in each such share of the schedule, rounded to the
+            nearest step: where a residual is captured anew (`compensate`). Never the last step, and never
+            more than one in `LEAST_APART` steps: what serves fewer does not pay. 0 is none, and so is a
+            schedule whose steps nobody counts.
         dense_layers: share of the layers, from the first, that run dense; rounded up.
         min_tokens: shorter sequences run dense. None is 0 for video; for language models it leaves the
             choice to a measurement on the machine (see `crossover`).
@@ -29,6 +37,7 @@ class Schedule:
 
     dense_steps: float = Field(default=0.0, ge=0, le=1)
     last_dense_steps: float = Field(default=0.0, ge=0, le=1)
+    dense_every: float = Field(default=0.0, ge=0, le=1)
     dense_layers: float = Field(default=0.0, ge=0, le=1)
     min_tokens: int | None = Field(default=None, ge=0)
     dense_queries: int = Field(default=0, ge=0)
@@ -40,11 +49,22 @@ class Schedule:
             return f"shorter than {self.min_tokens} tokens"
         if context.layer < whole(self.dense_layers, context.n_layers):
             return "dense layer"
+        return self.dense_step(context)
+
+    def dense_step(self, context: Context) -> str | None:
+        """Why every layer of a step stays dense, or None."""
         if self._in_first_steps(context):
-            return "first steps"
+            return FIRST_STEPS
         if self._in_last_steps(context):
-            return "last steps"
-        return None
+            return LAST_STEPS
+        return REFRESH if self._refreshes(context) else None
+
+    def precedes_sparse(self, context: Context) -> bool:
+        """Whether a dense step is the last one before a sparse one; where nobody counts, each may be."""
+        if context.step is None or context.n_steps is None:
+            return True
+        after = context.step + 1
+        return after < context.n_steps and self.dense_step(replace(context, step=after)) is None
 
     def _in_first_steps(self, context: Context) -> bool:
         if context.step is None or context.n_steps is None:
@@ -55,6 +75,14 @@ class Schedule:
         if context.step is None or context.n_steps is None:
             return context.progress >= 1 - self.last_dense_steps and self.last_dense_steps > 0
         return context.step >= context.n_steps - whole(self.last_dense_steps, context.n_steps)
+
+    def _refreshes(self, context: Context) -> bool:
+        if not self.dense_every or context.step is None or context.n_steps is None:
+            return False
+        since = context.step - whole(self.dense_steps, context.n_steps)
+        every = max(self.dense_every * context.n_steps, LEAST_APART)
+        number = round(since / every)
+        return number > 0 and since == round(number * every) and context.step < context.n_steps - 1
 
 
 def whole(share: float, count: int) -> int:

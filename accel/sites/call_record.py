@@ -34,11 +34,13 @@ class CallRecord:
         dense: calls that ran dense, by reason.
         sparse: the calls that ran sparse, by denoising step (none where it is not known).
         dense_steps: steps of the dense calls, likewise.
+        shared: calls that executed nothing, since the other pass of guidance had computed the same, by step.
     """
 
     dense: Counter[str] = field(default_factory=Counter)
     sparse: dict[int | None, Densities] = field(default_factory=dict)
     dense_steps: Counter[int | None] = field(default_factory=Counter)
+    shared: Counter[int | None] = field(default_factory=Counter)
 
     def count_dense(self, reason: str, step: int | None) -> None:
         with _COUNTING:
@@ -50,13 +52,20 @@ class CallRecord:
             before = self.sparse.get(step)
             self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
 
+    def count_shared(self, step: int | None) -> None:
+        self.shared[step] += 1
+
+    @property
+    def shared_calls(self) -> int:
+        return sum(self.shared.values())
+
     @property
     def sparse_calls(self) -> int:
         return sum(calls.count for calls in self.sparse.values())
 
     @property
     def calls(self) -> int:
-        return self.sparse_calls + sum(self.dense.values())
+        return self.sparse_calls + sum(self.dense.values()) + self.shared_calls
 
     def density(self) -> float | None:
         """Mean density of the sparse calls; none without any. Waits for the device."""

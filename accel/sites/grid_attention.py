@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,10 +19,34 @@ from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
+from accel.recipe.compensate import Compensate
 from accel.recipe.reuse import Reuse
-from accel.recipe.schedule import Schedule
+from accel.recipe.schedule import FIRST_STEPS, REFRESH, Schedule
 from accel.sites.layout_cache import LayoutCache
+from accel.sites.residual import Residual
+from accel.sites.shared_pass import SharedPass
 from accel.sites.site_attention import SiteAttention
+
+Heads = tuple[Tensor, ...]  # q, k and v, [B, H, N, D] each
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was planned for a call.
+
+    Args:
+        layout: its blocks.
+        key: what another call must have in common with it to use what it leaves behind.
+        captured: of a dense call that captures the residual of these blocks, why it is dense.
+    """
+
+    layout: BlockLayout
+    key: Hashable
+    captured: str | None = None
+
+    @property
+    def density(self) -> Tensor:
+        return self.layout.density
 
 
 class GridAttention(SiteAttention):
@@ -35,6 +59,7 @@ class GridAttention(SiteAttention):
         hook: knows the context of the forward under way.
         reuse: for how long chosen blocks are kept.
         warned: the faults that have been warned about; the sites of one patch share the set.
+        compensate: what is added in place of the blocks left out; None adds nothing.
     """
 
     def __init__(
@@ -45,6 +70,7 @@ class GridAttention(SiteAttention):
         hook: RootHook,
         reuse: Reuse,
         warned: set[str] | None = None,
+        compensate: Compensate | None = None,
     ) -> None:
         super().__init__(site, policy, schedule, warned)
         self.layer = site.layer
@@ -52,6 +78,9 @@ class GridAttention(SiteAttention):
         self.heads = site.heads
         self.hook = hook
         self.layouts = LayoutCache(reuse)
+        self.residual = None if compensate is None else Residual(compensate)
+        # Dense is what others are compared with: it does all of its work.
+        self.shares = site.text_free and policy.method != "dense"
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
@@ -60,44 +89,100 @@ class GridAttention(SiteAttention):
             forward = self.hook.forward or Forward(dense=OUTSIDE)
             context = self._context(forward, q.shape[1])
             call = forward.call_of(self)
+            shared = self._shared_pass(q, k, v, context, forward, call)
+            if shared is not None and (out := shared.take(q)) is not None:
+                self.record.count_shared(context.step)
+                return out
             reason = self._dense_reason(q, k, v, mask, context, forward.dense) or self.faults.stays_dense
             movable = mask if context.text_padding == "anywhere" else None
             if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
-            if reason is not None:
-                return self.dense(reason, dense, context.step)
-            arrival = forward.arrival(q.device)
-            if movable is not None:
-                context, arrival, mask = hidden_last(context, movable, q.shape[0])
-            q, k, v = (picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
-            return self.sparse(
-                partial(self._plan, q, k, mask, context, forward, call),
-                partial(self._attend, q, k, v, arrival),
-                dense,
-                context.step,
-                alone=context.heads is None or not self.policy.spans_heads,
-            )
+            if reason is not None and not self._captures(reason, context):
+                out = self.dense(reason, dense, context.step)
+            else:
+                arrival = forward.arrival(q.device)
+                if movable is not None:
+                    context, arrival, mask = hidden_last(context, movable, q.shape[0])
+                heads = tuple(picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
+                if mask is not None:
+                    context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
+                out = self.sparse(
+                    partial(self._plan, heads, context, forward, call, reason),
+                    partial(self._attend, heads, arrival, context, forward, call),
+                    dense,
+                    context.step,
+                    alone=context.heads is None or not self.policy.spans_heads,
+                )
+            if shared is not None:
+                shared.keep(out, q)
+            return out
+
+    def _shared_pass(
+        self, q: Tensor, k: Tensor, v: Tensor, context: Context, forward: Forward, call: int
+    ) -> SharedPass | None:
+        """Where a call leaves its output for the other pass of guidance; None where passes never share."""
+        if not self.shares or forward.dense or forward.parallel:
+            return None
+        if self.never_sparse(q, k, v) or interceptor():
+            return None
+        place = id(self), SharedPass, call
+        return SharedPass(context, (context.grid, forward.adapters), forward.kept, place)
+
+    def _captures(self, reason: str, context: Context) -> bool:
+        """Whether a call that is dense for `reason` captures the residual for the steps to come."""
+        by_step = reason in (FIRST_STEPS, REFRESH)
+        return self.residual is not None and by_step and self.schedule.precedes_sparse(context)
 
     def _context(self, forward: Forward, tokens: int) -> Context:
         """The context of a call: the forward's, and where in the model this is."""
         context, heads = forward.context, forward.heads(self.heads)
         return replace(context, layer=self.layer, n_layers=self.n_layers, heads=heads).of_call(tokens)
 
-    @staticmethod
-    def _attend(q: Tensor, k: Tensor, v: Tensor, arrival: Tensor | None, layout: BlockLayout) -> Tensor:
-        """q [B, H, M, D], k and v [B, Hkv, N, D] in the layout's order -> [B, M, H, D] in the model's."""
+    def _attend(
+        self,
+        qkv: Heads,
+        arrival: Tensor | None,
+        context: Context,
+        forward: Forward,
+        call: int,
+        planned: Planned,
+    ) -> Tensor:
+        """[B, H, N, D] each, in the layout's order -> [B, M, H, D] in the model's."""
+        q, k, v = qkv
         tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3])
-        return put_back(block_sparse_attention(q, k, v, layout).transpose(1, 2), arrival)
+        if planned.captured is not None:
+            assert self.residual is not None
+            out = self.residual.capture(qkv, planned.layout, context, planned.key, forward.kept, call)
+        else:
+            out = block_sparse_attention(q, k, v, planned.layout)
+            if self.residual is not None:
+                out = self.residual.apply(out, v, context, planned.key, forward.kept, call)
+        return put_back(out.transpose(1, 2), arrival)
 
     def _plan(
-        self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context, forward: Forward, call: int
-    ) -> BlockLayout:
-        if mask is not None:
-            context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
-        adapters = self.layouts.reuses and forward.adapters
+        self, qkv: Heads, context: Context, forward: Forward, call: int, captured: str | None
+    ) -> Planned:
+        """The blocks of a call, and for a dense one that captures its residual, the reason it is dense."""
+        q, k, _ = qkv
+        adapters = (self.layouts.reuses or self.residual is not None) and forward.adapters
         key = (q.shape, k.shape, q.device, context.grid, adapters)
-        layout = self.layouts.layout(context, key, lambda: self._choose(q, k, context), forward.kept, call)
-        return layout if mask is None else replace(layout, kv_lengths=context.kv_lengths)
+
+        def choose() -> BlockLayout:
+            return self._choose(q, k, context)
+
+        layout = None
+        if self.residual is not None:
+            branches = self.residual.branches(forward.kept, call)
+            if captured is not None:
+                layout = branches.shared_layout(context, key) if self.layouts.reuse.branches else None
+                layout = choose() if layout is None else layout
+            else:
+                layout = self.residual.layout(context, key, forward.kept, call)
+        if layout is None:
+            layout = self.layouts.layout(context, key, choose, forward.kept, call)
+        if context.kv_lengths is not None:
+            layout = replace(layout, kv_lengths=context.kv_lengths)
+        return Planned(layout, key, captured)
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         policy = at_progress(self.policy, context.progress)

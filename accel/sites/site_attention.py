@@ -91,7 +91,11 @@ class SiteAttention:
         if out is None:
             return self.dense(planned, dense, step)
         self.faults.failures = 0
-        self.record.count_sparse(planned.density, step)
+        captured = getattr(planned, "captured", None)
+        if captured is None:
+            self.record.count_sparse(planned.density, step)
+        else:
+            self.record.count_dense(captured, step)
         return out
 
     def dense(self, reason: str, dense: Callable[[], Tensor], step: int | None = None) -> Tensor:

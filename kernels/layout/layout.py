@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -151,6 +151,18 @@ class BlockLayout:
         # Slots past the end of a list all write to one extra column that is cut off again.
         keep.scatter_(3, torch.where(valid, self.kv_indices, self.num_kv_blocks).long(), True)
         return keep[..., :-1]
+
+    @property
+    def complement(self) -> BlockLayout:
+        """The layout of the blocks that are not listed, without a tail. No host sync.
+
+        Attention over both, joined by the LSE, is dense attention.
+        """
+        keep = ~self.listed
+        if self.causal and self.q_order is None and self.kv_order is None:
+            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device)
+        indices, counts = compact_lists(keep)
+        return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False)
 
     @property
     def density(self) -> Tensor:

@@ -65,6 +65,8 @@ class Family:
         read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it can be told.
         seated: stock processor class -> the class that replaces it.
         text_padding: what the model does with padded text, see `Context`.
+        text_free: names of the attention modules that text, and what is pooled of it, has not reached yet:
+            those of a first block whose modulation knows the timestep alone.
     """
 
     attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
@@ -72,6 +74,7 @@ class Family:
     read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
     seated: dict[type, type]
     text_padding: TextPadding | None = None
+    text_free: tuple[str, ...] = ()
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -86,6 +89,7 @@ def family_of(model: nn.Module) -> Family | None:
         getattr(source, "read_timestep", timestep_argument),
         source.SEATED,
         getattr(source, "TEXT_PADDING", None),
+        getattr(source, "TEXT_FREE", ()),
     )
 
 
@@ -108,7 +112,7 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
             f"sparse; set {', '.join(stock.__name__ for stock in family.seated)} back first"
         )
     return [
-        Site(name, component, module, layer, len(found), heads_of(module))
+        Site(name, component, module, layer, len(found), heads_of(module), text_free=name in family.text_free)
         for layer, (name, module) in enumerate(found)
     ]
 

@@ -17,6 +17,7 @@ from accel.patches.diffusers.context_parallel import ContextParallel, context_pa
 from accel.patches.diffusers.family import family_of
 from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
+from accel.patches.diffusers.repeats import Repeats
 from accel.patches.hook import ModelHook
 from accel.patches.observers import GRADIENTS, exports_by_tracing, is_differentiated, recorder
 from accel.patches.untraced import untraced
@@ -81,6 +82,7 @@ class RootHook(ModelHook):
             # Whatever is odd about the input, the model itself is the one to judge it.
             return Forward(dense=f"grid not readable ({type(error).__name__}: {error})")
         tick = self.clock.read(timestep, text_of(kwargs), model, stack, (grid, timestep.shape))
+        repeats = Repeats.of(kwargs, tick.turn, tick.kept) if family.text_free else None
         context = Context(
             grid,
             tick.step,
@@ -90,6 +92,8 @@ class RootHook(ModelHook):
             tick.turn,
             tick.branch,
             text_padding=family.text_padding,
+            repeats=repeats is not None and repeats.now,
+            repeated=repeats is not None and repeats.expected,
         )
         parallel = self._parallel_of(model)
         reason = parallel.unsupported(grid) if parallel is not None else None

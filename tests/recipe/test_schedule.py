@@ -48,3 +48,36 @@ def test_layers_and_lengths():
     assert schedule.dense_reason(Context(layer=1, n_layers=40), 100) == "dense layer"
     assert schedule.dense_reason(Context(layer=2, n_layers=40), 100) is None
     assert schedule.dense_reason(Context(layer=2, n_layers=40), 99) == "shorter than 100 tokens"
+
+
+def steps_of(schedule, n_steps, reason):
+    return [step for step, found in enumerate(reasons(schedule, n_steps)) if found == reason]
+
+
+def test_refreshes_come_once_in_each_share_of_the_schedule():
+    schedule = Schedule(dense_steps=0.25, dense_every=0.2)
+    assert steps_of(schedule, 24, "refresh") == [11, 16, 21]
+    assert steps_of(schedule, 50, "refresh") == [23, 33, 43]
+    assert steps_of(Schedule(dense_steps=0.25, dense_every=0.2), 8, "refresh") == []
+    assert steps_of(Schedule(dense_steps=0.1, dense_every=0.2), 10, "refresh") == [6]
+    assert steps_of(Schedule(dense_steps=0.25), 24, "refresh") == []
+
+
+@mark.parametrize("n_steps", [1, 2, 3, 4])
+def test_no_refresh_is_the_last_step(n_steps):
+    assert n_steps - 1 not in steps_of(Schedule(dense_every=0.01), n_steps, "refresh")
+
+
+def test_refreshes_need_steps_that_are_counted():
+    schedule = Schedule(dense_steps=0.2, dense_every=0.2)
+    assert schedule.dense_reason(Context(progress=0.4), 1000) is None
+
+
+def test_what_precedes_a_sparse_step():
+    schedule = Schedule(dense_steps=0.125, dense_every=0.5)
+    contexts = [Context(step=step, n_steps=8, progress=step / 8) for step in range(8)]
+    assert [schedule.precedes_sparse(context) for context in contexts] == [
+        True, True, True, True, True, False, True, False,
+    ]  # fmt: skip
+    assert Schedule(dense_steps=1.0).precedes_sparse(contexts[3]) is False
+    assert Schedule().precedes_sparse(Context(progress=0.5))

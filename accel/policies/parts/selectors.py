@@ -8,6 +8,7 @@ less than any number.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -34,18 +35,37 @@ class TopK:
         budget: what shares one budget, the heaviest blocks first: the blocks of a "row", of all rows of a
             "head", or of all heads of a "layer"; samples of a batch never share.
         row_density: what every row gets of it first, its heaviest blocks, in [0, density].
+        layer_density: the density of each layer, in call order, in place of `density` for all of them; a
+            model must have as many. What a budget by mass would spend on average, at a cost that is fixed.
     """
 
     density: Share | Ramp
     budget: Budget = "row"
     row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
+    layer_density: tuple[Share, ...] | None = None
     kind: Literal["top_k"] = "top_k"
 
     def __post_init__(self) -> None:
-        if self.row_density > (self.density.lowest if isinstance(self.density, Ramp) else self.density):
+        densities = self.layer_density or (
+            self.density.lowest if isinstance(self.density, Ramp) else self.density,
+        )
+        if self.row_density > min(densities):
+            lowest = min(densities)
+            raise ValueError(f"row_density must not exceed density, got {self.row_density} and {lowest}")
+
+    def at_layer(self, layer: int, n_layers: int) -> TopK:
+        """What holds in one layer.
+
+        Raises:
+            ValueError: if the table is of a model with another number of layers.
+        """
+        if self.layer_density is None:
+            return self
+        if len(self.layer_density) != n_layers:
             raise ValueError(
-                f"row_density must not exceed density, got {self.row_density} and {self.density}"
+                f"layer_density has {len(self.layer_density)} entries, this model has {n_layers} layers"
             )
+        return replace(self, density=self.layer_density[layer], layer_density=None)
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
         if self.row_density:
@@ -60,13 +80,16 @@ class TopP:
     Args:
         mass: share of a budget's mass to reach, in (0, 1], or a ramp of it; 1 keeps every block.
         min_density, max_density: bounds of kept blocks / blocks that may be kept, in [0, 1] and (0, 1].
-        budget: what shares one budget, as for `TopK`.
+        budget: what shares one budget, as for `TopK`. A "layer" spends more where attention is spread out,
+            in heads and layers alike.
+        row_density: what every row gets first, its heaviest blocks, in [0, max_density].
     """
 
     mass: Share | Ramp
     min_density: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_density: Share = 1.0
     budget: Budget = "row"
+    row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
     kind: Literal["top_p"] = "top_p"
 
     def __post_init__(self) -> None:
@@ -74,8 +97,18 @@ class TopP:
             raise ValueError(
                 f"min_density must not exceed max_density, got {self.min_density} and {self.max_density}"
             )
+        if self.row_density > self.max_density:
+            raise ValueError(
+                f"row_density must not exceed max_density, got {self.row_density} and {self.max_density}"
+            )
+
+    def at_layer(self, layer: int, n_layers: int) -> TopP:
+        """What holds in one layer: the same in all."""
+        return self
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
+        if self.row_density:
+            must = keep_heaviest(mass, must, may, "row", self.row_density)
         mass_share = fixed(self.mass)
         share = None if mass_share == 1 else mass_share
         return keep_heaviest(mass, must, may, self.budget, self.max_density, self.min_density, share)

@@ -146,3 +146,36 @@ def test_samples_of_a_batch_do_not_share_a_budget():
 def test_nonsense_is_refused(selector, fields, message):
     with pytest.raises(ValueError, match=message):
         selector(**fields)
+
+
+def test_top_p_gives_every_row_its_share_before_the_rest_is_pooled():
+    mass = random_mass()
+    mass[:, 0] *= 100
+    plain = TopP(0.3, budget="layer").keep(mass, NONE)
+    keep = TopP(0.3, budget="layer", row_density=0.25).keep(mass, NONE)
+    assert (keep | ~TopK(0.25).keep(mass, NONE)).all()
+    assert plain.sum(-1).min() == 1 and keep.sum(-1).min() == 3
+
+
+def test_the_rows_share_counts_towards_the_mass():
+    mass = random_mass()
+    keep = TopP(0.01, budget="layer", row_density=0.25).keep(mass, NONE)
+    assert torch.equal(keep, TopK(0.25).keep(mass, NONE))
+
+
+def test_a_table_of_layers_gives_each_its_density():
+    table = TopK(0.5, "layer", layer_density=(0.2, 1.0, 0.5))
+    mass = random_mass()
+    for layer, density in enumerate((0.2, 1.0, 0.5)):
+        expected = TopK(density, "layer").keep(mass, NONE)
+        assert torch.equal(table.at_layer(layer, 3).keep(mass, NONE), expected)
+    assert TopK(0.5).at_layer(7, 9) == TopK(0.5)
+    with pytest.raises(ValueError, match="3 entries, this model has 4 layers"):
+        table.at_layer(0, 4)
+
+
+def test_a_rows_share_above_the_budget_is_refused():
+    with pytest.raises(ValueError, match="row_density"):
+        TopK(0.5, row_density=0.3, layer_density=(0.2, 0.9))
+    with pytest.raises(ValueError, match="row_density"):
+        TopP(0.9, max_density=0.3, row_density=0.4)

@@ -40,6 +40,8 @@ class SeatedCosmosProcessor(SeatedProcessor, CosmosAttnProcessor2_0):
 
 SEATED: dict[type, type] = {CosmosAttnProcessor2_0: SeatedCosmosProcessor}
 
+TEXT_FREE = ("transformer_blocks.0.attn1",)
+
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The self-attention of the blocks."""

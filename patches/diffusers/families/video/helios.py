@@ -23,6 +23,8 @@ class SeatedHeliosProcessor(DispatchingProcessor, HeliosAttnProcessor):  # type:
 
 SEATED: dict[type, type] = {HeliosAttnProcessor: SeatedHeliosProcessor}
 
+TEXT_FREE = ("blocks.0.attn1",)
+
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The self-attention of the blocks."""

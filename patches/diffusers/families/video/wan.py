@@ -65,6 +65,8 @@ SEATED: dict[type, type[SeatedWanFamilyProcessor]] = {
     transformer_skyreels_v2.SkyReelsV2AttnProcessor: SeatedSkyReelsV2Processor,
 }
 
+TEXT_FREE = ("blocks.0.attn1", "vace_blocks.0.attn1")
+
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The self-attention modules by dotted name, in the order they stand in the model."""

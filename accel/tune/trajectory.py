@@ -1,0 +1,91 @@
+"""Trajectory: a dense run's own course, and how far a recipe would steer from it at each step of it.
+
+Errors of a whole generation are chaotic: a small one early may grow or vanish. So candidates are ranked by
+the forced error: every step starts from the dense run's latents, and what is compared is the guided velocity,
+which is what the scheduler is given. It sees every layer and guidance, and no chaos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from accel.comparison.quality import relative_error
+
+Run = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One dense run.
+
+    Args:
+        velocities: what the scheduler was given at each step, guidance included.
+        latents: the last step's.
+    """
+
+    velocities: tuple[Tensor, ...]
+    latents: Tensor
+
+
+def record(pipe: Any, run: Run) -> Trajectory:
+    """The course of a run.
+
+    Args:
+        pipe: a diffusers pipeline with a scheduler that is asked once a step.
+        run: calls the pipeline, and returns its last latents.
+    """
+    velocities: list[Tensor] = []
+
+    def keep(velocity: Tensor) -> Tensor:
+        velocities.append(velocity.detach().cpu().clone())
+        return velocity
+
+    with stepping_through(pipe.scheduler, keep):
+        latents = run()
+    return Trajectory(tuple(velocities), latents.detach().cpu())
+
+
+def forced_errors(pipe: Any, run: Run, dense: Trajectory) -> tuple[float, ...]:
+    """The relative error of the guided velocity at each step of a dense run's course.
+
+    Raises:
+        ValueError: if the run has another number of steps.
+    """
+    errors: list[float] = []
+
+    def force(velocity: Tensor) -> Tensor:
+        if len(errors) == len(dense.velocities):
+            raise ValueError(f"the dense run has {len(errors)} steps, this one more")
+        right = dense.velocities[len(errors)]
+        errors.append(relative_error(velocity.detach().cpu(), right))
+        return right.to(velocity.device)
+
+    with stepping_through(pipe.scheduler, force):
+        run()
+    if len(errors) != len(dense.velocities):
+        raise ValueError(f"the dense run has {len(dense.velocities)} steps, this one {len(errors)}")
+    return tuple(errors)
+
+
+@contextmanager
+def stepping_through(scheduler: Any, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let `change` see, and replace, the velocity that a scheduler is given at each step."""
+    own = vars(scheduler).get("step")
+    step = scheduler.step
+
+    def changed(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return step(change(model_output), *args, **kwargs)
+
+    scheduler.step = changed
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own

@@ -1,0 +1,218 @@
+"""Settings against dense on the embedded demo, paired by prompt and seed, at executed work.
+
+    python -m scripts.quality.paired out.json --steps 8 --prompts 16-27 --setting today --setting default
+    python -m scripts.quality.paired out.json --steps 8 --prompts 1,3 --setting today --forced
+
+A prompt's number is its seed too; 0 to 7 are there to choose settings on, 16 and up to report (`prompts.py`).
+Rows that are in the file already are not run again. Dense runs are kept in a folder beside it. Forwards
+that every setting leaves dense are played back from there, and count as work all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from accel.whole_file import whole_file
+from torch import Tensor
+
+from accel.accelerate import accelerated, patches_of
+from accel.apply.patch import Patch
+from accel.comparison.quality import measure_quality, relative_error
+from accel.demo.paths import DEMO_SETTINGS
+from accel.load.pipeline import load_pipeline
+from accel.recipe.files import build_recipe
+from accel.recipe.recipe import Recipe
+from accel.recipe.schedule import whole
+from accel.tune.playback import Playback
+from accel.tune.trajectory import Trajectory, forced_errors, record
+from scripts.quality.paired_settings import SETTINGS
+from scripts.quality.prompts import prompt_of
+
+PASSES = 2
+KEPT_SHARE = 0.5  # of the schedule: no setting has more dense first steps
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting on one prompt.
+
+    Args:
+        work: executed blocks / those of dense attention over the whole schedule; dense steps included.
+        forced: relative error of the guided velocity, one for each sparse step; none if not run.
+        latent_error: of the whole generation; none if not run.
+        ssim: likewise, of the video.
+    """
+
+    setting: str
+    steps: int
+    prompt: int
+    work: float
+    forced: tuple[float, ...] | None = None
+    latent_error: float | None = None
+    ssim: float | None = None
+
+    @property
+    def forced_rms(self) -> float | None:
+        if not self.forced:
+            return None
+        return math.sqrt(sum(error**2 for error in self.forced) / len(self.forced))
+
+
+@dataclass
+class Bench:
+    """The demo at one size and number of steps, with its dense runs in a folder."""
+
+    pipe: Any
+    folder: Path
+    steps: int
+    size: int
+    guidance: float
+
+    def dense(self, prompt: int) -> tuple[Trajectory, Playback]:
+        """The dense run of a prompt, from the folder if it is there."""
+        file = self.folder / f"{self.size}-{self.steps}-{self.guidance:g}-{prompt}.pt"
+        playback = Playback()
+        if file.exists():
+            kept = torch.load(file)
+            playback.outputs = kept["outputs"]
+            return Trajectory(tuple(kept["velocities"]), kept["latents"]), playback
+        forwards = int(KEPT_SHARE * self.steps) * self.passes
+        with playback.recording(self.pipe.transformer, forwards):
+            dense = record(self.pipe, lambda: self.run(prompt))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "outputs": playback.outputs,
+            "velocities": list(dense.velocities),
+            "latents": dense.latents,
+        }
+        torch.save(kept, file)
+        return dense, playback
+
+    @property
+    def passes(self) -> int:
+        return PASSES if self.guidance > 1 else 1
+
+    def run(self, prompt: int) -> Tensor:
+        """The last latents of the pipeline's run as it is now."""
+        settings = asdict(DEMO_SETTINGS) | {
+            "height": self.size,
+            "width": self.size,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+        }
+        del settings["fps"]
+        generator = torch.Generator().manual_seed(prompt)
+        with torch.no_grad():
+            return self.pipe(prompt_of(prompt), **settings, generator=generator, output_type="latent").frames
+
+    def measure(self, name: str, recipe: Recipe, prompt: int, forced: bool, pixels: bool) -> Row:
+        dense, playback = self.dense(prompt)
+        first = whole(recipe.schedule.dense_steps, self.steps)
+        # Compensation is captured at the last dense step, which so has to run.
+        skipped = max(0, first - 1 if getattr(recipe, "compensate", None) else first) * self.passes
+        errors: tuple[float, ...] | None = None
+        latents = None
+        with (
+            accelerated(self.pipe, recipe),
+            playback.playing(self.pipe.transformer, skipped) if skipped else nullcontext(),
+        ):
+            (patch,) = patches_of(self.pipe)
+            if forced:
+                errors = forced_errors(self.pipe, lambda: self.run(prompt), dense)[first:]
+            else:
+                latents = self.run(prompt)
+        work = work_of(patch, playback.played, self.steps * self.passes)
+        if latents is None:
+            return Row(name, self.steps, prompt, work, forced=errors)
+        ssim = None
+        if pixels:
+            ssim = measure_quality(*(decoded(self.pipe, each) for each in (latents, dense.latents))).ssim
+        return Row(name, self.steps, prompt, work, None, relative_error(latents, dense.latents), ssim)
+
+
+def work_of(patch: Patch, played: int, forwards: int) -> float:
+    """Executed blocks / dense attention's, of a run of which some dense forwards were played back."""
+    records = [seat.attention.record for seat in patch.seats]
+    executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
+    executed += sum(sum(each.dense.values()) for each in records)
+    sharing = sum(bool(each.shared) for each in records)
+    # A played-back second pass would have shared what the others did.
+    executed += played * len(records) - (played + 1) // 2 * sharing
+    return executed / (forwards * len(records))
+
+
+def decoded(pipe: Any, latents: Tensor) -> Tensor:
+    """Frames [F, H, W, C] in [0, 1], as the pipeline would decode them, in bfloat16."""
+    vae = pipe.vae
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean, std = (torch.tensor(x).view(shape) for x in (vae.config.latents_mean, vae.config.latents_std))
+    with torch.no_grad():
+        video = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0]
+    return pipe.video_processor.postprocess_video(video.float(), output_type="pt")[0].permute(0, 2, 3, 1)
+
+
+def numbers(text: str) -> list[int]:
+    """ "0-3,9" as [0, 1, 2, 3, 9]."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def read(out: Path) -> list[Row]:
+    if not out.exists():
+        return []
+    rows = json.loads(out.read_text())["rows"]
+    return [Row(**row | {"forced": row["forced"] and tuple(row["forced"])}) for row in rows]
+
+
+def write(out: Path, rows: list[Row]) -> None:
+    settings = {row.setting: SETTINGS[row.setting] for row in rows if row.setting in SETTINGS}
+    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    with whole_file(out) as draft:
+        draft.write_text(f'{{"settings": {json.dumps(settings, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
+    setting: Annotated[list[str], typer.Option(help="A key of SETTINGS; repeat.")],
+    prompts: Annotated[str, typer.Option(help="Numbers and ranges: 1,3,16-27.")] = "0-3",
+    steps: Annotated[int, typer.Option()] = 8,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
+    guidance: Annotated[float, typer.Option()] = DEMO_SETTINGS.guidance_scale,
+    forced: Annotated[bool, typer.Option(help="The forced error in place of whole generations.")] = False,
+    pixels: Annotated[bool, typer.Option(help="SSIM too, which decodes.")] = False,
+    cache: Annotated[Path, typer.Option(help="Folder of the dense runs.")] = Path("out/dense"),
+) -> None:
+    """Measure settings on prompts."""
+    warnings.filterwarnings("ignore", message="the VAE")
+    pipe = load_pipeline("demo")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.to(torch.bfloat16)
+    bench = Bench(pipe, cache, steps, size, guidance)
+    for prompt in numbers(prompts):
+        for name in setting:
+            done = any(
+                (row.setting, row.steps, row.prompt) == (name, steps, prompt)
+                and (row.forced is not None) == forced
+                and (not pixels or row.ssim is not None)
+                for row in read(out)
+            )
+            if not done:
+                recipe = build_recipe(SETTINGS[name], name)
+                row = bench.measure(name, recipe, prompt, forced, pixels)
+                print(row, row.forced_rms, flush=True)
+                write(out, [*read(out), row])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,57 @@
+"""The settings that `paired` measures, by name: whole recipes, as a YAML file would hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BLOCK = (32, 32)  # at 128 pixels they cut a frame into as many as 64 x 64 at 192
+
+
+def setting(
+    select: dict[str, Any],
+    schedule: dict[str, Any] | None = None,
+    score: dict[str, Any] | None = None,
+    **rest: Any,
+) -> dict[str, Any]:
+    """A composition in blocks of 32 x 32, with a quarter of the steps dense unless the schedule says more."""
+    policy = {
+        "method": "compose",
+        "score": score or {"kind": "strided", "query": 8, "key": 8},
+        "select": select,
+        "block_size": list(BLOCK),
+    }
+    rules = [{"match": "*", "policy": policy}]
+    return {"schedule": {"dense_steps": 0.25} | (schedule or {}), "rules": rules, **rest}
+
+
+def by_layer(density: float) -> dict[str, Any]:
+    return {"kind": "top_k", "density": density, "budget": "layer", "row_density": density / 2}
+
+
+def by_mass(mass: float) -> dict[str, Any]:
+    return {"kind": "top_p", "mass": mass, "budget": "layer", "row_density": 0.05}
+
+
+ONE_LAYOUT = {"branches": True}
+REFRESHED = {"dense_every": 0.2}  # of 8 steps none, of 24 three
+FIRST_LAYER = {"dense_layers": 0.1}  # one of the demo's eight
+
+
+def residual(**changes: Any) -> dict[str, Any]:
+    return {"kind": "residual", **changes}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "today": setting(by_layer(0.4)),
+    "today@0.25": setting(by_layer(0.25)),
+    "first layer": setting(by_layer(0.41), FIRST_LAYER),
+    "one layout": setting(by_layer(0.41), FIRST_LAYER, reuse=ONE_LAYOUT),
+    "by mass": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT),
+    "by mass, frozen": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT | {"steps": 1000}),
+    "residual": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual()),
+    "residual, 0.9": setting(by_mass(0.9), FIRST_LAYER | REFRESHED, reuse=ONE_LAYOUT, compensate=residual()),
+    "refreshed, 0.9": setting(by_mass(0.9), FIRST_LAYER | REFRESHED, reuse=ONE_LAYOUT | {"steps": 1000}),
+    "residual, whole": setting(
+        by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual(max_progress=1.0)
+    ),
+}
