@@ -1,7 +1,7 @@
-"""The attention functions that transformers calls in accelerated language models.
+"""The attention function that transformers calls in accelerated layers.
 
-Two names, because what a model's dense calls run on must be known to layers that have no seat as well:
-cross-attention, and layers a recipe leaves alone.
+Only those layers hear its name, by a configuration of their own (`install.py`). The model's stays as it is:
+masks are made, and questions answered, as in the stock model.
 """
 
 from __future__ import annotations
@@ -10,58 +10,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
 from accel.patches.observers import records_gradients
-from accel.patches.transformers.dense import DenseForward, eager, sdpa
-from accel.patches.transformers.paged import refuse_paged
+from accel.patches.transformers.call import unknown_keyword
 from accel.patches.transformers.seat import SequenceSeat, attend_sequence
 
 NAME = "accel_block_sparse"
-EAGER_NAME = "accel_block_sparse_eager"
-DENSE: dict[str, DenseForward] = {NAME: sdpa, EAGER_NAME: eager}
 
 
-def over_sdpa(
+def block_sparse(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The function called `NAME`."""
-    return _route(sdpa, module, query, key, value, attention_mask, kwargs)
+    """The function called `NAME`: what is seated at the module.
 
-
-def over_eager(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, Tensor | None]:
-    """The function called `EAGER_NAME`."""
-    return _route(eager, module, query, key, value, attention_mask, kwargs)
+    The model's own where code is traced that the seat's operator could not serve, or that is to be exported.
+    """
+    seat: SequenceSeat = vars(module)["accel_seat"]
+    if not torch.compiler.is_compiling():
+        return seat.run(module, query, key, value, attention_mask, kwargs)
+    differentiated = kwargs.get("dropout") or records_gradients(query, key, value)
+    if differentiated or unknown_keyword(kwargs) or torch.compiler.is_exporting():
+        return seat.dense(module, query, key, value, attention_mask, **kwargs)
+    return attend_sequence(seat, query, key, value, attention_mask, kwargs), None
 
 
 def register() -> None:
-    """Make transformers know the names; done when a model is first accelerated, not at import.
+    """Make transformers know the name; done when a model is first accelerated, not at import.
 
-    There is no way to take a name out again that spares models still set to it, so they stay.
+    There is no way to take a name out again that spares models still set to it, so it stays.
     """
-    for name, function in ((NAME, over_sdpa), (EAGER_NAME, over_eager)):
-        AttentionInterface.register(name, function)
-        # Without a mask function under the same name, masks would silently be left out.
-        AttentionMaskInterface.register(name, sdpa_mask)
-
-
-def _route(
-    dense: DenseForward,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    kwargs: dict[str, Any],
-) -> tuple[Tensor, Tensor | None]:
-    refuse_paged(kwargs.values())
-    seat: SequenceSeat | None = getattr(module, "accel_seat", None)
-    compiling = torch.compiler.is_compiling()
-    if seat is None or (compiling and (kwargs.get("dropout") or records_gradients(query, key, value))):
-        return dense(module, query, key, value, mask, **kwargs)
-    if compiling:
-        return attend_sequence(seat, query, key, value, mask, kwargs), None
-    return seat.run(module, query, key, value, mask, kwargs)
+    AttentionInterface.register(NAME, block_sparse)

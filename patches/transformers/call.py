@@ -4,11 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from accel.patches.transformers.mask import Visible, read_visible, visible_keys
+from accel.patches.transformers.past import Past
+
+HONOURED = frozenset(
+    {
+        "dropout",
+        "is_causal",
+        "output_attentions",
+        "position_bias",
+        "s_aux",
+        "scaling",
+        "sliding_window",
+        "softcap",
+    }
+)
+# Of the model's forward, handed on with the rest. Positions have gone into queries, keys and the mask.
+PASSED_ON = frozenset(
+    {
+        "cache_position",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+
+def unknown_keyword(kwargs: dict[str, Any]) -> str | None:
+    """The first keyword of an attention call that says something nobody here knows; none if there is none."""
+    return next(
+        (
+            name
+            for name, value in kwargs.items()
+            if value is not None and name not in HONOURED and name not in PASSED_ON
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -28,6 +65,8 @@ class SequenceCall:
         bias: added to the logits (`position_bias`), or none.
         dropout: of the probabilities.
         wants_weights: whether the caller wants the probabilities returned.
+        unknown: a keyword that the model hands to its attention and nobody here knows; none has none.
+        past: the cache that the call goes on from; none where there is none or it cannot be told.
     """
 
     q: Tensor
@@ -42,12 +81,16 @@ class SequenceCall:
     bias: Tensor | None = None
     dropout: float = 0.0
     wants_weights: bool = False
+    unknown: str | None = None
+    past: Past | None = None
 
     @property
     def unlike_plain_attention(self) -> str | None:
         """What a plain causal kernel would get wrong or leave out; none if nothing. Reads no device."""
         if self.wants_weights:
             return "attention weights are asked for"
+        if self.unknown is not None:
+            return f"asks for {self.unknown}, which block-sparse attention does not know"
         if not self.causal:
             return "not causal"
         if self.softcap is not None:

@@ -1,38 +1,24 @@
-"""The dense attention that language models run where they are not sparse: transformers' own functions."""
+"""Eager attention with weights, for models whose own dense attention returns none."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-DenseForward = Callable[..., tuple[Tensor, Tensor | None]]
-
-
-def sdpa(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **rest: Any
-) -> tuple[Tensor, Tensor | None]:
-    """PyTorch's own attention, for every model that was not loaded with "eager"."""
-    return sdpa_attention_forward(module, q, k, v, mask, **rest)
+from accel.patches.transformers.interface import interface_of
 
 
 def eager(
     module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The model's own eager attention: softcap, sinks, and the probabilities returned."""
-    forward: DenseForward = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    """The model's own eager attention with a mask that was made for another."""
+    interface = interface_of(module)
+    assert interface is not None and interface.eager is not None
     causal = rest.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    return forward(module, q, k, v, additive(mask, q, k, causal), **rest)
-
-
-def has_eager(module: nn.Module) -> bool:
-    """Whether the model's code has an eager attention of its own."""
-    return "eager_attention_forward" in vars(sys.modules[type(module).__module__])
+    return interface.eager(module, q, k, v, additive(mask, q, k, causal), **rest)
 
 
 def additive(mask: Tensor | None, q: Tensor, k: Tensor, causal: bool) -> Tensor | None:

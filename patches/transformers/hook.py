@@ -1,4 +1,4 @@
-"""SequenceHook: what marks a language model as accelerated, and refuses forwards it cannot serve."""
+"""SequenceHook: what marks a language model as accelerated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import nn
 
 from accel.patches.hook import ModelHook
 from accel.patches.transformers.attention import register
-from accel.patches.transformers.paged import refuse_paged
 from accel.patches.transformers.switch import Switch
 
 
@@ -40,4 +39,4 @@ class SequenceHook(ModelHook):
         super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        refuse_paged((*args, *kwargs.values()))
+        """Nothing: layers look at what they need themselves."""

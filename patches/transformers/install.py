@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
+from accel.patches.own_hooks import remove_hooks_of
 from accel.patches.site import Site
-from accel.patches.transformers.attention import DENSE
+from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.call import SequenceFn
+from accel.patches.transformers.interface import interface_of
 from accel.patches.transformers.seat import SequenceSeat
 
 
 @dataclass(frozen=True)
 class UninstallSequence:
-    """The undo of one installation. Calling it a second time does nothing."""
+    """The undo of one installation. Calling it a second time does nothing.
+
+    The layer is given a configuration of its own, a copy that names our attention function. The one of the
+    model, which other models may share, is not touched: nothing else in the model behaves otherwise.
+    """
 
     module: Any
     seat: SequenceSeat
@@ -21,19 +28,28 @@ class UninstallSequence:
     def put_in(self) -> None:
         """Do what is to be undone."""
         self.module.accel_seat = self.seat
+        self.module.register_forward_pre_hook(self.seat.before, with_kwargs=True)
+        self.module.config = self.seat.config
 
     def __call__(self) -> None:
+        if self.module.config is self.seat.config:
+            self.module.config = self.seat.stock
+        remove_hooks_of(self.seat, self.module)
         if vars(self.module).get("accel_seat") is self.seat:
             del self.module.accel_seat
 
     @property
     def in_force(self) -> bool:
         """False once somebody else has taken the seat or set another attention implementation."""
-        mine = vars(self.module).get("accel_seat") is self.seat
-        return mine and self.module.config._attn_implementation in DENSE
+        return self.module.config is self.seat.config and self.seat.is_wanted
 
 
 def prepare_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
-    """The undo of seating `fn` at the site of a switched model, before anything is touched."""
+    """The undo of seating `fn` at the site, before anything is touched."""
     module: Any = site.module
-    return UninstallSequence(module, SequenceSeat(fn, DENSE[module.config._attn_implementation], module))
+    interface = interface_of(module)
+    assert interface is not None
+    config = copy.copy(module.config)
+    config._attn_implementation_internal = NAME
+    dense = interface.dense(module.config._attn_implementation)
+    return UninstallSequence(module, SequenceSeat(fn, dense, module, module.config, config))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ def read_visible(mask: Tensor | None, q_len: int, kv_len: int, window: int | Non
 
     Args:
         window: the window that the mask is to show, if it is of a layer that has one.
-        mask: bool [B, 1, M, N], True where a query sees a key. None means what it does to transformers: a
+        mask: [B, 1, M, N], booleans, True where a query sees a key, or what is added to its logits: 0 there,
+            and the lowest number of the type or less elsewhere. None means what it does to transformers: a
             single query sees every key; several are causal from the first key on, and keys behind the last
             of them are not written yet.
     """
@@ -45,56 +47,101 @@ def read_visible(mask: Tensor | None, q_len: int, kv_len: int, window: int | Non
         return Visible(kv_len)
     if mask is None:
         return Visible(min(q_len, kv_len))
-    if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:] != (1, q_len, kv_len):
+    if not _is_of(mask, q_len, kv_len):
         return NOT_CAUSAL
-    if mask.is_inference():
-        return _read(mask, window)
-    state = mask._version, window
-    known, answer = _READ.get(mask, (None, ""))
-    if known != state:
-        answer = _read(mask, window)
-        _READ[mask] = (state, answer)
-    return answer
+    return _remembered(mask, window, _read)
 
 
 def visible_keys(mask: Tensor | None, q_len: int, kv_len: int) -> Tensor | str | None:
     """The keys that a few queries after a cache see, bool [B, M, N], or why they cannot be told.
 
-    None means every key, for a single query; several without a mask are a prompt and no decoding. No device
-    read.
+    None means every key, for a single query; several without a mask are a prompt and no decoding. Reads no
+    device where the mask is one of booleans. One that is added to logits is read once, for numbers other than
+    0 and "hidden".
     """
     if mask is None:
         return None if q_len == 1 else NOT_CAUSAL
-    if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1:] != (1, q_len, kv_len):
+    if not _is_of(mask, q_len, kv_len):
         return NOT_CAUSAL
-    return mask[:, 0]
+    if mask.dtype == torch.bool:
+        return mask[:, 0]
+    if mask.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return NOT_CAUSAL
+    return _remembered(mask, None, _only_hides) or _as_seen(mask)[:, 0]
 
 
+# What was read belongs to the mask, as it was when it was read, and goes with it.
 _READ: WeakIdKeyDictionary = WeakIdKeyDictionary()
+T = TypeVar("T")
+
+
+def _remembered(mask: Tensor, window: int | None, read: Callable[[Tensor, int | None], T]) -> T:
+    """What `read` says of a mask, read once."""
+    if mask.is_inference():
+        return read(mask, window)
+    question = read, window
+    version, answers = _READ.get(mask, (None, {}))
+    if version != mask._version:
+        version, answers = mask._version, {}
+    if question not in answers:
+        answers = {**answers, question: read(mask, window)}
+        _READ[mask] = version, answers
+    return answers[question]
+
+
+def _is_of(mask: Tensor, q_len: int, kv_len: int) -> bool:
+    """Whether a mask is of the shape and type of those that hide keys from queries, in all heads alike."""
+    kind = mask.dtype == torch.bool or mask.dtype.is_floating_point
+    return kind and mask.ndim == 4 and mask.shape[1:] == (1, q_len, kv_len)
+
+
+def _as_seen(mask: Tensor) -> Tensor:
+    """Bool like the mask, True where a query sees a key."""
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+def _only_hides(mask: Tensor, window: int | None) -> str | None:
+    """Why a mask that is added to logits is no mask of booleans; none if it is."""
+    hides = (mask == 0) | (mask <= torch.finfo(mask.dtype).min)
+    return None if hides.all() else NOT_CAUSAL
 
 
 def _read(mask: Tensor, window: int | None) -> Visible | str:
+    if mask.dtype != torch.bool:
+        unlike = _only_hides(mask, None)
+        return unlike or _read(_as_seen(mask), window)
     _, _, q_len, kv_len = mask.shape
-    starts, ends = _spans(mask)
-    offset = ends.amax() - q_len
+    starts, ends, offset = _spans(mask)
     if window is not None:
         # Where the window of the first query begins, no sample need begin.
         starts = torch.where(starts <= offset - window + 1, 0, starts)
     same = _is_causal(mask, offset, starts, ends, window)
-    (is_causal, end), *spans = torch.cat(
-        [torch.stack([same.long(), ends.amax()])[None], torch.stack([starts, ends], dim=1)]
+    (is_causal, place), *spans = torch.cat(
+        [torch.stack([same.long(), offset])[None], torch.stack([starts, ends], dim=1)]
     ).tolist()
+    end = place + q_len
     if not is_causal or not q_len <= end <= kv_len:
         return NOT_CAUSAL
     padded = any(span != [0, end] for span in spans)
     return Visible(end, window, tuple(map(tuple, spans)) if padded else None)
 
 
-def _spans(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Int64 [B] each: the first key that some query of a sample sees, and the one behind the last."""
+def _spans(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each sample the first key that some query sees, and the one behind the last, int64 [B] each; and the
+    position of the first query, a scalar.
+
+    No query sees a key behind its own, and the first in a sample that sees any sees its own unless the sample
+    has ended before it: the position is the largest that the samples tell. If all have ended, any will do.
+    """
     keys = torch.arange(mask.shape[3], device=mask.device)
     seen = mask[:, 0].any(dim=1)
-    return seen.long().argmax(dim=1), torch.where(seen, keys + 1, 0).amax(dim=1)
+    first_row = mask[:, 0].any(dim=2).long().argmax(dim=1)
+    row = mask[torch.arange(len(mask), device=mask.device), 0, first_row]
+    last_key = torch.where(row, keys, -1).amax(dim=1)
+    starts, ends = seen.long().argmax(dim=1), torch.where(seen, keys + 1, 0).amax(dim=1)
+    # A sample without any key tells nothing.
+    offset = torch.where(ends > 0, last_key - first_row, -1).amax()
+    return starts, ends, offset
 
 
 def _is_causal(mask: Tensor, offset: Tensor, starts: Tensor, ends: Tensor, window: int | None) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
 from accel.patches.seat import Seat, seat_at
-from accel.patches.transformers.call import SequenceCall, SequenceFn
-from accel.patches.transformers.dense import DenseForward, eager, has_eager
+from accel.patches.transformers.announced import announce, take_announced
+from accel.patches.transformers.call import SequenceCall, SequenceFn, unknown_keyword
+from accel.patches.transformers.dense import eager
+from accel.patches.transformers.interface import DenseForward
 
 
 class SequenceSeat(Seat):
@@ -19,16 +21,40 @@ class SequenceSeat(Seat):
 
     Args:
         fn: called for every attention of the layer.
-        dense: what the layer's dense calls run on.
+        dense: what the stock layer calls, whose dense calls run on it.
         module: the layer's attention module.
+        stock: the configuration that the module shares with its model.
+        config: the module's own while the seat is taken.
     """
 
-    def __init__(self, fn: SequenceFn, dense: DenseForward, module: nn.Module) -> None:
+    dense: DenseForward  # type: ignore[assignment]
+
+    def __init__(
+        self, fn: SequenceFn, dense: DenseForward, module: nn.Module, stock: Any, config: Any
+    ) -> None:
         super().__init__(fn, dense)  # type: ignore[arg-type]
         self.module = module
+        self.stock = stock
+        self.config = config
+        self.ours = config._attn_implementation
+        self.replaced = stock._attn_implementation
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "module": self.module}
+        mine = ("module", "stock", "config", "ours", "replaced")
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in mine}}
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the model's implementation is still the one that the seat was taken from."""
+        return self.stock._attn_implementation == self.replaced
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Stand aside while the model is set to another implementation, and look at the cache."""
+        wanted = self.ours if self.is_wanted else self.stock._attn_implementation
+        if self.config._attn_implementation != wanted:
+            self.config._attn_implementation_internal = wanted
+        if not torch.compiler.is_compiling():
+            announce((*args, *kwargs.values()), module.layer_idx)  # type: ignore[arg-type]
 
     def run(
         self,
@@ -44,8 +70,8 @@ class SequenceSeat(Seat):
         The output is contiguous, as transformers' own are: some models view it in another shape.
         """
         weights: list[Tensor | None] = [None]
-        call = sequence_call(module, q, k, v, mask, kwargs)
-        forward: Any = eager if call.wants_weights and has_eager(module) else self.dense
+        call = replace(sequence_call(module, q, k, v, mask, kwargs, self.stock), past=take_announced())
+        forward: Any = eager if call.wants_weights and self.replaced == "sdpa" else self.dense
 
         def run_dense() -> Tensor:
             out, weights[0] = forward(module, q, k, v, mask, **kwargs)
@@ -62,12 +88,12 @@ class SequenceSeat(Seat):
 
 
 def sequence_call(
-    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any], config: Any
 ) -> SequenceCall:
     """The call, with transformers' keyword arguments under names of our own."""
     causal = kwargs.get("is_causal")
     weights = kwargs.get("output_attentions")
-    weights = getattr(module.config, "output_attentions", False) if weights is None else weights
+    weights = getattr(config, "output_attentions", False) if weights is None else weights
     return SequenceCall(
         q, k, v, mask,
         scale=kwargs.get("scaling"),
@@ -78,6 +104,7 @@ def sequence_call(
         bias=kwargs.get("position_bias"),
         dropout=kwargs.get("dropout") or 0.0,
         wants_weights=bool(weights),
+        unknown=unknown_keyword(kwargs),
     )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from accel.patches.site import Site
+from accel.patches.transformers.interface import interface_of
 
 
 def is_language_model(model: nn.Module) -> bool:
@@ -22,7 +24,8 @@ def is_language_model(model: nn.Module) -> bool:
 def attention_modules(model: nn.Module) -> list[tuple[str, Any]]:
     """The causal self-attention modules by dotted name, in the order they stand in the model.
 
-    Bidirectional layers (encoders, vision towers), cross-attention and linear attention are not among them.
+    Bidirectional layers (encoders, vision towers), cross-attention, linear attention, and classes that look
+    no function up are not among them.
     """
     return [
         (name, module)
@@ -30,16 +33,52 @@ def attention_modules(model: nn.Module) -> list[tuple[str, Any]]:
         if getattr(module, "is_causal", False) is True
         and getattr(module, "layer_idx", None) is not None
         and "Attention" in type(module).__name__
+        and interface_of(module) is not None
     ]
 
 
 def find_sites(model: Any, component: str = "") -> list[Site]:
-    """The sites of a language model, in call order."""
+    """The sites of a language model, in call order: its causal layers that work the same under another name.
+
+    Warns of layers that do not.
+
+    Raises:
+        TypeError: if none does.
+    """
     found = attention_modules(model)
+    asking = [(name, module) for name, module in found if asks_for_its_name(module)]
+    if len(asking) == len(found):
+        raise TypeError(f"{type(model).__name__} cannot be accelerated: {_why_left_alone(asking)}")
+    if asking:
+        warnings.warn(f"left alone: {_why_left_alone(asking)}", stacklevel=4)
+    kept = [(name, module) for name, module in found if not asks_for_its_name(module)]
     return [
-        Site(name, component, module, layer, len(found), heads(module), causal=True)
-        for layer, (name, module) in enumerate(found)
+        Site(name, component, module, layer, len(kept), heads(module), causal=True)
+        for layer, (name, module) in enumerate(kept)
     ]
+
+
+def asks_for_its_name(module: Any) -> bool:
+    """Whether a layer computes something else under an implementation that it does not know by name."""
+    interface = interface_of(module)
+    assert interface is not None
+    name = stock_config(module)._attn_implementation
+    return not interface.is_alike(name if name in ("sdpa", "eager") else "sdpa", "")
+
+
+def stock_config(module: Any) -> Any:
+    """The configuration that an attention module shares with its model, accelerated or not."""
+    seat = vars(module).get("accel_seat")
+    return module.config if seat is None else seat.stock
+
+
+def _why_left_alone(asking: list[tuple[str, Any]]) -> str:
+    classes = ", ".join(sorted({type(module).__name__ for _, module in asking}))
+    names = ", ".join(sorted({stock_config(module)._attn_implementation for _, module in asking}))
+    return (
+        f"{classes} computes something else under any implementation but those it knows, {names} among them "
+        "(often sparse attention of its own, as in DeepSeek-V3.2), and keeps computing that"
+    )
 
 
 def heads(module: Any) -> int:

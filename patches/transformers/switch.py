@@ -1,12 +1,16 @@
-"""Switch: a language model's attention implementation, ours and the one before."""
+"""Switch: from an attention implementation that has masks of its own to PyTorch's or the model's eager one.
+
+Masks for FlashAttention or FlexAttention do not say what each query sees in a form that is read here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from accel.patches.transformers.attention import DENSE, EAGER_NAME, NAME
-from accel.patches.transformers.sites import attention_modules
+from accel.patches.transformers.sites import attention_modules, stock_config
+
+KEPT = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class Switch:
     """Which of a model's configurations use which implementation while accelerated, and used before.
 
     Args:
-        ours, before: by dotted path among the sub-configurations; the empty path is the model's own.
+        ours, before: by dotted path among the sub-configurations, those alone that change; the empty path is
+            the model's own.
     """
 
     ours: dict[str, str]
@@ -23,30 +28,30 @@ class Switch:
     @classmethod
     def of(cls, model: Any) -> Switch:
         """The switch of those configurations that causal attention reads: a vision tower has its own."""
-        used = {id(module.config) for _, module in attention_modules(model)}
+        used = {id(stock_config(module)) for _, module in attention_modules(model)}
         before = {
             path: config._attn_implementation for path, config in configs(model.config) if id(config) in used
         }
         # Stacks of an encoder-decoder have copies of the model's configuration that no path leads to.
         before = before or {"": model.config._attn_implementation}
-        ours = {path: name_over(implementation, model) for path, implementation in before.items()}
-        return cls(ours, before)
+        before = {path: name for path, name in before.items() if name not in KEPT}
+        return cls(dict.fromkeys(before, kept_for(model)), before)
 
     def on(self, model: Any) -> None:
-        model.set_attn_implementation(nested(self.ours))
+        if self.ours:
+            model.set_attn_implementation(nested(self.ours))
 
     def off(self, model: Any) -> None:
         """Set back what was there before; an implementation the user has set since is left alone."""
-        now = dict(configs(model.config))
-        back = {path: name for path, name in self.before.items() if now[path]._attn_implementation in DENSE}
+        now = {path: config._attn_implementation for path, config in configs(model.config)}
+        back = {path: name for path, name in self.before.items() if now[path] == self.ours[path]}
         if back:
             model.set_attn_implementation(nested(back))
 
 
-def name_over(implementation: str, model: Any) -> str:
-    """Our name for the implementation's place: dense calls stay eager where they were or must be."""
-    needs_eager = implementation == "eager" or not (implementation == "sdpa" or model._supports_sdpa)
-    return EAGER_NAME if needs_eager else NAME
+def kept_for(model: Any) -> str:
+    """The implementation that a model is switched to."""
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def configs(config: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -208,6 +208,7 @@ def test_compiled_decoding_is_one_graph_for_all_tokens(build):
 def test_masks_that_say_nothing_of_single_keys_are_left_to_dense():
     assert visible_keys(None, 1, 9) is None
     assert visible_keys(None, 2, 9) == NOT_CAUSAL
-    assert visible_keys(torch.zeros(1, 1, 1, 9), 1, 9) == NOT_CAUSAL
+    assert visible_keys(torch.full((1, 1, 1, 9), 0.5), 1, 9) == NOT_CAUSAL
+    assert visible_keys(torch.zeros(1, 1, 1, 9), 1, 9).all()
     assert visible_keys(torch.ones(2, 4, 1, 9, dtype=torch.bool), 1, 9) == NOT_CAUSAL
     assert visible_keys(torch.ones(2, 1, 1, 9, dtype=torch.bool), 1, 9).shape == (2, 1, 9)

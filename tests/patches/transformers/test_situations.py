@@ -1,13 +1,12 @@
 """What language models are asked besides one plain prefill: each equal to the stock model, sparse or not."""
 
 import torch
-from pytest import approx, fixture, mark, raises
-from transformers import DynamicCache, StaticCache
-from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from pytest import approx, fixture, mark
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import tiny_language as tiny
-from accel import accelerate_model, restore_model, summary
+from accel import accelerate_model, summary
 from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.mask import NOT_CAUSAL
 from keep_everything import keep_everything
@@ -300,13 +299,20 @@ def test_text_is_generated_as_by_the_stock_model():
     assert torch.equal(model.generate(tiny.tokens(80), **settings), stock)
 
 
-def test_continuous_batching_is_refused_and_works_after_restoring():
-    model = keep_everything(tiny.llama())
-    with raises(ValueError, match="accel_block_sparse is not supported for continuous batching"):
-        model.init_continuous_batching()
-    paged = PagedAttentionCache.__new__(PagedAttentionCache)
-    for name in "cache", "past_key_values":
-        with raises(RuntimeError, match="continuous batching keeps keys in pages"):
-            model(tiny.tokens(10), **{name: paged})
-    restore_model(model)
-    assert model.config._attn_implementation == "sdpa"
+def test_continuous_batching_is_dense_as_by_the_stock_model():
+    prompts = [tiny.tokens(40, seed=seed)[0].tolist() for seed in (1, 2, 3)]
+    settings = GenerationConfig(max_new_tokens=3, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    pages = ContinuousBatchingConfig(num_blocks=40, page_size=16, max_batch_tokens=64)
+
+    def answers(model):
+        outputs = model.generate_batch(
+            prompts, generation_config=settings, continuous_batching_config=pages, progress_bar=False
+        )
+        return [output.generated_tokens for output in outputs.values()]
+
+    model = tiny.llama()
+    stock = answers(model)
+    accelerate_model(model, "llm-permuted", min_tokens=0, dense_layers=0)
+    assert answers(model) == stock
+    reasons = summary(model).dense_reasons
+    assert reasons and all("cu_seq_lens_q" in reason for reason in reasons)
