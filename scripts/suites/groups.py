@@ -4,9 +4,11 @@ from __future__ import annotations
 
 VIDEO_MODELS = (
     "wan wan_vace wan_animate chronoedit skyreels_v2 hunyuan_video hunyuan_1_5 hunyuan_video_framepack ltx "
-    "ltx2 cogvideox consisid mochi cosmos cosmos3 allegro easyanimate motif_video helios"
+    "ltx2 cogvideox consisid mochi cosmos cosmos3 allegro easyanimate motif_video helios minimax_h3"
 )
-IMAGE_MODELS = "flux flux2 qwenimage sd3 z_image"
+IMAGE_MODELS = (
+    "flux flux2 qwenimage sd3 z_image longcat_image ovis_image bria ernie_image cogview4 glm_image krea2"
+)
 PIPELINES = (
     "wan",
     "chronoedit skyreels_v2 cosmos allegro easyanimate",
@@ -14,8 +16,9 @@ PIPELINES = (
     "flux visualcloze qwenimage z_image stable_diffusion_3",
     "hunyuan_video hunyuan_video1_5 ltx ltx2",
     "cogvideo consisid mochi kandinsky5",
+    "longcat_image ovis_image bria hunyuan_image_21 cogview4 glm_image krea2",
 )
-LORA = "wan wanvace hunyuanvideo ltx_video ltx2 cogvideox mochi helios flux flux2 qwenimage sd3 z_image"
+LORA = "wan wanvace hunyuanvideo ltx_video ltx2 cogvideox mochi helios flux flux2 qwenimage sd3 z_image cogview4 krea2 minimax_h3"
 CAUSAL = (
     "llama mistral qwen2 qwen3",
     "gemma gemma2 phi phi3 olmo2 cohere2",

@@ -19,7 +19,8 @@ import pytest
 
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
-from accel.patches.diffusers.family import FAMILIES, supported_models
+from accel.patches.diffusers.family import FAMILIES
+from accel.patches.models import supported_models
 from accel.recipe.recipe import Recipe
 from accel.sites.call_record import CallRecord
 
