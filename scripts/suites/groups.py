@@ -18,7 +18,10 @@ PIPELINES = (
     "cogvideo consisid mochi kandinsky5",
     "longcat_image ovis_image bria hunyuan_image_21 cogview4 glm_image krea2",
 )
-LORA = "wan wanvace hunyuanvideo ltx_video ltx2 cogvideox mochi helios flux flux2 qwenimage sd3 z_image cogview4 krea2 minimax_h3"
+LORA = (
+    "wan wanvace hunyuanvideo ltx_video ltx2 cogvideox mochi helios minimax_h3 flux flux2 qwenimage sd3 "
+    "z_image cogview4 krea2"
+)
 CAUSAL = (
     "llama mistral qwen2 qwen3",
     "gemma gemma2 phi phi3 olmo2 cohere2",
