@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from accel.cli.policy import with_policy
 from accel.cli.terminal import complain, make_streams_safe, say
 from accel.mistake import Mistake
 
@@ -47,10 +48,10 @@ def command_of(name: str) -> Any:
     if isinstance(what, typer.Typer):
         group = get_command(what)
         group.name = name
-        return group
+        return with_policy(group)
     alone = typer.Typer(add_completion=False)
     alone.command(name)(what)
-    return get_command(alone)
+    return with_policy(get_command(alone))
 
 
 def _named(name: str, text: str) -> Any:

@@ -1,6 +1,7 @@
 """A method of a user's own: an object in Python, a name in YAML once it is registered or installed."""
 
 import importlib
+import json
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -12,6 +13,7 @@ from pytest import fixture, mark, raises
 import tiny
 from accel import Policy, Recipe, Rule, accelerate_model, load_recipe, register_policy, summary
 from accel.accelerate import plan_for
+from accel.cli.app import main
 from accel.policies import registry
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe, recipe_data
@@ -200,3 +202,45 @@ def test_a_recipe_on_a_base_says_only_what_differs(tmp_path):
 def test_mistakes_with_a_base_are_reported_with_their_place(tmp_path, text, expected):
     with raises(RecipeError, match=f"mine.yaml: {expected}"):
         load_recipe(yaml_file(tmp_path, text))
+
+
+@fixture
+def command(near, tmp_path, monkeypatch, capsys):
+    """Run the command line in the folder of the method; gives the exit code and both outputs."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["accel", *words])
+        with raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+POLICY = "--policy", "my_method:Near"
+
+
+def test_the_command_line_takes_it(command, tmp_path):
+    code, out, err = command("inspect", "demo", *POLICY, "--set", "reach=3", "--json")
+    assert code == 0, err
+    assert {site["method"] for site in json.loads(out)["sites"]} == {"near"}
+    yaml_file(tmp_path)
+    code, out, err = command(
+        "inspect", "demo", "--policy", "my_method:Near", "--recipe", "mine.yaml", "--json"
+    )
+    assert code == 0 and {site["method"] for site in json.loads(out)["sites"]} == {"near"}, err
+
+
+@mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("my_method", "expected module:Class"),
+        ("no_such_module:Near", "No module named 'no_such_module'"),
+        ("my_method:Far", "has no attribute 'Far'"),
+        ("my_method:torch", "a dataclass that inherits from Policy"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_with_it(command, policy, expected):
+    code, _, err = command("generate", "--policy", policy)
+    assert code == 2 and f"--policy {policy}" in err and expected in err and "Traceback" not in err
