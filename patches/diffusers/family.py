@@ -38,6 +38,8 @@ FAMILIES: dict[str, str] = {
     "MotifVideoTransformer3DModel": "accel.patches.diffusers.families.video.motif",
     "HeliosTransformer3DModel": "accel.patches.diffusers.families.video.helios",
     "MiniMaxH3Transformer3DModel": "accel.patches.diffusers.families.video.minimax_h3",
+    "AnyFlowTransformer3DModel": "accel.patches.diffusers.families.video.anyflow",
+    "Kandinsky6Transformer3DModel": "accel.patches.diffusers.families.video.kandinsky6",
     "FluxTransformer2DModel": "accel.patches.diffusers.families.image.flux",
     "Flux2Transformer2DModel": "accel.patches.diffusers.families.image.flux",
     "QwenImageTransformer2DModel": "accel.patches.diffusers.families.image.qwen_image",
@@ -52,6 +54,9 @@ FAMILIES: dict[str, str] = {
     "CogView4Transformer2DModel": "accel.patches.diffusers.families.image.cogview4",
     "GlmImageTransformer2DModel": "accel.patches.diffusers.families.image.glm_image",
     "Krea2Transformer2DModel": "accel.patches.diffusers.families.image.krea2",
+    "BriaFibo2Transformer2DModel": "accel.patches.diffusers.families.image.bria_fibo2",
+    "CogView3PlusTransformer2DModel": "accel.patches.diffusers.families.image.cogview3",
+    "PixArtTransformer2DModel": "accel.patches.diffusers.families.image.pixart",
 }
 
 

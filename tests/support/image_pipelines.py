@@ -117,4 +117,22 @@ PIPELINES: dict[str, PipelineCase] = {
         },
         grids=lambda size: {TokenGrid(*even(size), text_tokens=TEXT, text_first=True)},
     ),
+    "pixart": PipelineCase(
+        "PixArtSigmaPipeline",
+        "pixart",
+        "batched",
+        scheduler=("DPMSolverMultistepScheduler", {}),
+        call=lambda size, b: {"use_resolution_binning": False, "negative_prompt": None},
+    ),
+    "cogview3": PipelineCase(
+        "CogView3PlusPipeline", "cogview3", "batched", scheduler=("CogVideoXDDIMScheduler", {})
+    ),
+    "bria-fibo2": PipelineCase(
+        "BriaFibo2Pipeline",
+        "bria-fibo2",
+        call=lambda size, b: {
+            "prompt_embeds": noise(b, 2, TEXT, 16),
+            "negative_prompt_embeds": noise(b + 7, 2, TEXT, 16)[:b],
+        },
+    ),
 }

@@ -285,6 +285,16 @@ PIPELINES: dict[str, PipelineCase] = {
         },
         pads=True,
     ),
+    "anyflow": PipelineCase(
+        "AnyFlowPipeline",
+        "anyflow",
+        "batched",
+        scheduler=("FlowMapEulerDiscreteScheduler", {}),
+        call=lambda size, b: {"guidance_scale": 3.0},
+    ),
+    "kandinsky6": PipelineCase(
+        "Kandinsky6TI2VAPipeline", "kandinsky6", call=lambda size, b: {"sample_audio": False}
+    ),
     "minimax-h3": ModularCase(
         "minimax_h3.modular_blocks_minimax_h3.MiniMaxH3CoreDenoiseStep",
         "minimax-h3",

@@ -18,6 +18,9 @@ HUNYUAN = {**SMALL, "in_channels": 4, "out_channels": 4, "num_refiner_layers": 1
 LTX = {**SMALL, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 3}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
 WAN_IMAGE = {"image_dim": 16, "added_kv_proj_dim": HEADS * DIM}
+KANDINSKY6 = {"in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": 16, "in_text_dim2": 8, "time_dim": 16}
+KANDINSKY6 |= {"model_dim": HEADS * DIM, "ff_dim": 32, "num_text_blocks": 1, "num_visual_blocks": 3}
+KANDINSKY6 |= {"axes_dims": ROPE, "in_audio_dim": 4, "out_audio_dim": 4}
 MINIMAX_H3 = {**SMALL, "hidden_size": 32, "num_layers": 3, "num_refiner_layers": 1, "ffn_dim": 32}
 MINIMAX_H3 |= {"in_channels": 4, "audio_in_channels": 4, "text_dim": 16, "freq_dim": 16}
 MINIMAX_H3 |= {"time_embed_hidden_dim": 16, "time_embed_dim": 8, "rope_freq_dim": 2}
@@ -240,6 +243,19 @@ CASES: dict[str, Case] = {
         MINIMAX_H3,
         functools.partial(inputs.minimax_h3, references=12),
         lead=TEXT + 12 + 10,
+        graphs=2,
+    ),
+    "anyflow": Case(
+        "AnyFlowTransformer3DModel",
+        {key: value for key, value in WAN.items() if key != "rope_max_seq_len"} | {"in_channels": 4},
+        inputs.anyflow,
+    ),
+    "kandinsky6": Case("Kandinsky6Transformer3DModel", KANDINSKY6, inputs.kandinsky6, graphs=2),
+    "kandinsky6-i2v": Case(
+        "Kandinsky6Transformer3DModel",
+        {**KANDINSKY6, "visual_token_type_num_embeddings": 2},
+        functools.partial(inputs.kandinsky6, clean=1),
+        text=lambda video: 72 if video == 216 else 55,
         graphs=2,
     ),
     "allegro": Case(

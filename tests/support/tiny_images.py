@@ -13,6 +13,11 @@ COGVIEW4 |= {"time_embed_dim": 8, "condition_dim": 4, "sample_size": 32, "rope_a
 FLUX3 = {**SMALL, "in_channels": 4, "cond_in_channels": 4, "num_layers": 1, "num_single_layers": 2}
 FLUX3 |= {"joint_attention_dim": 16, "timestep_channels": 16, "axes_dims_rope": (4, 4, 4, 4)}
 
+FIBO2 = {"in_channels": 4, "dim": HEADS * DIM, "n_layers": 3, "n_refiner_layers": 1, "n_heads": HEADS}
+FIBO2 |= {"cap_feat_dim": 16, "injection_layer_ids": (1,), "perceiver_num_layers": 1, "gist_step": 1}
+FIBO2 |= {"min_num_gist_tokens": 2, "max_num_gist_tokens": 6, "gist_min_text_len": 5}
+FIBO2 |= {"gist_max_text_len": 20, "axes_dims": ROPE, "axes_lens": (64, 64, 64)}
+
 CASES: dict[str, Case] = {
     "flux": Case(
         "FluxTransformer2DModel",
@@ -271,6 +276,51 @@ CASES: dict[str, Case] = {
         inputs.glm_image,
         text=TEXT,
         text_first=True,
+        image=True,
+    ),
+    "pixart": Case(
+        "PixArtTransformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 3,
+            "cross_attention_dim": HEADS * DIM,
+            "caption_channels": 16,
+            "sample_size": 32,
+            "norm_num_groups": 4,
+            "use_additional_conditions": False,
+        },
+        inputs.pixart,
+        graphs=2,
+        image=True,
+    ),
+    "cogview3": Case(
+        "CogView3PlusTransformer2DModel",
+        {key: value for key, value in COGVIEW4.items() if key != "rope_axes_dim"}
+        | {"pos_embed_max_size": 64},
+        inputs.cogview4,
+        text=TEXT,
+        text_first=True,
+        graphs=2,
+        image=True,
+    ),
+    "bria-fibo2": Case("BriaFibo2Transformer2DModel", FIBO2, inputs.bria_fibo2, lead=6, graphs=3, image=True),
+    "bria-fibo2-conditions": Case(
+        "BriaFibo2Transformer2DModel",
+        FIBO2,
+        functools.partial(inputs.bria_fibo2, conditions=(3, 5)),
+        text=15,
+        lead=6,
+        graphs=3,
+        image=True,
+    ),
+    "bria-fibo2-padded": Case(
+        "BriaFibo2Transformer2DModel",
+        FIBO2,
+        inputs.bria_fibo2_padded,
+        text=6,
+        graphs=3,
         image=True,
     ),
 }

@@ -393,3 +393,51 @@ def krea2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
         "position_ids": torch.cat([torch.zeros(TEXT, 3), positions(h, w, 3)]),
         "encoder_attention_mask": text_mask(b),
     }
+
+
+def pixart(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b),
+    }
+
+
+def bria_fibo2(b: int, f: int, h: int, w: int, conditions: tuple[int, int] | None = None) -> dict[str, Any]:
+    arguments = {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "timestep": timestep(b, 0.5),
+        "encoder_hidden_states": noise(b, 2, TEXT, 16),
+    }
+    if conditions:
+        arguments["context_latents"] = [noise(b, 4, 2 * conditions[0], 2 * conditions[1])]
+    return arguments
+
+
+def bria_fibo2_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**bria_fibo2(b, f, h, w), "encoder_attention_mask": text_mask(b)}
+
+
+def anyflow(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    level = timestep(b)[:, None].expand(b, f)
+    return {
+        "hidden_states": noise(b, f, 4, 2 * h, 2 * w),
+        "timestep": level,
+        "r_timestep": level,
+        "encoder_hidden_states": noise(b, TEXT, 16),
+    }
+
+
+def kandinsky6(b: int, f: int, h: int, w: int, clean: int = 0) -> dict[str, Any]:
+    arguments = {
+        "hidden_states": noise(b, f + clean, 2 * h, 2 * w, 9),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "pooled_projections": noise(b, 8),
+        "timestep": timestep(b),
+        "audio_hidden_states": noise(b, 13, 4),
+    }
+    if clean:
+        arguments["visual_token_type_ids"] = (torch.arange(f + clean) >= f).long().expand(b, -1)
+        times = torch.cat([torch.arange(f), torch.zeros(clean, dtype=torch.long)])
+        arguments["visual_rope_pos"] = (times, torch.arange(h), torch.arange(w))
+    return arguments

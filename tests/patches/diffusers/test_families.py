@@ -129,6 +129,13 @@ def test_restore_is_bit_identical_and_leaves_no_trace(case):
     assert traces(model) == before
 
 
+def block_of(model, site: str, repeated: set[str]):
+    """The repeated block that a site is in, or the module it belongs to."""
+    names = site.split(".")
+    around = [model.get_submodule(".".join(names[:end])) for end in range(len(names) - 1, 0, -1)]
+    return next((module for module in around if type(module).__name__ in repeated), around[0])
+
+
 def compiled(model, arguments, sites) -> tuple[CompileCounter, list[torch.Tensor]]:
     """The graphs of a model's blocks, in full graphs, and the outputs of two forwards.
 
@@ -136,8 +143,9 @@ def compiled(model, arguments, sites) -> tuple[CompileCounter, list[torch.Tensor
     """
     torch._dynamo.reset()
     graphs = CompileCounter()
-    blocks = [model.get_submodule(site.rpartition(".")[0]) for site in sites]
-    if {type(block).__name__ for block in blocks} <= set(getattr(model, "_repeated_blocks", None) or ()):
+    repeated = set(getattr(model, "_repeated_blocks", None) or ())
+    blocks = [block_of(model, site, repeated) for site in sites]
+    if {type(block).__name__ for block in blocks} <= repeated:
         model.compile_repeated_blocks(fullgraph=True, backend=graphs)
     else:
         for block in blocks:

@@ -1,0 +1,39 @@
+"""Kandinsky 6: video tokens; sound has blocks of its own, and both are read in cross-attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6AttnProcessor
+from torch import nn
+
+from accel.patches.diffusers.reading import latent_grid, modules_like
+from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.grid import TokenGrid
+
+
+class SeatedKandinsky6Processor(DispatchingProcessor, Kandinsky6AttnProcessor):  # type: ignore[misc]
+    """Kandinsky 6 self-attention of the video with a seat."""
+
+    __call__ = rerouted(Kandinsky6AttnProcessor.__call__)
+
+
+SEATED: dict[type, type] = {Kandinsky6AttnProcessor: SeatedKandinsky6Processor}
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The self-attention of the blocks over the video."""
+    return modules_like(model, "visual_transformer_blocks.*.video_dec_block.self_attention")
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its latent video [B, F, H, W, C] and the type of each frame [B, F].
+
+    A frame to begin with follows the video, by its type; it counts as text. Reading types costs one device
+    read.
+    """
+    grid = latent_grid(kwargs["hidden_states"], model.config.patch_size, axes=(1, 2, 3))
+    types = kwargs.get("visual_token_type_ids")
+    clean = 0 if types is None else int((types[0] != 0).sum())
+    frames = grid.frames - clean
+    return TokenGrid(frames, grid.height, grid.width, text_tokens=clean * grid.frame_tokens)
