@@ -15,6 +15,7 @@ from typer.main import get_command
 from accel.cli.policy import with_policy
 from accel.cli.terminal import complain, make_streams_safe, say
 from accel.mistake import Mistake
+from accel.patches.class_names import known_name
 
 # A command's module is imported when the command is called: `accel --help` imports no PyTorch.
 COMMANDS = {
@@ -121,5 +122,5 @@ def sentence_of(error: Exception) -> str | None:
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     ran_out = "out of memory" in text or "can't allocate memory" in text
-    of_torch = type(error).__name__ == "OutOfMemoryError"
+    of_torch = known_name(error, ("OutOfMemoryError",)) is not None
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and (of_torch or ran_out))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accel.patches.class_names import known_name
 from accel.patches.diffusers.family import FAMILIES, family_of
 from accel.patches.grid import TokenGrid
 
@@ -47,8 +48,9 @@ def is_image_model(class_name: str) -> bool:
 
 
 def _latent(model: Any) -> Callable[[Any, Size], dict[str, Any]]:
-    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in FAMILIES]
-    return LATENTS.get(FAMILIES[names[0]].rpartition(".")[2], _video)
+    name = known_name(model, FAMILIES)
+    assert name is not None
+    return LATENTS.get(FAMILIES[name].rpartition(".")[2], _video)
 
 
 def _conditions() -> dict[str, Any]:

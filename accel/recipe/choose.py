@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from accel.patches.class_names import known_name
 from accel.patches.models import is_language_model
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import load_recipe, shipped_data, shipped_recipes
@@ -40,11 +41,12 @@ def _fit(name: str, model: nn.Module, experts: int) -> int:
     """How much of what a shipped recipe says of its model is true of this one; -1 if it is another model."""
     config: Any = getattr(model, "config", {})
     patterns = [ModelPattern(**pattern) for pattern in shipped_data(name).get("models", ())]
-    fits = [_pattern_fit(pattern, type(model).__name__, config, experts) for pattern in patterns]
+    nearest = known_name(model, {pattern.class_name for pattern in patterns})
+    fits = [_pattern_fit(pattern, nearest, config, experts) for pattern in patterns]
     return max(fits, default=-1)
 
 
-def _pattern_fit(pattern: ModelPattern, class_name: str, config: Any, experts: int) -> int:
+def _pattern_fit(pattern: ModelPattern, class_name: str | None, config: Any, experts: int) -> int:
     if pattern.class_name != class_name:
         return -1
     if any(config.get(key) != value for key, value in pattern.config.items()):

@@ -6,6 +6,8 @@ from collections import Counter
 
 from torch import nn
 
+from accel.patches.class_names import known_name
+
 _IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
 _UNREAD = "how its sequence is ordered and masked has not been established"
 _FLEX = "it runs flex attention under block masks of its own"
@@ -63,9 +65,8 @@ DECLINED: dict[str, str] = {
 def why_not(model: nn.Module) -> str:
     """Why a model that belongs to no family is left as it is, in a sentence."""
     name = type(model).__name__
-    for parent in type(model).__mro__:
-        if parent.__name__ in DECLINED:
-            return f"{name} is left as it is: {DECLINED[parent.__name__]}."
+    if declined := known_name(model, DECLINED):
+        return f"{name} is left as it is: {DECLINED[declined]}."
     attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
     seatable = Counter(
         f"{type(module).__name__} with {type(module.processor).__name__}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from accel.patches.class_names import known_name
 from accel.patches.context import TextPadding
 from accel.patches.diffusers.reading import timestep_argument
 from accel.patches.grid import TokenGrid
@@ -84,10 +85,10 @@ class Family:
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of a loaded model; none if its class is not supported. Imports nothing for other models."""
-    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in FAMILIES]
-    if not names or "diffusers" not in sys.modules:
+    name = known_name(model, FAMILIES)
+    if name is None or "diffusers" not in sys.modules:
         return None
-    source: ModuleType = import_module(FAMILIES[names[0]])
+    source: ModuleType = import_module(FAMILIES[name])
     return Family(
         source.attention_modules,
         source.read_grid,

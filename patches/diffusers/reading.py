@@ -16,8 +16,21 @@ from accel.patches.grid import TokenGrid
 
 def named_arguments(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of one forward by name, however they were passed."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**dict(zip(argument_names(type(model)), args, strict=False)), **kwargs}
+
+
+def argument_names(model_class: type) -> list[str]:
+    """The names of a forward's arguments in order.
+
+    A subclass that hands on whatever it is given (`*args`) is called as its parent is.
+    """
+    for cls in model_class.__mro__:
+        if "forward" not in vars(cls):
+            continue
+        parameters = list(inspect.signature(vars(cls)["forward"]).parameters.values())[1:]
+        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters):
+            return [parameter.name for parameter in parameters]
+    return []
 
 
 def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
