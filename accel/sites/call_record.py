@@ -53,7 +53,8 @@ class CallRecord:
             self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
 
     def count_shared(self, step: int | None) -> None:
-        self.shared[step] += 1
+        with _COUNTING:
+            self.shared[step] += 1
 
     @property
     def shared_calls(self) -> int:
