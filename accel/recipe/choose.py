@@ -13,7 +13,7 @@ from accel.recipe.errors import RecipeError
 from accel.recipe.files import load_recipe, shipped_data, shipped_recipes
 from accel.recipe.recipe import ModelPattern, Recipe
 
-LANGUAGE_MODELS = "llm-permuted-bounds"
+LANGUAGE_MODELS = "llm-wanted"
 
 
 def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:

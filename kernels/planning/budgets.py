@@ -13,14 +13,16 @@ FIRST_POOLED_AXIS: dict[Budget, int] = {"row": 3, "head": 2, "layer": 1}
 
 
 def bounds(
-    mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float
+    mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float, least: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Int32 [..., 1] each: the fewest and the most blocks of a budget, what must be kept aside.
 
     Counted in float64: float32 has no room for each number of blocks above 2^24.
     """
     available = available_blocks(mass, may, budget).double()
-    return (min_density * available).round().int(), (density * available).round().int()
+    rows = mass.shape[FIRST_POOLED_AXIS[budget] : 3].numel()
+    highest = (density * available).round().clamp(min=least * rows).minimum(available)
+    return (min_density * available).round().int(), highest.int()
 
 
 def available_blocks(mass: Tensor, may: Tensor | None, budget: Budget) -> Tensor:

@@ -24,6 +24,7 @@ def keep_heaviest(
     density: float,
     min_density: float = 0.0,
     share: float | None = None,
+    least: int = 0,
 ) -> Tensor:
     """Bool [B, H, Mb, Nb]: the heaviest blocks of each row, head or layer. No host sync but on a CPU.
 
@@ -37,14 +38,15 @@ def keep_heaviest(
         density: kept blocks / blocks that may be kept, in [0, 1], rounded to whole blocks.
         min_density, share: with a share, the fewest blocks that have this share of the mass, in (0, 1), but
             at least `min_density` and at most `density` of those that may be kept.
+        least: blocks a row, on average over those that share a budget, where `density` allows fewer.
     """
     if mass.is_cuda:
         from accel.kernels.planning.heaviest_triton import keep_heaviest as on_gpu
 
         # Triton launches on the current device, which need not be the tensors'.
         with torch.cuda.device_of(mass):
-            return on_gpu(mass, must, may, budget, density, min_density, share)
-    lowest, highest = bounds(mass, may, budget, density, min_density)
+            return on_gpu(mass, must, may, budget, density, min_density, share, least)
+    lowest, highest = bounds(mass, may, budget, density, min_density, least)
     available = available_blocks(mass, may, budget)
     keys = block_keys(mass, must, may).flatten(FIRST_POOLED_AXIS[budget])
     required = (keys == ALWAYS).sum(dim=-1, keepdim=True)

@@ -123,9 +123,10 @@ def keep_heaviest(
     density: float,
     min_density: float = 0.0,
     share: float | None = None,
+    least: int = 0,
 ) -> Tensor:
     """What `heaviest_blocks.keep_heaviest` computes, without waiting for the device."""
-    lowest, highest = bounds(mass, may, budget, density, min_density)
+    lowest, highest = bounds(mass, may, budget, density, min_density, least)
     mass, columns = mass.contiguous(), mass.shape[3]
     # Triton hands floats over as float32, and the search is done in float64.
     goal_share = None if share is None else mass.new_full((), share, dtype=torch.float64)

@@ -13,7 +13,7 @@ from accel.kernels.planning.representatives import Representatives
 
 Reduction = Literal["sum", "most", "strongest", "tail_error"]
 
-CHUNK_ELEMENTS = 1 << 22  # of logits at once: 16 MiB stay in a CPU's cache
+CHUNK_ELEMENTS = 1 << 20  # of logits at once: 16 MiB stay in a CPU's cache
 CHUNK_ELEMENTS_ON_GPU = 1 << 24  # a GPU should not be done with a chunk before the next is launched
 WIDEST_ON_GPU = 256
 
@@ -65,8 +65,10 @@ def block_mass(
             logits[..., of_all].masked_fill_(_future(queries, keys, chunk)[:, of_all], -torch.inf)
         if may is not None:
             logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk, :seen], -torch.inf)
-        # A row without a single visible key is all -inf: its mass is 0, not NaN.
-        weights = logits.softmax(dim=-1).nan_to_num_(nan=0.0)
+        weights = logits.softmax(dim=-1)
+        if not (keys.alike and may is None and queries.groups.length <= keys.groups.length):
+            # A row without a single visible key is all -inf: its mass is 0, not NaN.
+            weights.nan_to_num_(nan=0.0)
         part = _reduce(weights, per_block, per_column, reduction)
         parts.append(pad(part, (0, -(-keys.groups.count // per_column) - part.shape[3])))
     mass = torch.cat(parts, dim=2)

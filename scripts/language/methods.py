@@ -58,7 +58,7 @@ def turn_selector(policy: Composed | Permuted, knob: float, length: int) -> Any:
     if not isinstance(select, TopK) or not isinstance(select.density, float):
         return replace(policy, select=TopK(knob))
     row_density = min(select.row_density * knob / select.density, knob)
-    return replace(policy, select=replace(select, density=knob, row_density=row_density))
+    return replace(policy, select=replace(select, density=knob, row_density=row_density, least_blocks=0))
 
 
 def turn_window(policy: Composed, knob: float, length: int) -> Composed:
@@ -139,6 +139,8 @@ def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> 
     """The recipe whose density is nearest to what was asked for; the lowest if all are above it."""
     low, high = 1e-4, 1.0
     below, above = executed(recipe_at(low), length), executed(recipe_at(high), length)
+    if density >= above:
+        return recipe_at(high)
     best, missed = low, abs(below - density)
     for _ in range(STEPS):
         if below >= density or missed < TOLERANCE:

@@ -39,6 +39,7 @@ from scripts.language.weights import in_bfloat16, load
 
 METHODS = (
     "oracle",
+    "llm-wanted",
     "llm-permuted-bounds",
     "llm-permuted",
     "llm-permuted-antidiagonal",

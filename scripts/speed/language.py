@@ -24,6 +24,7 @@ from accel.demo.needle import needle_prompt
 from accel.kernels.attention.tiers import choose_tier
 from accel.load.language_model import load_language_model
 from accel.load.pipeline import best_device
+from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.override import override
 from accel.recipe.recipe import DENSE
 from accel.run.bench_language import BenchRow, bench_decode, bench_prefill, random_model
@@ -66,7 +67,7 @@ def prefill(shape: str, tokens: int, layers: int) -> Row:
     recipe = bench_recipe(None, DENSITY, None)
     model = model_of(shape, max(tokens, 262144 if layers == 8 else tokens) + ROOM, layers)
     row = bench_prefill(model, tokens, recipe, repeats=1 if tokens > LONG else 3)
-    return as_row(shape, model, row, "llm-permuted-bounds")
+    return as_row(shape, model, row, LANGUAGE_MODELS)
 
 
 def decode(shape: str, tokens: int, name: str) -> Row:

@@ -66,7 +66,7 @@ def test_restoring_gives_all_memory_back():
     assert meter.live == 0
 
 
-@pytest.mark.parametrize("recipe", ["llm-permuted-bounds", "llm-xattention"])
+@pytest.mark.parametrize("recipe", ["llm-wanted", "llm-permuted-bounds", "llm-xattention"])
 @torch.no_grad()
 def test_a_prompt_takes_no_more_than_dense(recipe):
     """A layer of a Llama of width 512 on 8,192 tokens."""

@@ -106,5 +106,5 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 @mark.parametrize("build", tiny_language.LANGUAGE_MODELS.values(), ids=tiny_language.LANGUAGE_MODELS)
 def test_every_language_model_has_a_default_recipe(build):
-    assert default_recipe_name({"": build()}) == "llm-permuted-bounds"
-    assert load_recipe("llm-permuted-bounds").rules[0].policy.method == "permuted"
+    assert default_recipe_name({"": build()}) == "llm-wanted"
+    assert load_recipe("llm-wanted").rules[0].policy.score.kind == "wanted"

@@ -35,6 +35,8 @@ class TopK:
         budget: what shares one budget, the heaviest blocks first: the blocks of a "row", of all rows of a
             "head", or of all heads of a "layer"; samples of a batch never share.
         row_density: what every row gets of it first, its heaviest blocks, in [0, density].
+        least_blocks: what a row gets on average even where `density` says less: a short sequence has few
+            blocks, and every row needs some.
         layer_density: the density of each layer, in call order, in place of `density` for all of them; a
             model must have as many. What a budget by mass would spend on average, at a cost that is fixed.
     """
@@ -42,6 +44,7 @@ class TopK:
     density: Share | Ramp
     budget: Budget = "row"
     row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
+    least_blocks: Annotated[int, Field(ge=0)] = 0
     layer_density: tuple[Share, ...] | None = None
     kind: Literal["top_k"] = "top_k"
 
@@ -70,7 +73,8 @@ class TopK:
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
         if self.row_density:
             must = keep_heaviest(mass, must, may, "row", self.row_density)
-        return keep_heaviest(mass, must, may, self.budget, fixed(self.density))
+        density = fixed(self.density)
+        return keep_heaviest(mass, must, may, self.budget, density, least=self.least_blocks)
 
 
 @dataclass(frozen=True, config=STRICT)

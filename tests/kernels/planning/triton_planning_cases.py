@@ -41,7 +41,7 @@ def small_spans(monkeypatch):
     monkeypatch.setattr(triton_heaviest_pool, "STEP", 32)
 
 
-@pytest.mark.parametrize("bounds", [(0.3, 0.0, None), (0.8, 0.2, 0.6)], ids=str)
+@pytest.mark.parametrize("bounds", [(0.3, 0.0, None), (0.1, 0.0, None, 4), (0.8, 0.2, 0.6)], ids=str)
 @pytest.mark.parametrize("kind", ["ties", "wild"])
 @pytest.mark.parametrize("budget", ["row", "head", "layer"])
 def test_the_same_blocks_are_kept_as_in_pytorch(small_spans, budget, kind, bounds):

@@ -49,6 +49,16 @@ def test_every_row_gets_its_share_before_the_rest_is_pooled():
     assert keep.sum(-1).min() == 3 and TopK(0.5, "layer").keep(mass, NONE).sum(-1).min() == 1
 
 
+@pytest.mark.parametrize("budget", POOLS)
+def test_a_short_sequence_keeps_the_least_number_of_blocks(budget):
+    mass = random_mass()
+    columns = mass.shape[-1]
+    keep = TopK(0.1, budget, least_blocks=4).keep(mass, NONE)
+    assert torch.equal(keep, TopK(4 / columns, budget).keep(mass, NONE))
+    assert torch.equal(TopK(0.9, budget, least_blocks=4).keep(mass, NONE), TopK(0.9, budget).keep(mass, NONE))
+    assert TopK(0.1, budget, least_blocks=columns + 1).keep(mass, NONE).all()
+
+
 def test_ties_go_to_the_lowest_column():
     keep = TopK(0.25).keep(torch.ones(1, 1, 2, 12), NONE)
     assert keep.tolist() == [[[[True] * 3 + [False] * 9] * 2]]

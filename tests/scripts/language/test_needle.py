@@ -89,9 +89,9 @@ def test_dropping_blocks_shows(model):
     assert row["density"] < 0.5 and row["error"] > 0.1 and sum(row["right_by_depth"]) < DEPTHS
 
 
-def test_the_default_recipe_finds_needles_in_1024_tokens(model):
-    data = draw_many(1024, "end", 2)
-    row = measure(model, shipped(LANGUAGE_MODELS, 128), data, [hidden_states(model, each) for each in data])
+def test_the_default_recipe_finds_needles_in_2048_tokens(model):
+    data = draw_many(2048, "end", 2)
+    row = measure(model, shipped(LANGUAGE_MODELS, 64), data, [hidden_states(model, each) for each in data])
     assert row["density"] < 0.8 and sum(row["right_by_depth"]) >= 0.99 * 2 * DEPTHS
 
 
