@@ -18,4 +18,4 @@ def test_every_family_has_a_row(capsys):
 
 def test_the_readme_has_the_table(capsys):
     model_table.main()
-    assert capsys.readouterr().out in (Path(__file__).parents[3] / "README.md").read_text()
+    assert capsys.readouterr().out in (Path(__file__).parents[3] / "docs" / "models.md").read_text()
