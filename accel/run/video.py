@@ -1,10 +1,12 @@
-"""Write a video tensor to a file that browsers play (H.264), to a GIF, or without any loss.
+"""Read videos, and write a video tensor to a file that browsers play (H.264), to a GIF, or without any loss.
 
 H.264 and GIF are for looking at. Measure quality from the tensors, or from what `write_frames` keeps.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -12,17 +14,17 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from accel.files import whole_file
+from accel.mistake import Mistake
 
-# BT.709 is converted to and also declared, so that no player has to guess the matrix from the frame size.
+# BT.709 is converted to and also declared: browsers guess what the stream leaves open, and guess wrong. The
+# encoder takes the declaration from the frames, so a filter has to make it.
+BT709 = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 H264 = {
-    "-vf": "scale=out_color_matrix=bt709:out_range=tv",
-    "-colorspace": "bt709",
-    "-color_primaries": "bt709",
-    "-color_trc": "bt709",
-    "-color_range": "tv",
+    "-vf": f"scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,{BT709}",
     "-codec:v": "libx264",
     "-pix_fmt": "yuv420p",
     "-crf": "12",
@@ -31,6 +33,10 @@ H264 = {
 }
 GIF = {"-vf": "split[all][seen];[all]palettegen[colours];[seen][colours]paletteuse", "-loop": "0"}
 ENCODERS = {".mp4": H264, ".gif": GIF}
+
+
+class EncodeError(RuntimeError):
+    """ffmpeg could not encode a video."""
 
 
 def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
@@ -49,8 +55,8 @@ def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
 
     Raises:
         ValueError: if the tensor is no RGB video, the ending is another one, or fps is not above 0.
-        OSError: if the folder does not exist or cannot be written.
-        RuntimeError: if ffmpeg fails; with what it said.
+        OSError: if the folder does not exist or cannot be written, or the disk is full.
+        EncodeError: if ffmpeg fails; with what it said.
     """
     path = Path(path)
     if path.suffix not in ENCODERS:
@@ -64,6 +70,40 @@ def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
         pixels = np.pad(pixels, [(0, 0), *((0, size % 2) for size in pixels.shape[1:3]), (0, 0)], mode="edge")
     with whole_file(path) as partial:
         _encode(pixels, partial, fps, ENCODERS[path.suffix])
+    return path
+
+
+def read_video(path: str | Path) -> list[Image.Image]:
+    """Every frame of a video or GIF file, in RGB.
+
+    Raises:
+        Mistake: if it cannot be read, or holds no frame.
+    """
+    reader = imageio_ffmpeg.read_frames(str(path))
+    try:
+        width, height = next(reader)["size"]
+        frames = [Image.frombytes("RGB", (width, height), frame) for frame in reader]
+    except (OSError, RuntimeError, StopIteration, KeyError, ValueError) as error:
+        raise Mistake(f"{path}: is not a video that ffmpeg can read") from error
+    if not frames:
+        raise Mistake(f"{path}: holds no frame")
+    return frames
+
+
+def write_image(frame: Tensor, path: str | Path) -> Path:
+    """Write one image as PNG, whole or not at all.
+
+    Args:
+        frame: floating [H, W, 3] in [0, 1]; values outside are clamped.
+        path: ends in .png; a file already there is replaced.
+
+    Raises:
+        ValueError: if the tensor is not an RGB image.
+        OSError: if the folder does not exist or cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    with whole_file(path) as partial:
+        Image.fromarray(_bytes(frame.unsqueeze(0))[0]).save(partial, format="PNG")
     return path
 
 
@@ -104,6 +144,7 @@ def _encode(pixels: np.ndarray, path: Path, fps: float, encoder: dict[str, str])
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *options, str(path)]
     done = subprocess.run(command, input=pixels.tobytes(), capture_output=True)
     if done.returncode:
-        raise RuntimeError(
-            f"ffmpeg could not encode {width} x {height} frames: {done.stderr.decode().strip()}"
-        )
+        said = done.stderr.decode(errors="replace").strip()
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise EncodeError(f"ffmpeg could not encode {width} x {height} frames: {said}")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import re
+import shutil
+import subprocess
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from accel.mistake import Mistake
 from accel.run import video
-from accel.run.video import read_frames, write_frames, write_video
+from accel.run.video import read_frames, read_video, write_frames, write_image, write_video
 
 
 def moving_square(frames: int = 5, height: int = 34, width: int = 46) -> torch.Tensor:
@@ -123,3 +131,87 @@ def test_a_new_file_is_as_readable_as_the_umask_allows(tmp_path):
     (tmp_path / "plain").touch()
     path = write_video(moving_square(), tmp_path / "clip.mp4", 8)
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+FLAT = ((233, 41, 44), (12, 200, 90), (30, 60, 220))
+
+
+def flat(colour: tuple[int, int, int]) -> torch.Tensor:
+    return (torch.tensor(colour) / 255).expand(6, 48, 64, 3)
+
+
+def test_an_mp4_declares_its_matrix_primaries_transfer_and_range(tmp_path):
+    """A browser guesses what is left open: (215, 20, 45) was shown for (233, 41, 44)."""
+    path = write_video(flat(FLAT[0]), tmp_path / "flat.mp4", 8)
+    told = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path)], capture_output=True, text=True
+    ).stderr
+    # One name stands for the three where they are equal.
+    assert re.search(r"Video: h264.*yuv420p\(tv, bt709[,)]", told), told
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+READ_PIXELS = """<body><script>
+const video = document.createElement("video"), canvas = document.createElement("canvas");
+video.muted = true; video.src = "data:video/mp4;base64,%s";
+let seeks = 0;
+const seek = () => { video.currentTime = 0.1 + 0.1 * (seeks++ & 3); };
+video.addEventListener("loadeddata", seek);
+video.addEventListener("seeked", () => {
+  canvas.width = video.videoWidth; canvas.height = video.videoHeight;
+  const context = canvas.getContext("2d"); context.drawImage(video, 0, 0);
+  const pixel = context.getImageData(20, 20, 1, 1).data;
+  if (pixel[0] + pixel[1] + pixel[2]) document.body.dataset.pixel = pixel; else seek();
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("colour", FLAT[:2], ids=str)
+def test_a_browser_shows_the_colours_that_were_written(tmp_path, colour):
+    clip = base64.b64encode(write_video(flat(colour), tmp_path / "flat.mp4", 8).read_bytes()).decode()
+    page = tmp_path / "page.html"
+    page.write_text(READ_PIXELS % clip)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000", "--dump-dom"]
+    for _ in range(3):
+        done = subprocess.run([CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120)
+        if shown := re.search(r'data-pixel="([\d,]+)"', done.stdout):
+            break
+    else:
+        pytest.skip("this browser shows no frame before its time is up")
+    pixel = [int(value) for value in shown[1].split(",")[:3]]
+    assert max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) <= 6, pixel
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, monkeypatch):
+    said = b"av_interleaved_write_frame(): No space left on device"
+    done = subprocess.CompletedProcess([], 1, b"", said)
+    monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_video(moving_square(), tmp_path / "clip.mp4", 8)
+    assert full.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_a_video_is_read_as_it_was_written(tmp_path, ending):
+    clip = moving_square(5, 34, 46)
+    frames = read_video(write_video(clip, tmp_path / f"clip{ending}", 8))
+    assert len(frames) == 5 and frames[0].size == (46, 34)
+    assert np.abs(np.asarray(frames[2]) / 255 - clip[2].numpy()).mean() < 4 / 255
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", None])
+def test_what_is_not_a_video_is_a_mistake(tmp_path, content):
+    path = tmp_path / "clip.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Mistake, match="is not a video"):
+        read_video(path)
+
+
+def test_an_image_is_kept_to_the_last_level(tmp_path):
+    image = torch.rand(33, 45, 3)
+    path = write_image(image, tmp_path / "image.png")
+    kept = np.asarray(Image.open(path))
+    assert kept.shape == (33, 45, 3) and (kept == (image * 255).round().to(torch.uint8).numpy()).all()
