@@ -18,9 +18,7 @@ from accel.mistake import Mistake
 from accel.recipe.files import recipe_data
 from accel.recipe.recipe import Recipe
 from accel.run.generate import generate
-from accel.run.video import write_video
-
-SUFFIX = ".mp4"
+from accel.run.video import write_result
 
 
 class BatchError(Mistake):
@@ -37,7 +35,8 @@ class Batch:
         changes: to the recipe, see `override`.
         loras: as the user named them.
         folder: where videos, records and manifest go.
-        fps: frames a second of the files.
+        fps: frames a second of the videos whose settings name none.
+        suffix: of the files, ".mp4" or ".png".
     """
 
     model: str
@@ -46,6 +45,7 @@ class Batch:
     loras: tuple[str, ...]
     folder: Path
     fps: float
+    suffix: str = ".mp4"
 
     @property
     def manifest(self) -> Manifest:
@@ -60,7 +60,7 @@ class Batch:
             "recipe": recipe,
             "changes": dict(self.changes),
             "fps": self.fps,
-            "settings": vars(job.settings),
+            "settings": job.settings.model_dump(mode="json"),
         }
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
@@ -121,7 +121,7 @@ def make(jobs: Sequence[Job], batch: Batch, pipe: Any, report: Callable[[str], N
             report(f"line {job.line}: {job.name} failed: {outcome.failed[job.name]}")
             continue
         outcome.made.append(job.name)
-        report(f"{job.name}{SUFFIX}: {seconds:.1f} s")
+        report(f"{job.name}{batch.suffix}: {seconds:.1f} s")
     return outcome
 
 
@@ -129,7 +129,9 @@ def make_one(job: Job, batch: Batch, pipe: Any, recipe: Recipe) -> float:
     """Make, write and record one video; returns the seconds it took to generate."""
     run = generate(pipe, job.settings, recipe)
     started = time.perf_counter()
-    video = write_video(run.frames, batch.folder / f"{job.name}{SUFFIX}", batch.fps)
+    video = write_result(
+        run.frames, batch.folder / f"{job.name}{batch.suffix}", job.settings.fps or batch.fps
+    )
     account = summarize([run.patch])
     asked = batch.asked(job)
     record = {

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from accel.mistake import Mistake
 from accel.recipe.errors import explain
-from accel.run.generate import GenerateSettings
+from accel.run.settings import GenerateSettings
 
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
-Count = Annotated[int, Field(ge=1)]
 
 SLUG_LETTERS = 40
 
@@ -27,25 +25,14 @@ class PromptError(Mistake):
     """Mistakes in a prompts file, one on a line, each with the file, the line and the key."""
 
 
-class PromptLine(BaseModel):
-    """One line. All but the prompt has a default, which is the command line's.
+class PromptLine(GenerateSettings):
+    """One line: the settings of a run, and a name. All but the prompt has a default: the command line's.
 
     Args:
-        name: of the video's file, without an ending: letters, digits and _ . -; none makes one of the prompt.
-        height, width: pixels.
+        name: of the file, without an ending: letters, digits and _ . -; None makes one of the prompt.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    prompt: Text
     name: Name | None = None
-    negative_prompt: str | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    height: Count | None = None
-    width: Count | None = None
-    num_frames: Count | None = None
-    num_inference_steps: Count | None = None
-    guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,9 +100,20 @@ def _job(text: str, source: str, number: int, defaults: Mapping[str, Any]) -> Jo
         line = PromptLine.model_validate(data)
     except ValidationError as error:
         raise PromptError(str(explain(error, source, PromptLine.model_json_schema()))) from None
-    own = line.model_dump(exclude_none=True, exclude={"name"})
-    settings = GenerateSettings(**{**defaults, **own})
+    own = line.model_dump(exclude_unset=True, exclude={"name"})
+    settings = GenerateSettings(**{**defaults, **_beside(source, own)})
     return Job(line.name or name_of(settings), number, settings)
+
+
+def _beside(source: str, own: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a line, its files found from the folder of the prompts file."""
+    folder = Path(source.rpartition(":")[0]).parent
+    files = {name: own[name] for name in ("image", "video") if own.get(name)}
+    found = {
+        name: str(folder / value) if isinstance(value, str) else tuple(str(folder / each) for each in value)
+        for name, value in files.items()
+    }
+    return {**{name: value for name, value in own.items() if value is not None}, **found}
 
 
 def name_of(settings: GenerateSettings) -> str:

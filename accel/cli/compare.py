@@ -5,89 +5,106 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
-from accel.accelerate import plan_for
-from accel.apply.plan import Plan
-from accel.apply.summary import summarize
 from accel.cli import options
-from accel.cli.run_table import print_runs
-from accel.cli.terminal import say
-from accel.comparison import Report, Run, report_as_dict, write_report
-from accel.comparison.runs import Compared, compare_runs, density_map
-from accel.load.lora import Lora, load_loras
-from accel.load.pipeline import load_pipeline
-from accel.machine.versions import device_name, versions
-from accel.patches.models import supported_models
-from accel.recipe.choose import default_recipe_name
-from accel.recipe.files import recipe_data, recipe_text
-from accel.run.generate import Generated, GenerateSettings
-from accel.run.video import write_video
+from accel.run.settings import GenerateSettings, LoadSettings
+
+if TYPE_CHECKING:
+    from accel.comparison import Report, Run
+    from accel.comparison.runs import Compared
+    from accel.recipe.recipe import Recipe
+    from accel.run.generate import Generated
 
 
+@options.with_options_of(chosen=GenerateSettings, loading=LoadSettings)
 def compare(
-    prompt: options.Prompt = None,
-    model: options.ModelName = "demo",
+    chosen: dict[str, Any],
+    loading: dict[str, Any],
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
-    lora: options.Loras = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    frames: options.Frames = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    negative_prompt: options.Negative = None,
-    seed: options.Seed = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the videos and report.html.")
+        Path, typer.Option("--output", "-o", help="Folder for the results and report.html.")
     ] = Path("out"),
     placing: Annotated[
         bool,
         typer.Option(help="Also run the noise floor and another seed, so that the scores can be placed."),
     ] = True,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare an accelerated pipeline with the dense one: speed and quality, from its tensors."""
-    settings = options.settings_for(
-        model, prompt, height=height, width=width, num_frames=frames, num_inference_steps=steps,
-        guidance_scale=guidance, negative_prompt=negative_prompt, seed=seed,
-    )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    options.require_writable("--output", output / "report.html", (".html",))
-    pipe = load_pipeline(model, device)
-    load_loras(pipe, [Lora.parse(text) for text in lora or ()])
-    plan = plan_for(pipe, recipe, **options.parse_changes(changes))
-    name = recipe or default_recipe_name(supported_models(pipe))
-    compared = compare_runs(pipe, settings, plan.recipe, placing=placing)
-    videos = _write_videos(compared, output, model)
-    report = _report(pipe, model, settings, name, plan, bool(changes), compared, videos)
-    page = write_report(report, output / "report.html")
-    if as_json:
-        print(json.dumps({**report_as_dict(report), "page": str(page)}))
-        return
-    print_runs({"dense": compared.dense, "accelerated": compared.accelerated})
-    for comparison in compared.comparisons:
-        say(_line(comparison))
-    say(f"wrote {page}, {videos['accelerated']} and {videos['dense']}")
+    from accel.cli import asked as checks
 
+    load = checks.loading_of(loading)
+    settings = checks.settings_of(load.model, chosen)
+    asked = checks.asked_of(load, settings)
+    name, found = checks.recipe_of(load.model, recipe, changes)
+    options.require_folder("--output", output)
 
-def _write_videos(compared: Compared, output: Path, model: str) -> dict[str, Path]:
-    name, fps = options.short_name(model), options.frames_per_second(model)
-    return {
-        "dense": write_video(compared.dense.frames, output / f"{name}-dense.mp4", fps),
-        "accelerated": write_video(compared.accelerated.frames, output / f"{name}.mp4", fps),
+    from accel.cli.run_table import print_runs
+    from accel.cli.terminal import say
+    from accel.comparison.runs import compare_runs
+
+    pipe = asked.load()
+    compared = compare_runs(pipe, settings, found, placing=placing)
+    if not as_json:
+        print_runs({"dense": compared.dense, "accelerated": compared.accelerated})
+        for comparison in compared.comparisons:
+            say(_line(comparison))
+    stem = output / (Path(load.model).name or "result")
+    files = {
+        "accelerated": stem.with_name(f"{stem.name}{asked.endings[0]}"),
+        "dense": stem.with_name(f"{stem.name}-dense{asked.endings[0]}"),
     }
+    make = partial(_report, pipe, load.model, settings, name, found, bool(changes), compared)
+    _write(compared, files, settings.fps or asked.rate, output / "report.html", make, as_json)
+
+
+def _write(
+    compared: Compared,
+    files: dict[str, Path],
+    fps: float,
+    page: Path,
+    make: Callable[[dict[str, Path]], Report],
+    as_json: bool,
+) -> None:
+    """Write both results and the page, and say where; with `as_json`, print all numbers.
+
+    The numbers are printed even if nothing can be written any more.
+    """
+    from accel.cli.terminal import say
+    from accel.comparison import report_as_dict, write_report
+    from accel.run.video import write_result
+
+    written: dict[str, Path] = {}
+    page_written: Path | None = None
+    try:
+        for name, path in files.items():
+            written[name] = write_result(getattr(compared, name).frames, path, fps)
+        page_written = write_report(make(written), page)
+        if not as_json:
+            say(f"wrote {page_written}, {files['accelerated']} and {files['dense']}")
+    finally:
+        if as_json:
+            facts = report_as_dict(make(written))
+            print(json.dumps({**facts, "page": None if page_written is None else str(page_written)}))
 
 
 def _report(
-    pipe: Any, model: str, settings: GenerateSettings, recipe_name: str, plan: Plan, changed: bool,
-    compared: Compared, videos: dict[str, Path],
+    pipe: Any, model: str, settings: GenerateSettings, recipe_name: str, recipe: Recipe, changed: bool,
+    compared: Compared, files: dict[str, Path],
 ) -> Report:  # fmt: skip
+    from accel.apply.summary import summarize
+    from accel.comparison import Report
+    from accel.comparison.runs import density_map
+    from accel.machine.versions import versions
+    from accel.recipe.files import recipe_text
+
     patch = compared.accelerated.patch
     account = summarize([patch])
     return Report(
@@ -95,9 +112,9 @@ def _report(
         prompt=settings.prompt,
         model=f"{type(pipe).__name__}, {model}",
         recipe_name=f"{recipe_name}, changed" if changed else recipe_name,
-        recipe_text=_recipe_yaml(plan) if changed else recipe_text(recipe_name)[0],
-        dense=_run("dense", compared.dense, videos["dense"]),
-        accelerated=_run("accelerated", compared.accelerated, videos["accelerated"]),
+        recipe_text=_recipe_yaml(recipe) if changed else recipe_text(recipe_name)[0],
+        dense=_run("dense", compared.dense, files.get("dense")),
+        accelerated=_run("accelerated", compared.accelerated, files.get("accelerated")),
         comparisons=compared.comparisons,
         density_by_layer_and_step=density_map(patch),
         layer_names=tuple(seat.site.full_name for seat in patch.seats) if density_map(patch) else (),
@@ -109,22 +126,33 @@ def _report(
     )
 
 
-def _run(label: str, run: Generated, video: Path) -> Run:
+def _run(label: str, run: Generated, video: Path | None) -> Run:
+    from accel.comparison import Run
+
     seconds = run.seconds
     return Run(label, seconds.total, seconds.transformer, seconds.attention, video)
 
 
-def _recipe_yaml(plan: Plan) -> str:
-    return yaml.safe_dump(recipe_data(plan.recipe), sort_keys=False)
+def _recipe_yaml(recipe: Recipe) -> str:
+    import yaml
+
+    from accel.recipe.files import recipe_data
+
+    return yaml.safe_dump(recipe_data(recipe), sort_keys=False)
 
 
 def _settings(pipe: Any, settings: GenerateSettings, run: Generated) -> dict[str, str]:
+    from accel.machine.versions import device_name
+
     frames, height, width, _ = run.frames.shape
-    chosen = {name: value for name, value in vars(settings).items() if value is not None and name != "prompt"}
+    kind, count = ("image", "") if frames == 1 else ("video", f", {frames} frames")
+    chosen = {
+        name: value for name, value in vars(settings).items() if value not in (None, ()) and name != "prompt"
+    }
     return {
-        "device": device_name(pipe.device),
+        "device": device_name(getattr(pipe, "_execution_device", pipe.device)),
         "dtype": str(pipe.dtype).removeprefix("torch."),
-        "video": f"{width} x {height}, {frames} frames",
+        kind: f"{width} x {height}{count}",
         **{name.replace("_", " "): str(value) for name, value in chosen.items()},
     }
 

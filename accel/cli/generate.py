@@ -1,99 +1,118 @@
-"""accel generate: make a video with an accelerated pipeline."""
+"""accel generate: make a video or an image with an accelerated pipeline."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accel.accelerate import plan_for
 from accel.cli import options
-from accel.cli.generate_many import batch_of, generate_many
-from accel.cli.run_table import print_runs, runs_as_dict
-from accel.cli.terminal import say
-from accel.load.lora import Lora, load_loras
-from accel.load.pipeline import load_pipeline
 from accel.mistake import Mistake
-from accel.recipe.recipe import DENSE, Recipe
-from accel.run.generate import Generated, GenerateSettings
-from accel.run.generate import generate as run
-from accel.run.video import write_video
+from accel.run.settings import GenerateSettings, LoadSettings
+
+if TYPE_CHECKING:
+    from accel.run.generate import Generated
 
 
+@options.with_options_of(chosen=GenerateSettings, loading=LoadSettings)
 def generate(
-    prompt: options.Prompt = None,
-    model: options.ModelName = "demo",
+    chosen: dict[str, Any],
+    loading: dict[str, Any],
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
-    lora: options.Loras = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    frames: options.Frames = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    negative_prompt: options.Negative = None,
-    seed: options.Seed = 0,
     dense: Annotated[
         bool,
         typer.Option("--dense", help="Run dense too, with the same seed, and say how much faster it was."),
     ] = False,
     only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense and nothing else.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 (or .gif) to write.")] = Path(
-        "video.mp4"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The .mp4 or .gif to write, or the .png of an image."),
+    ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Many videos: a JSON Lines file of prompts, resumable; see docs/multi-gpu.md."),
+        typer.Option(help="Many of them: a JSON Lines file of prompts, resumable; see docs/multi-gpu.md."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --prompts: the folder to write to.")] = None,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Generate a video or an image, accelerated by a recipe, and say what it took.
 
-    With --prompts, many.     `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
+    With --prompts, many. `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
     """
-    chosen = {
-        "height": height, "width": width, "num_frames": frames, "num_inference_steps": steps,
-        "guidance_scale": guidance, "negative_prompt": negative_prompt, "seed": seed,
-    }  # fmt: skip
-    if prompts is not None:
-        if prompt is not None or out is None or dense:
-            raise Mistake("--prompts needs --out, and goes with neither a prompt nor --dense")
-        defaults = options.choices_for(model, **chosen)
-        asked = batch_of(model, recipe, changes, lora, out, only_dense=only_dense)
-        raise typer.Exit(generate_many(prompts, defaults, asked, device, as_json))
-    settings = options.settings_for(model, prompt, **chosen)
-    options.require_writable("--output", output, (".mp4", ".gif"))
-    pipe = load_pipeline(model, device)
-    load_loras(pipe, [Lora.parse(text) for text in lora or ()])
-    plan = plan_for(pipe, recipe, **options.parse_changes(changes))
-    runs = _run(pipe, settings, plan.recipe, dense=dense or only_dense, sparse=not only_dense)
-    written = _write(runs, output, options.frames_per_second(model))
-    if as_json:
-        print(
-            json.dumps({**runs_as_dict(runs), "files": {name: str(path) for name, path in written.items()}})
-        )
-    else:
+    _require_one_way(chosen, dense, only_dense, output, prompts, out)
+    from accel.cli import asked as checks
+
+    load = checks.loading_of(loading)
+    if prompts is not None and out is not None:
+        from accel.cli.generate_many import generate_many
+
+        raise typer.Exit(generate_many(prompts, chosen, load, recipe, changes, out, only_dense, as_json))
+    settings = checks.settings_of(load.model, chosen)
+    asked = checks.asked_of(load, settings)
+    path = output or Path(f"{'image' if asked.makes_images else 'video'}{asked.endings[0]}")
+    options.require_writable("--output", path, asked.endings)
+    found = None if only_dense else checks.recipe_of(load.model, recipe, changes)[1]
+
+    from accel.cli.run_table import print_runs, runs_as_dict
+    from accel.recipe.recipe import DENSE
+    from accel.run.generate import generate as run
+
+    pipe = asked.load()
+    recipes = {"dense": DENSE} if dense or only_dense else {}
+    recipes |= {} if found is None else {"accelerated": found}
+    runs = {name: run(pipe, settings, each) for name, each in recipes.items()}
+    if not as_json:
         print_runs(runs)
-        for path in written.values():
-            say(f"wrote {path}")
+    _write(runs, path, settings.fps or asked.rate, runs_as_dict(runs) if as_json else None)
 
 
-def _run(
-    pipe: Any, settings: GenerateSettings, recipe: Recipe, *, dense: bool, sparse: bool
-) -> dict[str, Generated]:
-    recipes = {"dense": DENSE} if dense else {}
-    if sparse:
-        recipes["accelerated"] = recipe
-    return {name: run(pipe, settings, recipe) for name, recipe in recipes.items()}
+def _require_one_way(
+    chosen: dict[str, Any],
+    dense: bool,
+    only_dense: bool,
+    output: Path | None,
+    prompts: Path | None,
+    out: Path | None,
+) -> None:
+    """Refuse options that exclude one another.
+
+    Raises:
+        Mistake: says which.
+    """
+    if dense and only_dense:
+        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
+    if prompts is None and out is not None:
+        raise Mistake(f"--out {out} is the folder of --prompts; a single result goes to --output FILE")
+    if prompts is None:
+        return
+    if out is None:
+        raise Mistake("--prompts needs --out, the folder to write to")
+    wrong = ["a prompt"] if "prompt" in chosen else []
+    wrong += ["--output"] if output is not None else []
+    wrong += ["--dense"] if dense else []
+    if wrong:
+        raise Mistake(f"--prompts goes with --out and not with {' or '.join(wrong)}")
 
 
-def _write(runs: dict[str, Generated], output: Path, fps: int) -> dict[str, Path]:
-    """The main run goes to `output`; a dense one beside it goes to NAME-dense."""
-    paths = {name: output for name in runs}
-    if len(runs) > 1:
-        paths["dense"] = output.with_stem(f"{output.stem}-dense")
-    return {name: write_video(run.frames, paths[name], fps) for name, run in runs.items()}
+def _write(runs: dict[str, Generated], output: Path, fps: float, facts: dict[str, Any] | None) -> None:
+    """Write the main run to `output` and a dense one beside it to NAME-dense; say where, or print the facts.
+
+    The facts are printed even if nothing can be written any more.
+    """
+    from accel.cli.terminal import say
+    from accel.run.video import write_result
+
+    files: dict[str, str | None] = dict.fromkeys(runs)
+    try:
+        for name, run in runs.items():
+            beside = name == "dense" and len(runs) > 1
+            path = output.with_stem(f"{output.stem}-dense") if beside else output
+            files[name] = str(write_result(run.frames, path, fps))
+            if facts is None:
+                say(f"wrote {path}")
+    finally:
+        if facts is not None:
+            print(json.dumps({**facts, "files": files}))

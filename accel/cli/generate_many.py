@@ -1,9 +1,8 @@
-"""accel generate --prompts: the videos of a prompts file, by as many processes as accelerate started."""
+"""accel generate --prompts: the results of a prompts file, by as many processes as accelerate started."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,76 +11,105 @@ from typing import Any
 from accelerate import PartialState
 
 from accel.batch.batch import Batch, Outcome, make
-from accel.batch.prompts import Job, read_prompts
+from accel.batch.prompts import Job, PromptError, read_prompts
 from accel.batch.share import share_of
-from accel.cli import options
+from accel.cli.asked import Asked, asked_of, demo_defaults, recipe_of
+from accel.cli.options import parse_changes
 from accel.cli.terminal import complain, say
-from accel.load.lora import Lora, load_loras
-from accel.load.pipeline import best_device, load_pipeline
+from accel.load.index import read_index
+from accel.load.pipeline import best_device
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import DENSE
-
-
-def batch_of(
-    model: str,
-    recipe: str | None,
-    changes: list[str] | None,
-    loras: list[str] | None,
-    folder: Path,
-    *,
-    only_dense: bool,
-) -> Batch:
-    """What the command line asks for, checked as far as that goes without the model.
-
-    Raises:
-        ValueError: if a recipe, a change or a LoRA is wrong.
-    """
-    chosen = DENSE if only_dense else load_recipe(recipe) if recipe is not None else None
-    parsed = options.parse_changes(changes)
-    if chosen is not None:
-        override(chosen, parsed)
-    for text in loras or ():
-        Lora.parse(text)
-    return Batch(model, chosen, parsed, tuple(loras or ()), folder, options.frames_per_second(model))
+from accel.run.settings import LoadSettings
 
 
 def generate_many(
-    prompts: Path, defaults: Mapping[str, Any], batch: Batch, device: str | None, as_json: bool
+    prompts: Path,
+    chosen: dict[str, Any],
+    loading: LoadSettings,
+    recipe: str | None,
+    changes: list[str] | None,
+    out: Path,
+    only_dense: bool,
+    as_json: bool,
 ) -> int:
-    """Make this process's share of the missing videos; 0 if none failed, else 1.
+    """Make this process's share of what is missing; 0 if nothing failed, else 1.
 
     Raises:
-        ValueError: if the prompts or the folder are wrong, before anything is loaded, in the first process
-            only: it says it for all; or if the model cannot be had.
+        Mistake: if the prompts, the recipe or the folder are wrong, before anything is loaded. Of several
+            processes, the first raises it for all.
     """
-    state = PartialState(cpu=(device or best_device()) == "cpu")
+    state = PartialState(cpu=(loading.device or best_device()) == "cpu")
     with ExitStack() as stack:
         stack.callback(state.destroy_process_group)
         try:
-            jobs = read_prompts(prompts, defaults)
+            jobs, asked, batch = _checked(prompts, chosen, loading, recipe, changes, out, only_dense)
             own = stack.enter_context(share_of(jobs, batch, state))
         except (Mistake, OSError):
             if state.is_main_process:
                 raise
             return 2
-        outcome = _make(own, batch, device or _device_of(state))
+        outcome = _make(own, batch, asked, state)
         _tell(outcome, jobs, batch, state, as_json)
         return 1 if outcome.failed else 0
 
 
-def _make(jobs: list[Job], batch: Batch, device: str | None) -> Outcome:
+def _checked(
+    prompts: Path,
+    chosen: dict[str, Any],
+    loading: LoadSettings,
+    recipe: str | None,
+    changes: list[str] | None,
+    out: Path,
+    only_dense: bool,
+) -> tuple[list[Job], Asked, Batch]:
+    wanted = parse_changes(changes)
+    named = DENSE if only_dense else None if recipe is None else load_recipe(recipe)
+    if named is not None and not only_dense:
+        override(named, wanted)
+    defaults = {**(demo_defaults(chosen) if loading.model == "demo" else {}), **chosen}
+    jobs = read_prompts(prompts, defaults)
+    asked = _one_pipeline(prompts, jobs, loading)
+    if not only_dense:
+        recipe_of(loading.model, recipe, changes)
+    changed = {} if only_dense else wanted
+    return jobs, asked, Batch(loading.model, named, changed, loading.lora, out, asked.rate, asked.endings[0])
+
+
+def _one_pipeline(prompts: Path, jobs: list[Job], loading: LoadSettings) -> Asked:
+    """The pipeline of all lines.
+
+    Raises:
+        PromptError: if a line's settings are not for it, or two lines are for different ones.
+    """
+    index = read_index(loading.model)
+    first: Asked | None = None
+    mistakes = []
+    for job in jobs:
+        try:
+            asked = asked_of(loading, job.settings, index)
+        except Mistake as error:
+            mistakes.append(f"{prompts}:{job.line}: {error}")
+            continue
+        first = first or asked
+        if asked.pipeline is not first.pipeline:
+            mistakes.append(
+                f"{prompts}:{job.line}: is for {asked.pipeline.__name__}, others are for "
+                f"{first.pipeline.__name__}; put them into a file of their own"
+            )
+    if mistakes or first is None:
+        raise PromptError("\n".join(mistakes))
+    return first
+
+
+def _make(jobs: list[Job], batch: Batch, asked: Asked, state: PartialState) -> Outcome:
     if not jobs:
         return Outcome()
-    pipe = load_pipeline(batch.model, device)
-    load_loras(pipe, [Lora.parse(text) for text in batch.loras])
-    return make(jobs, batch, pipe, complain)
-
-
-def _device_of(state: PartialState) -> str | None:
-    """This process's own accelerator where there are several; else the best there is."""
-    return str(state.device) if state.num_processes > 1 else None
+    device = asked.loading.device or (str(state.device) if state.num_processes > 1 else None)
+    own = Asked(asked.loading.model_copy(update={"device": device}), asked.index, asked.pipeline)
+    return make(jobs, batch, own.load(), complain)
 
 
 def _tell(outcome: Outcome, jobs: list[Job], batch: Batch, state: PartialState, as_json: bool) -> None:
@@ -89,4 +117,5 @@ def _tell(outcome: Outcome, jobs: list[Job], batch: Batch, state: PartialState, 
     if as_json:
         print(json.dumps({"process": state.process_index, **asdict(outcome), "prompts": len(jobs)}))
     else:
-        say(f"{of}{len(outcome.made)} videos made, {len(outcome.failed)} failed; {batch.manifest.path}")
+        kind = "images" if batch.suffix == ".png" else "videos"
+        say(f"{of}{len(outcome.made)} {kind} made, {len(outcome.failed)} failed; {batch.manifest.path}")

@@ -26,7 +26,7 @@ from accel.recipe.override import override
 
 VIDEO_SIZE = (81, 480, 832)
 IMAGE_SIZE = (1, 1024, 1024)
-DEMO_SIZE = (DEMO_SETTINGS.num_frames, DEMO_SETTINGS.height, DEMO_SETTINGS.width)
+DEMO_SIZE = (DEMO_SETTINGS["num_frames"], DEMO_SETTINGS["height"], DEMO_SETTINGS["width"])
 
 
 def inspect(

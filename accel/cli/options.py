@@ -1,74 +1,93 @@
-"""Options that several subcommands share, and what they mean together."""
+"""Options that several subcommands share, made from the settings where a setting stands behind them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.mistake import Mistake
-from accel.recipe.errors import RecipeError
-from accel.recipe.yaml_text import parse_yaml
-from accel.run.generate import GenerateSettings
+from accel.run.settings import Settings, option_name
 
-Prompt = Annotated[str | None, typer.Argument(help="What to generate; the demo has one of its own.")]
-ModelName = Annotated[str, typer.Option("--model", help="'demo', a pipeline folder, or a hub id.")]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help="A shipped recipe or a YAML file; none picks one for the model."),
+    typer.Option("--recipe", help="A shipped recipe or a YAML file; by default the model's own."),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: key.path=value. Repeatable.")
 ]
-Loras = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lora", help="LoRA weights: a folder, a .safetensors file or a hub id, =SCALE. Repeatable."
-    ),
-]
-Height = Annotated[int | None, typer.Option(help="Pixels.", min=1)]
-Width = Annotated[int | None, typer.Option(help="Pixels.", min=1)]
-Frames = Annotated[int | None, typer.Option(help="Video frames.", min=1)]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.", min=1)]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")]
-Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What to avoid.")]
-Seed = Annotated[int, typer.Option(help="Of the noise; the same for every run that is compared.")]
-Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; none takes the best there is.")]
+Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best there is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
+Height = Annotated[int | None, typer.Option(help="Pixels.", min=1, max=16_384)]
+Width = Annotated[int | None, typer.Option(help="Pixels.", min=1, max=16_384)]
+Frames = Annotated[int | None, typer.Option(help="Video frames.", min=1, max=100_000)]
 
 
-def settings_for(model: str, prompt: str | None, **chosen: Any) -> GenerateSettings:
-    """What to generate: the demo fills what was not chosen; other models leave it to their pipeline.
+def with_options_of(**kinds: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of some settings.
 
-    Raises:
-        ValueError: if a model other than the demo gets no prompt.
+    Args:
+        kinds: the command's parameters that take what was chosen, a dict of the fields that were named, and
+            the settings whose fields these are. A field `prompt` becomes an argument.
     """
-    if model == "demo" and prompt is None:
-        prompt = DEMO_PROMPTS[0]
-    if prompt is None:
-        raise Mistake(f'a prompt is needed: accel generate "a cat on a skateboard" --model {model}')
-    return GenerateSettings(prompt=prompt, **choices_for(model, **chosen))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        made = [
+            _parameter(name, field) for kind in kinds.values() for name, field in kind.model_fields.items()
+        ]
+        only = inspect.Parameter.KEYWORD_ONLY
+        rest = [parameter.replace(kind=only) for parameter in own if parameter.name not in kinds]
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            chosen = {
+                place: {name: values.pop(name) for name in kind.model_fields} for place, kind in kinds.items()
+            }
+            command(**{place: _named(fields) for place, fields in chosen.items()}, **values)
+
+        call.__signature__ = inspect.Signature([*made, *rest])  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in (*made, *rest)}
+        del call.__wrapped__
+        return call
+
+    return decorate
 
 
-def choices_for(model: str, **chosen: Any) -> dict[str, Any]:
-    """Settings but for the prompt; of the demo, with its own where none was chosen."""
-    if model != "demo":
-        return chosen
-    defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
-    return {**defaults, **{name: value for name, value in chosen.items() if value is not None}}
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None and value != []}
 
 
-def frames_per_second(model: str) -> int:
-    """At what rate to write a model's video: what it was trained at, as far as that is known."""
-    return DEMO_SETTINGS.fps if model == "demo" else 16
+def _parameter(name: str, field: Any) -> inspect.Parameter:
+    """A command's parameter for one field; what the field refuses, the settings say."""
+    text = field.description
+    kind: Any = Annotated[str | None, typer.Argument(help=text)]
+    if name != "prompt":
+        kind = Annotated[_option_type(field.annotation), typer.Option(option_name(name), help=text)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def _option_type(annotation: Any) -> Any:
+    """int, float or str, optional, or a list of str: what a terminal can give."""
+    words = str(annotation)
+    if "tuple" in words:
+        return list[str] | None
+    parts = {annotation, *get_args(annotation)} | {
+        args for part in get_args(annotation) for args in get_args(part)
+    }
+    return next((kind | None for kind in (int, float) if kind in parts), str | None)
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """`key.path=value` strings as a mapping; values are read as YAML."""
+    from accel.recipe.errors import RecipeError
+    from accel.recipe.yaml_text import parse_yaml
+
     parsed = {}
     for change in changes or []:
         key, equals, value = change.partition("=")
@@ -82,23 +101,37 @@ def require_writable(option: str, path: Path, endings: Sequence[str]) -> None:
     """Refuse before the minutes of work, not after.
 
     Raises:
-        ValueError: if the file's ending is another one, it is a folder, or its folder is not there or cannot
+        Mistake: if the file's ending is another one, it is a folder, or its folder does not exist or cannot
             be written.
     """
     folder = path.absolute().parent
     if path.suffix not in endings:
         known = f"{', '.join(endings[:-1])} or {endings[-1]}".removeprefix(" or ")
         raise Mistake(f"{option} {path}: a file that is written ends in {known}")
-    if path.is_dir():
-        raise Mistake(f"{option} {path}: is a folder, not a file")
-    if not folder.is_dir():
-        raise Mistake(f"{option} {path}: the folder {folder} does not exist")
     try:
+        if path.is_dir():
+            raise Mistake(f"{option} {path}: is a folder, not a file")
+        if not folder.is_dir():
+            raise Mistake(f"{option} {path}: the folder {folder} does not exist")
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise Mistake(f"{option} {path}: cannot write to {folder}: {error.strerror}") from error
+        path.exists()
+    except (OSError, ValueError) as error:
+        if isinstance(error, Mistake):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise Mistake(f"{option} {path}: cannot write to {folder}: {why}") from error
 
 
-def short_name(model: str) -> str:
-    """A file name's stem for a model: the last part of its path or id."""
-    return Path(model).name or "video"
+def require_folder(option: str, folder: Path) -> None:
+    """Make a folder to write to, its parents as well.
+
+    Raises:
+        Mistake: if that cannot be done, or nothing can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:
+        raise Mistake(
+            f"{option} {folder}: cannot write there: {getattr(error, 'strerror', None) or error}"
+        ) from error

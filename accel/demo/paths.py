@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 DEMO_VIDEO: Path = Path(__file__).parent / "shapes-wan"
 
@@ -19,17 +21,15 @@ DEMO_PROMPTS: tuple[str, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    """How the demo pipeline is called: pixels, frames, denoising steps, prompt tokens and frames a second."""
-
-    height: int = 192
-    width: int = 192
-    num_frames: int = 33
-    num_inference_steps: int = 8
-    guidance_scale: float = 4.0
-    max_sequence_length: int = 32
-    fps: int = 12
-
-
-DEMO_SETTINGS = DemoSettings()
+# How the demo pipeline is called, by the names of `GenerateSettings`.
+DEMO_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {
+        "height": 192,
+        "width": 192,
+        "num_frames": 33,
+        "num_inference_steps": 8,
+        "guidance_scale": 4.0,
+        "max_sequence_length": 32,
+        "fps": 12.0,
+    }
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,34 +17,9 @@ from accel.apply.patch import Patch
 from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
+from accel.run.arguments import call_arguments
+from accel.run.settings import GenerateSettings
 from accel.sites.stopwatch import Stopwatch
-
-
-@dataclass(frozen=True)
-class GenerateSettings:
-    """What to generate. None leaves a choice to the pipeline. Sizes in pixels."""
-
-    prompt: str
-    negative_prompt: str | None = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise Mistake("the prompt is empty")
-        if not -(2**63) <= self.seed < 2**63:
-            raise Mistake(f"seed must fit into 64 bits, got {self.seed}")
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise Mistake(f"guidance_scale must be finite, got {self.guidance_scale}")
-        for name in ("height", "width", "num_frames", "num_inference_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise Mistake(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +36,7 @@ class Generated:
     """One run.
 
     Args:
-        frames: float [F, H, W, C] in [0, 1], on the CPU, as the pipeline made them.
+        frames: float [F, H, W, C] in [0, 1], on the CPU, as the pipeline made them; an image is one frame.
         latents: the last step's latents, on the CPU; none if the pipeline does not show them.
         seconds: how long it took.
         patch: the recipe's account; its counts go on living after the model is restored.
@@ -85,11 +59,18 @@ def generate(pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE) -> G
         attention = patch.time_calls()
         total = Stopwatch()
         latents: list[Tensor] = []
-        with _timed_forwards(pipe) as transformer, total.running(pipe.device):
+        with _timed_forwards(pipe) as transformer, total.running(_device_of(pipe)):
             output = _called(pipe, _arguments(pipe, settings, latents))
-    frames = torch.as_tensor(output.frames[0])
     seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
-    return Generated(frames, latents[-1] if latents else None, seconds, patch)
+    return Generated(_frames(output), latents[-1] if latents else None, seconds, patch)
+
+
+def _frames(output: Any) -> Tensor:
+    """The frames of the first video, or the images [F, H, W, C], that a pipeline's output holds."""
+    if (frames := getattr(output, "frames", None)) is not None:
+        return torch.as_tensor(frames[0])
+    images = getattr(output, "images", None)
+    return torch.as_tensor(images if images is not None else output.image)
 
 
 def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
@@ -110,10 +91,7 @@ def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
 def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> dict[str, Any]:
     """Call arguments the pipeline knows; the latents of the last step end up in `latents`."""
     known = inspect.signature(pipe.__call__).parameters
-    wanted = {name: value for name, value in vars(settings).items() if name != "seed" and value is not None}
-    unknown = sorted(set(wanted) - set(known))
-    if unknown:
-        raise Mistake(f"{type(pipe).__name__} has no {', '.join(unknown)}")
+    wanted = call_arguments(type(pipe), settings)
 
     def keep_latents(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         latents[:] = [values["latents"].detach().float().cpu()]
@@ -124,11 +102,16 @@ def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> 
     return {**wanted, "generator": torch.Generator().manual_seed(settings.seed), "output_type": "np"}
 
 
+def _device_of(pipe: Any) -> torch.device:
+    """Where a pipeline runs, which is not where its weights lie while they are offloaded."""
+    return getattr(pipe, "_execution_device", pipe.device)
+
+
 @contextmanager
 def _timed_forwards(pipe: Any) -> Iterator[Stopwatch]:
     """Time every forward of the pipeline's transformers."""
     stopwatch = Stopwatch()
-    device = pipe.device
+    device = _device_of(pipe)
 
     def start(module: torch.nn.Module, args: Any) -> None:
         stopwatch.start(device)

@@ -107,6 +107,11 @@ def write_image(frame: Tensor, path: str | Path) -> Path:
     return path
 
 
+def write_result(frames: Tensor, path: Path, fps: float) -> Path:
+    """Write what a pipeline made, [F, H, W, 3]: as a video, or its only frame as an image."""
+    return write_image(frames[0], path) if path.suffix == ".png" else write_video(frames, path, fps)
+
+
 def write_frames(frames: Tensor, path: str | Path) -> Path:
     """Keep `frames` [F, H, W, C] exactly, as the float32 array `frames` of a compressed .npz file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -66,7 +66,7 @@ def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> lis
         if context.layer in layers and context.step in steps and context.branch == 0:
             found.append(Sample("demo", number, *(heads_first(x) for x in (q, k, v)), context))
 
-    watch_dense(number, DEMO_SETTINGS.height, keep)
+    watch_dense(number, DEMO_SETTINGS["height"], keep)
     return found
 
 
@@ -101,7 +101,7 @@ def watch_dense(number: int, size: int, see: Seen) -> None:
             return out
 
         install(pipe.transformer, site, attend)
-    settings = {key: value for key, value in asdict(DEMO_SETTINGS).items() if key != "fps"}
+    settings = {key: value for key, value in DEMO_SETTINGS.items() if key != "fps"}
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         pipe(

@@ -32,7 +32,8 @@ from accel.patches.grid import TokenGrid
 from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.schedule import Schedule
-from accel.run.generate import Generated, GenerateSettings, generate
+from accel.run.generate import Generated, generate
+from accel.run.settings import GenerateSettings
 from scripts.quality.methods import BY_LAYER, METHODS, density_of, radial
 from scripts.quality.prompts import prompt_of
 
@@ -116,12 +117,12 @@ def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> It
     """The methods at their densities on one pair."""
     if not todo:
         return
-    defaults = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
+    defaults = {name: value for name, value in DEMO_SETTINGS.items() if name != "fps"}
     settings = GenerateSettings(
         prompt=prompt_of(number), seed=number, **defaults | {"height": size, "width": size}
     )
     block, grid = BLOCKS[size], TokenGrid(9, size // 8, size // 8)
-    prefix = DensePrefix(pipe.transformer, int(DENSE_STEPS * DEMO_SETTINGS.num_inference_steps) * 2)
+    prefix = DensePrefix(pipe.transformer, int(DENSE_STEPS * DEMO_SETTINGS["num_inference_steps"]) * 2)
     with prefix.running():
         dense = generate(pipe, settings)
     for name, wanted in todo:
@@ -147,7 +148,7 @@ def recipe_of(policy: Policy) -> Recipe:
 
 def write(out: Path, rows: list[Row]) -> None:
     machine = {"device": device_name("cpu"), **versions()}
-    settings = {"dense_steps": DENSE_STEPS, "block_sizes": BLOCKS, **asdict(DEMO_SETTINGS)}
+    settings = {"dense_steps": DENSE_STEPS, "block_sizes": BLOCKS, **DEMO_SETTINGS}
     found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
     out.write_text(json.dumps(found, indent=1))
 

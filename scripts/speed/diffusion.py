@@ -25,7 +25,7 @@ from accel.kernels.attention.tiers import choose_tier
 from accel.load.pipeline import best_device, load_pipeline
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.bench_language import timed
-from accel.run.generate import GenerateSettings
+from accel.run.settings import GenerateSettings
 from scripts.row_file import RowFile
 from scripts.speed.dense_baseline import best_dense
 
@@ -111,7 +111,7 @@ def demo() -> Row:
     """The embedded demo by its own recipe, twice: the first run pays for compiling kernels."""
     pipe = load_pipeline("demo")
     pipe.set_progress_bar_config(disable=True)
-    settings = {name: value for name, value in vars(DEMO_SETTINGS).items() if name != "fps"}
+    settings = {name: value for name, value in DEMO_SETTINGS.items() if name != "fps"}
     asked = GenerateSettings(prompt=DEMO_PROMPTS[0], **settings)
     recipe = plan_for(pipe).recipe
     compare_runs(pipe, asked, recipe, placing=False)

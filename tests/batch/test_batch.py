@@ -72,7 +72,7 @@ def test_what_is_there_is_not_missing(done, jobs):
 
 
 def other_settings(batch, job):
-    return batch, replace(job, settings=replace(job.settings, guidance_scale=2.0, seed=4))
+    return batch, replace(job, settings=job.settings.model_copy(update={"guidance_scale": 2.0, "seed": 4}))
 
 
 def other_recipe(batch, job):

@@ -1,6 +1,7 @@
 """A prompts file is read whole, or refused with every mistake in it."""
 
 import json
+from pathlib import Path
 
 from pytest import fixture, mark, raises
 
@@ -48,10 +49,9 @@ MISTAKES = {
     "no prompt": ({"seed": 1}, "prompt: this key is required"),
     "empty prompt": ({"prompt": "  "}, "prompt: "),
     "text for a number": ({"prompt": "a", "seed": "1"}, "seed: input should be a valid integer, got '1'"),
-    "negative seed": (
-        {"prompt": "a", "seed": -1},
-        "seed: input should be greater than or equal to 0",
-    ),
+    "two sizes": ({"prompt": "a", "height": [64, 96]}, "height: input should be a valid integer"),
+    "an image that is a number": ({"prompt": "a", "image": 3}, "image: "),
+    "half a character": ({"prompt": "a\ud800"}, "holds bytes that are not UTF-8 text"),
     "huge seed": ({"prompt": "a", "seed": 2**63}, "seed: input should be less than 9223372036854775808"),
     "no frames": ({"prompt": "a", "num_frames": 0}, "num_frames: "),
     "not a number": ('{"prompt": "a", "guidance_scale": NaN}', "guidance_scale: "),
@@ -100,3 +100,14 @@ def test_a_file_without_prompts_or_without_text_is_refused(write, tmp_path):
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
     with raises(PromptError, match="is not UTF-8 text"):
         read_prompts(tmp_path / "binary.jsonl", DEFAULTS)
+
+
+def test_a_line_takes_every_setting_and_finds_its_files_beside_the_prompts(write):
+    line = {"prompt": "a", "image": ["first.png", "last.png"], "video": "in.mp4", "strength": 0.5, "fps": 12}
+    path = write(line, {"prompt": "b", "image": "one.png"})
+    first, second = read_prompts(path, {"fps": 8.0, "max_sequence_length": 32})
+    folder = Path(path).parent
+    assert first.settings.image == (str(folder / "first.png"), str(folder / "last.png"))
+    assert first.settings.video == str(folder / "in.mp4") and first.settings.fps == 12
+    assert second.settings.image == (str(folder / "one.png"),) and second.settings.fps == 8
+    assert second.settings.max_sequence_length == 32

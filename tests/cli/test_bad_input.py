@@ -11,8 +11,8 @@ from accel.cli.app import main
 from accel.cli.options import require_writable
 
 # The modules: in the package these names may be the commands.
-app, bench, complete, generate = (
-    importlib.import_module(f"accel.cli.{name}") for name in ("app", "bench", "complete", "generate")
+app, bench, complete, asked = (
+    importlib.import_module(f"accel.cli.{name}") for name in ("app", "bench", "complete", "asked")
 )
 
 MISTAKES = {
@@ -20,9 +20,35 @@ MISTAKES = {
     "generate --model demo-llm a-cat": "the demo to generate is 'demo'",
     "generate --set x=&a": "anchors and aliases",
     "generate --set =1": "expected key.path=value",
-    "generate --seed 99999999999999999999": "seed must fit into 64 bits",
-    "generate --guidance nan": "guidance_scale must be finite",
+    "generate --seed 99999999999999999999": "--seed: input should be less than",
+    "generate --guidance nan": "--guidance: input should be a finite number",
     "generate --output /dev/null/a.mp4": "does not exist",
+    "generate --out clips": "--out clips is the folder of --prompts",
+    "generate --dense --only-dense": "give one of them",
+    "generate --prompts p.jsonl --out o -o a.mp4": "not with --output",
+    "generate --prompts p.jsonl": "--prompts needs --out",
+    "generate --height 0": "--height: input should be greater than or equal to 1",
+    "generate --height 99999999999": "--height: input should be less than or equal to 16384",
+    "generate --height 100": "--height 100: take 96 or 112",
+    "generate --width -8": "--width: input should be greater",
+    "generate --steps many": "Invalid value for '--steps'",
+    "generate --frames 1e3": "Invalid value for '--frames'",
+    "generate --strength 2 --video v.mp4": "--strength: input should be less than or equal to 1",
+    "generate --fps 0": "--fps: input should be greater than 0",
+    "generate --fps inf": "--fps:",
+    "generate --image a.png": "WanPipeline takes no --image",
+    "generate --video none.mp4": "none.mp4: is not a video",
+    "generate --dtype int8": "--dtype: input should be 'bfloat16', 'float16' or 'float32'",
+    "generate --offload disk": "--offload: input should be 'model', 'group' or 'sequential'",
+    "generate --offload model --device cpu": "--offload model needs an accelerator",
+    "generate --quantize int3": "--quantize: input should be",
+    "generate --quantize quanto-int8": "pip install optimum-quanto",
+    "generate --lora none.safetensors": "there is no such file",
+    "generate --lora =": "--lora",
+    "generate --output video.png": "ends in .mp4 or .gif",
+    "compare --output /dev/null/out": "--output /dev/null/out: cannot write there",
+    "compare --set densty=1": "did you mean 'density'?",
+    "compare --steps 0": "--steps: input should be greater",
     "complete --prompt-file none.txt": "--prompt-file none.txt: cannot be read: No such file",
     "complete --prompt-file .": "--prompt-file .: cannot be read: Is a directory",
     "complete --model demo": "the demo to complete is 'demo-llm'",
@@ -62,7 +88,7 @@ def test_files_are_tried_before_the_work(command, tmp_path, monkeypatch, capsys)
         (tmp_path / name).mkdir()
     monkeypatch.setattr(sys, "argv", ["accel", *command.split()])
     for module, loader in (
-        (generate, "load_pipeline"),
+        (asked, "load_pipeline"),
         (bench, "random_model"),
         (complete, "load_language_model"),
     ):

@@ -188,7 +188,7 @@ def test_shipped_pipeline_loads_and_answers_to_its_prompt():
         background: pipeline(
             f"a red circle bouncing over a {background} plain background",
             **settings,
-            max_sequence_length=DEMO_SETTINGS.max_sequence_length,
+            max_sequence_length=DEMO_SETTINGS["max_sequence_length"],
             generator=torch.Generator().manual_seed(0),
             output_type="pt",
         ).frames

@@ -1,0 +1,39 @@
+"""The sides that a family's pipelines refuse or round: told before anything is loaded."""
+
+from __future__ import annotations
+
+from accel.mistake import Mistake
+from accel.patches.diffusers.family import FAMILIES
+from accel.run.settings import GenerateSettings
+
+# Pixels of which height and width are multiples, where the pipelines refuse others. The rest round or resize.
+SIDES = {
+    **dict.fromkeys(
+        ("wan", "hunyuan_video", "framepack", "cosmos", "kandinsky5", "easyanimate", "helios"), 16
+    ),
+    **dict.fromkeys(("sd3", "z_image", "cogview4", "ernie_image"), 16),
+    **dict.fromkeys(("cogvideox", "mochi", "allegro"), 8),
+    "ltx": 32,
+}
+
+
+def require_sides(transformer: str, settings: GenerateSettings) -> None:
+    """Refuse sides that the model's pipelines refuse.
+
+    Raises:
+        Mistake: names the nearest sides that are taken.
+    """
+    side = SIDES.get(FAMILIES.get(transformer, "").rpartition(".")[2], 1)
+    wrong = {
+        name: value
+        for name, value in (("--height", settings.height), ("--width", settings.width))
+        if value is not None and value % side
+    }
+    if wrong:
+        said = ", ".join(f"{name} {value}: {_nearest(value, side)}" for name, value in wrong.items())
+        raise Mistake(f"sides of {transformer} are divisible by {side}; {said}")
+
+
+def _nearest(value: int, side: int) -> str:
+    below, above = value // side * side, -(-value // side) * side
+    return f"take {below} or {above}" if below else f"take {above}"
