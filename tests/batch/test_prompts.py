@@ -51,7 +51,7 @@ MISTAKES = {
     "text for a number": ({"prompt": "a", "seed": "1"}, "seed: input should be a valid integer, got '1'"),
     "two sizes": ({"prompt": "a", "height": [64, 96]}, "height: input should be a valid integer"),
     "an image that is a number": ({"prompt": "a", "image": 3}, "image: "),
-    "half a character": ({"prompt": "a\ud800"}, "holds bytes that are not UTF-8 text"),
+    "half a character": ({"prompt": "a\ud800"}, "prompt: holds bytes that are not UTF-8 text"),
     "huge seed": ({"prompt": "a", "seed": 2**63}, "seed: input should be less than 9223372036854775808"),
     "no frames": ({"prompt": "a", "num_frames": 0}, "num_frames: "),
     "not a number": ('{"prompt": "a", "guidance_scale": NaN}', "guidance_scale: "),
