@@ -11,7 +11,7 @@ from torch import Tensor
 from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.fp8.kernel import ROWS, hopper_fp8_kernel
-from accel.kernels.fp8.operands import operands
+from accel.kernels.fp8.operands import Operands, operands
 from accel.kernels.hopper.tiles import box_descriptor
 from accel.kernels.launch import apart, launch
 from accel.kernels.layout.layout import BlockLayout
@@ -42,7 +42,7 @@ def block_sparse_attention(
     q, k, v = layout.to_block_order(q, k, v)
     batch, heads, q_len, dim = q.shape
     rows, columns = layout.block_size
-    eight = operands(q, k, v, rows, scale)
+    eight = _operands(q, k, v, rows, scale)
     out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
@@ -60,6 +60,14 @@ def block_sparse_attention(
         add_tail(q, k, v, layout, out, lse, scale)
     out = layout.to_sequence_order(out)
     return (out, layout.to_sequence_order(lse)) if return_lse else out
+
+
+def _operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operands:
+    if not q.is_cuda:
+        return operands(q, k, v, rows, scale)
+    from accel.kernels.fp8 import quantise
+
+    return quantise.operands(q, k, v, rows, scale)
 
 
 def _check(q: Tensor, layout: BlockLayout) -> None:

@@ -40,10 +40,6 @@ class Operands(NamedTuple):
 
 def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operands:
     """q [B, H, M, D] in blocks of `rows` queries, k and v [B, Hkv, N, D] as the kernel reads them."""
-    if q.is_cuda:
-        from accel.kernels.fp8 import quantise as triton_quantise
-
-        return triton_quantise.operands(q, k, v, rows, scale)
     eight = quantise(q, k, v, rows)
     shift = (rotate(q) @ per_head(eight.mean, q.shape[1]).transpose(-1, -2) * scale)[..., 0]
     values = in_places(eight.v)
