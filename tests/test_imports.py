@@ -9,8 +9,8 @@ from pathlib import Path
 from pytest import mark, skip
 
 ROOT = Path(__file__).parents[1]
-# A file may import its own room and those below: each line is a floor, the roof first. A room is a module or a
-# folder without what other lines name of it.
+# A file may import its own room and those below: each line is a floor, the roof first. A room is a module,
+# or a folder without what other lines name of it.
 HOUSE = """
 accel.__main__
 accel.cli
