@@ -45,7 +45,7 @@ def accelerate_model(
             transformer, or a transformers model with causal attention; compiled or not.
         recipe: a Recipe, a mapping such as a YAML file holds, the name of a shipped recipe, a YAML file, or a
             Policy alone, for all attention; None picks one for the model.
-        scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are told
+        scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are counted
             by noise level (`1 - timestep / 1000`). Language models have no steps.
         overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
 
@@ -54,7 +54,7 @@ def accelerate_model(
         out already, without acceleration.
 
     Raises:
-        TypeError: if the object is no supported model or pipeline.
+        TypeError: if the object is not a supported model or pipeline.
         RecipeError: if the recipe or an override is wrong.
     """
     models = require_models(pipe_or_model)
@@ -92,9 +92,9 @@ def prove_for(plan: Plan) -> None:
 
 
 def restore_model(pipe_or_model: Model) -> Model:
-    """Take the acceleration out without a trace; does nothing where there is none. Returns the object.
+    """Take the acceleration out without a trace; does nothing if there is none. Returns the object.
 
-    Models that were accelerated together are restored together; if some are not of this object, that is told.
+    Models that were accelerated together are restored together; a warning names those of other objects.
     """
     models = supported_models(pipe_or_model).values()
     for patch in patches_of(pipe_or_model):

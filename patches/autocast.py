@@ -15,7 +15,7 @@ ROUNDED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The type that attention runs in under autocast on a device; none where autocast is off."""
+    """The type that attention runs in under autocast on a device; None where autocast is off."""
     kind = device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None

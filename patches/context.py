@@ -1,4 +1,4 @@
-"""Context: where in the denoising schedule and in the model an attention call stands."""
+"""Context: where in the denoising schedule and in the model an attention call is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Context:
     """What one forward knows, plus the layer of one call.
 
     Args:
-        grid: the token grid of this forward; none where the model has none (language models).
-        step: denoising step, counted from 0; none where only `progress` is known.
-        n_steps: steps of the schedule; none with `step`.
+        grid: the token grid of this forward; None where the model has none (language models).
+        step: denoising step, counted from 0; None where only `progress` is known.
+        n_steps: steps of the schedule; None with `step`.
         progress: share of the schedule already done, in [0, 1].
         generation: counts the runs of the schedule; another number is another video.
         turn: counts the steps of this generation that had a forward, from 0, known or not by their number.
@@ -29,13 +29,13 @@ class Context:
         n_layers: number of those.
         text_padding: "last" where the model hides padded text by a key mask that ends in one run of hidden
             keys, "anywhere" where a key mask hides text and nothing else, "dropped" where it leaves padded
-            text out of each sample's call; none where it is not known
+            text out of each sample's call; None where it is not known
             to do either.
-        kv_lengths: int32 [B], how many of each sample's keys are not padding; none where all are.
+        kv_lengths: int32 [B], how many of each sample's keys are not padding; None where all are.
         repeats: whether the forward is given what the one before it in its step was given, text aside: the
             second pass of guidance.
         repeated: whether a forward of this step will be, as far as the step before shows.
-        heads: which of the layer's heads the call holds where other processes hold the rest; none where it
+        heads: which of the layer's heads the call holds where other processes hold the rest; None where it
             holds all.
     """
 

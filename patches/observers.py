@@ -63,7 +63,7 @@ def is_recorded() -> bool:
 
 
 def interceptor() -> str | None:
-    """The class of a function mode around the current call that is neither PyTorch's nor ours; or none."""
+    """The class of a function mode around the current call that is neither PyTorch's nor ours; or None."""
     for mode in _get_current_function_mode_stack():
         if type(mode).__module__.partition(".")[0] not in HARMLESS:
             return type(mode).__name__

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def owner_of(hook: Any) -> Any:
-    """The object whose method a hook is; none for a plain function."""
+    """The object whose method a hook is; None for a plain function."""
     return getattr(hook, "__self__", None)
 
 

@@ -95,7 +95,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor
         return seat.fn(*low, mask, under_autocast(dense, q.device, dtype))
 
 
-# Whether a call is sparse, and by which blocks, is decided anew each time: a recorded graph would replay one
+# Whether a call is sparse, and by which blocks, is decided again each time: a recorded graph would replay one
 # layer's and one step's decision for all.
 @torch.library.custom_op("sparse_accel::attend", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
 def _attend_op(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:

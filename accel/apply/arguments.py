@@ -18,7 +18,7 @@ def require_models(pipe_or_model: Any) -> dict[str, nn.Module]:
     """The supported models of a pipeline by component name, or a bare one under the empty name.
 
     Raises:
-        TypeError: if there are none; says what the object is, and what to pass instead.
+        TypeError: if it holds none; says what the object is and what to pass instead.
     """
     if isinstance(pipe_or_model, type):
         raise TypeError(f"{pipe_or_model.__name__} is a class; pass a loaded pipeline or model of it")
@@ -29,7 +29,7 @@ def require_models(pipe_or_model: Any) -> dict[str, nn.Module]:
 
 
 def instead_of(thing: Any) -> str | None:
-    """What to pass in place of something that is easily taken for a model; none if it is no such thing."""
+    """What to pass instead of something that is easily taken for a model; None for other objects."""
     name = type(thing).__name__
     if thing is None:
         return "expected a pipeline or a model, got None"
@@ -79,7 +79,7 @@ def require_scheduler(scheduler: Any, pipe_or_model: Any, bare: bool) -> None:
     """Refuse a scheduler that cannot count, or that would not be asked.
 
     Raises:
-        TypeError: if it is no scheduler, or the object is a pipeline with one of its own.
+        TypeError: if it is not a scheduler, or the object is a pipeline, which has one.
     """
     if scheduler is None:
         return
@@ -110,7 +110,7 @@ def tell_of_foreign_processors(models: Mapping[str, nn.Module]) -> None:
 
 
 def foreign_modules(model: nn.Module) -> list[tuple[str, Any]]:
-    """The attention modules of a diffusers model with a processor that is neither stock nor ours."""
+    """The attention modules of a diffusers model whose processor is neither diffusers' nor this package's."""
     family = None if is_language_model(model) else family_of(model)
     if family is None:
         return []

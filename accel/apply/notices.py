@@ -20,7 +20,7 @@ class Notices:
     """Watches the seats of one patch.
 
     Args:
-        told: what has been warned about; the sites of one patch share it.
+        told: what has been warned about; shared by the sites of one patch.
     """
 
     def __init__(self, told: set[str]) -> None:
@@ -31,7 +31,7 @@ class Notices:
         """Look at the seats of the model that has finished a forward.
 
         Raises:
-            RuntimeError: if it has called none of them: the seam does not hold with the installed library.
+            RuntimeError: if it called none of them: the installed library may have changed.
         """
         in_force = [seat for seat in seats if seat.uninstall.in_force]
         if len(in_force) < len(seats):

@@ -31,7 +31,7 @@ class Patch:
         models: the patched models by component name.
         seats: the sites in force.
         told: what has been warned about.
-        notices: what tells of sites that are passed by or replaced.
+        notices: warns of sites that are never called or were replaced.
     """
 
     def __init__(self, plan: Plan, models: Mapping[str, nn.Module]) -> None:
@@ -68,7 +68,7 @@ class Patch:
         """Notice what a finished forward shows, see `Notices`.
 
         Raises:
-            RuntimeError: if it has called none of its sites: the seam does not hold with this library.
+            RuntimeError: if it called none of its sites: the installed library may have changed.
         """
         self.notices.after_forward(model, self._seats_of(hook), context)
 
@@ -92,7 +92,7 @@ class Patch:
 
     @property
     def step_source(self) -> str:
-        """What the denoising steps are told by, in words; empty for a language model."""
+        """What the denoising steps are counted by, in words; empty for a language model."""
         return next(iter(self.hooks.values())).step_source
 
     def _add_hook(self, component: str, clock: Clock) -> None:
@@ -139,7 +139,7 @@ def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
     Args:
         plan: of the sites of exactly these models.
         models: by component name; one clock serves them all, so that experts count their steps together.
-        clock: tells the denoising step.
+        clock: knows the denoising step.
     """
     patch = Patch(plan, models)
     with ExitStack() as undo:

@@ -24,7 +24,7 @@ TRIAL_GRID = TokenGrid(2, 4, 4)
 
 @dataclass(frozen=True)
 class Step:
-    """One site and the rule it follows; a site no rule matches has none and is left alone."""
+    """One site and the rule it follows; a site that no rule matches has None and is left alone."""
 
     site: Site
     rule: Rule | None

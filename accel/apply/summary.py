@@ -41,10 +41,10 @@ class Summary:
 
     Args:
         untouched: sites that no rule matches.
-        step_source: what denoising steps are told by; empty where there are none.
+        step_source: what denoising steps are counted by; empty if there are none.
         forwards: forwards of the models since; 0 for language models, which are not counted. A cache that
             leaves blocks out makes fewer calls of them than there are forwards times sites.
-        dense_backend: the attention backend that was chosen since for dense calls; empty if none was.
+        dense_backend: the attention backend chosen since then for dense calls; empty if there was no choice.
     """
 
     sites: tuple[SiteSummary, ...]

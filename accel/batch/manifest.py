@@ -1,7 +1,7 @@
 """Manifest: what a folder of videos holds, one JSON line a video, kept by any number of processes.
 
 Every finished video has a record of its own, written after it. The manifest is all records in one file; it is
-made anew whenever a video is finished, and can be made again from them at any time.
+made again whenever a video is finished, and can be made again from them at any time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Manifest:
         self.merge()
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """The record of a video that is there, whole; none if either is missing or damaged."""
+        """The record of a video that is there, whole; None if either is missing or damaged."""
         record = _read(self.records / f"{name}.json")
         if record is None:
             return None

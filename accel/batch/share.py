@@ -25,7 +25,7 @@ def share_of(jobs: Sequence[Job], batch: Batch, state: PartialState) -> Iterator
 
     Raises:
         BatchError: in every process, if the folder holds other videos of these names.
-        OSError: likewise, if the folder cannot be written, or another run is writing to it.
+        OSError: in every process, if the folder cannot be written, or another run is writing to it.
     """
     lock = FolderLock(batch.folder)
     answer: list[Any] = [_missing(jobs, batch, lock) if state.is_main_process else None]
@@ -41,7 +41,7 @@ def share_of(jobs: Sequence[Job], batch: Batch, state: PartialState) -> Iterator
 
 
 def _missing(jobs: Sequence[Job], batch: Batch, lock: FolderLock) -> list[Job] | Exception:
-    """What is sent to all processes: the jobs, or why there are none."""
+    """What is sent to all processes: the jobs, or the error that stops the run."""
     try:
         batch.manifest.create()
         lock.take_alone()

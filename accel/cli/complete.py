@@ -63,7 +63,7 @@ def complete(
 
 
 def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | None:
-    """What to continue; none for the demo's own question, whose answer is known."""
+    """What to continue; None for the demo's own question, whose answer is known."""
     if prompt is not None and prompt_file is not None:
         raise Mistake("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:

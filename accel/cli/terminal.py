@@ -1,4 +1,4 @@
-"""What the command line prints: text passes through here, so that none of it is obeyed by a terminal."""
+"""What the command line prints: text passes through here, so that a terminal obeys nothing in it."""
 
 from __future__ import annotations
 

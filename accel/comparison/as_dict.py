@@ -1,4 +1,4 @@
-"""A Report as plain values for JSON: all its numbers, none of its videos."""
+"""A Report as plain values for JSON: all its numbers, but not its videos."""
 
 from __future__ import annotations
 

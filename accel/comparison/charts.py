@@ -37,7 +37,7 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class Mark:
-    """One comparison on the ruler; `at` is none where PSNR is infinite."""
+    """One comparison on the ruler; `at` is None where PSNR is infinite."""
 
     role: str
     label: str
@@ -88,7 +88,7 @@ class TimeBars:
 def curve_chart(
     title: str, unit: str, series: Sequence[tuple[Comparison, Sequence[float]]]
 ) -> CurveChart | None:
-    """Curves of one number a frame; none for fewer than two frames or if no number is finite."""
+    """Curves of one number a frame; None for fewer than two frames or if no number is finite."""
     finite = [value for _, values in series for value in values if math.isfinite(value)]
     frames = len(series[0][1]) if series else 0
     if frames < 2 or not finite:
@@ -100,7 +100,7 @@ def curve_chart(
 
 
 def ruler(comparisons: Sequence[Comparison]) -> Ruler | None:
-    """PSNR of every comparison on one axis from 0; none if there is none."""
+    """PSNR of every comparison on one axis from 0; None without any."""
     if not comparisons:
         return None
     finite = [each.quality.psnr for each in comparisons if math.isfinite(each.quality.psnr)]

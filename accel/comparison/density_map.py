@@ -42,7 +42,7 @@ class DensityMap:
 
 
 def density_map(rows: Sequence[Sequence[float | None]], layer_names: Sequence[str] = ()) -> DensityMap | None:
-    """The heat map of densities [layers][steps], where none is dense and NaN no call; none without rows."""
+    """A heat map of [layers][steps]: None for a dense step, NaN without a call. Returns None without rows."""
     if not rows:
         return None
     columns = len(rows[0])

@@ -48,7 +48,7 @@ def small(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """Like `small`, with its sign; 0 has none."""
+    """Like `small`, with its sign, which 0 does not get."""
     return "0" if value == 0 else f"{'+' if value > 0 else '−'}{small(abs(value))}"  # noqa: RUF001
 
 

@@ -29,11 +29,11 @@ class Quality:
         per_frame_psnr: decibels, one for each frame.
         per_frame_ssim: one for each frame, at most 1.
         psnr_pooled: decibels, from the squared error pooled over all frames.
-        flicker: `temporal_flicker` of the video; none for a single frame.
+        flicker: `temporal_flicker` of the video; None for a single frame.
         reference_flicker: that of the reference.
 
     Raises:
-        ValueError: if there is no frame, the curves differ in length, or a number is impossible.
+        ValueError: if there are no frames, the curves differ in length, or a number is impossible.
     """
 
     per_frame_psnr: tuple[float, ...]
@@ -60,7 +60,7 @@ class Quality:
 
     @property
     def psnr(self) -> float:
-        """Mean of the per-frame PSNR over the frames that differ, in dB; infinite if none does."""
+        """Mean of the per-frame PSNR over the frames that differ, in dB; infinite if all are equal."""
         return _mean_of_finite(self.per_frame_psnr)
 
     @property
@@ -75,7 +75,7 @@ class Quality:
 
     @property
     def flicker_difference(self) -> float | None:
-        """Flicker added (above 0) or lost (below 0) against the reference; none for a single frame."""
+        """Flicker added (above 0) or lost (below 0) against the reference; None for a single frame."""
         if self.flicker is None or self.reference_flicker is None:
             return None
         return self.flicker - self.reference_flicker
@@ -139,7 +139,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def temporal_flicker(video: Tensor) -> float | None:
-    """Mean absolute difference between neighbouring frames, in [0, 1]; none for a single frame.
+    """Mean absolute difference between neighbouring frames, in [0, 1]; None for a single frame.
 
     Motion counts too, so it means something only beside the same figure of a reference. VBench's temporal
     flickering (arXiv 2311.17982) is 1 minus this.

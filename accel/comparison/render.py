@@ -78,7 +78,7 @@ def _page(report: Report) -> dict[str, Any]:
 
 
 def _data_uri(run: Run) -> str:
-    """The run's video as a data URI; empty if it has none."""
+    """The run's video as a data URI; empty without a video."""
     if run.video_path is None:
         return ""
     path = Path(run.video_path)

@@ -19,10 +19,10 @@ class Run:
     Args:
         label: "dense", "accelerated".
         seconds_total: prompt in, frames out; dense steps, text encoder and VAE included.
-        seconds_transformer: inside the denoising transformer, a part of the total; none if not measured.
+        seconds_transformer: inside the denoising transformer, a part of the total; None if not measured.
         seconds_attention: inside the attention of the sites the recipe could match, choosing blocks
-            included, a part of the transformer's seconds; none if not measured.
-        video_path: an .mp4, or a .png or .gif; none leaves the player out.
+            included, a part of the transformer's seconds; None if not measured.
+        video_path: an .mp4, or a .png or .gif; None leaves the player out.
 
     Raises:
         ValueError: if a time is not above 0, a part is longer than the whole, or the file of no known kind.
@@ -59,7 +59,7 @@ class Comparison:
             in common scores.
         label: the row's heading, such as "accelerated vs dense".
         explanation: a sentence for a reader who has not met the row before.
-        latent_relative_error: norm(a - b) / norm(b) of the final latents; none if not measured.
+        latent_relative_error: norm(a - b) / norm(b) of the final latents; None if not measured.
 
     Raises:
         ValueError: if the role is another one, or the error is negative.
@@ -86,10 +86,10 @@ class Report:
         recipe_text: the YAML the run used, word for word.
         comparisons: at most one for each role.
         density_by_layer_and_step: one row a layer, one number a denoising step: the mean density, in (0, 1],
-            of that layer's calls in that step; none where they ran dense; NaN where there was no call.
+            of that layer's calls in that step; None where they ran dense; NaN where there was no call.
         layer_names: one for each row, or empty: rows are then numbered.
         dense_reasons: calls that ran dense, by reason.
-        sparse_calls: calls that ran sparse; none if not counted.
+        sparse_calls: calls that ran sparse; None if not counted.
         versions: library to version.
         settings: device, seed, size, steps and the like, worded as they are to be read.
         command: the command line that made the page.
@@ -143,7 +143,7 @@ class Report:
         return None if dense is None or accelerated is None else dense / accelerated
 
     def density(self, with_dense: bool = True) -> float | None:
-        """Mean density over layers and steps; those that ran dense count as 1 or, if told so, not at all."""
+        """Mean density over layers and steps; dense calls count as 1 or, if asked for, not at all."""
         cells = [value for row in self.density_by_layer_and_step for value in row]
         known = [1.0 if value is None else value for value in cells if value is not None or with_dense]
         known = [value for value in known if not math.isnan(value)]

@@ -17,11 +17,11 @@ WEIGHT_NAMES = ("pytorch_model", "diffusion_pytorch_model", "model", "consolidat
 
 
 class LoadError(Mistake):
-    """A model that cannot be loaded, told with the likely cause."""
+    """A model that cannot be loaded; the text gives the likely cause."""
 
 
 def require_folder(source: str, kind: str, index: str) -> None:
-    """Refuse what is certainly no model of this kind; what is no path here may be one of the hub.
+    """Refuse what is certainly not a model of this kind; what is not a path here may be one on the hub.
 
     Args:
         source: a path or a hub id.

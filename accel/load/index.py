@@ -37,7 +37,7 @@ def read_index(model: str) -> PipelineIndex:
         model: "demo", a folder or a hub id.
 
     Raises:
-        LoadError: if there is no such pipeline, or none of its models is supported.
+        LoadError: if there is no such pipeline, or it holds no supported model.
     """
     if model == "demo-llm":
         raise LoadError("'demo-llm' is a language model (accel complete); the demo to generate is 'demo'")
@@ -64,7 +64,7 @@ def read_json(model: str, name: str) -> dict[str, Any]:
     """One configuration file of a pipeline.
 
     Raises:
-        LoadError: if there is none, or it is not a JSON object.
+        LoadError: if the file is missing, or is not a JSON object.
     """
     source = DEMO_VIDEO if model == "demo" else Path(model)
     path = source / name if source.is_dir() else _from_hub(model, name)

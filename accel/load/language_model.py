@@ -28,8 +28,8 @@ def load_language_model(
 
     Args:
         model: "demo-llm", a folder with a config.json, or a hub id such as "Qwen/Qwen3-0.6B".
-        device: "cuda", "cpu", ...; none picks the best one there is.
-        dtype: none is bfloat16 on an accelerator and float32 on the CPU.
+        device: "cuda", "cpu", ...; None picks the best one there is.
+        dtype: None is bfloat16 on an accelerator and float32 on the CPU.
 
     Raises:
         LoadError: if it cannot be had. Only safetensors weights are read, never pickles, and no code that

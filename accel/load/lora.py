@@ -22,7 +22,7 @@ class Lora:
 
     Args:
         source: a folder, a .safetensors file, or a hub id.
-        scale: their weight; none takes `lora_alpha / lora_rank` of a `lora_config.json` beside them, or 1.
+        scale: their weight; None takes `lora_alpha / lora_rank` of a `lora_config.json` beside them, or 1.
     """
 
     source: str
@@ -49,7 +49,7 @@ def load_loras(pipe: Any, loras: Sequence[Lora]) -> dict[str, float]:
         The scale of each adapter, by the name it got.
 
     Raises:
-        LoadError: if a source cannot be read, or its weights belong to none of the pipeline's models.
+        LoadError: if a source cannot be read, or its weights do not belong to any of the pipeline's models.
     """
     if loras and not hasattr(pipe, "load_lora_weights"):
         raise LoadError(f"{type(pipe).__name__} takes no LoRA weights")
@@ -79,7 +79,7 @@ def _load(pipe: Any, lora: Lora, name: str) -> None:
 
 
 def _locate(source: str) -> tuple[str, str | None]:
-    """(folder or hub id, file in it or none for the usual one)."""
+    """(folder or hub id, file in it or None for the usual one)."""
     path = Path(source)
     if path.is_file():
         if path.suffix != ".safetensors":

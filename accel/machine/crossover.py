@@ -56,7 +56,7 @@ class Shape:
     def of(cls, q: Tensor, k: Tensor) -> Shape:
         """The shape to measure for q [B, H, M, D] and k [B, Hkv, N, D]: lengths rounded down, and bounded.
 
-        On the CPU the heads of one key head stand for all: time is proportional to heads there.
+        On the CPU the heads of one key head represent all: time is proportional to heads there.
         """
         heads, kv_heads = q.shape[1], k.shape[1]
         longest = LONGEST

@@ -24,7 +24,7 @@ def measured_once(key: str, measure: Callable[[], float]) -> float:
 
 
 def cache_file() -> Path:
-    """Where they are kept; deleting the file measures anew."""
+    """Where they are kept; deleting the file measures again."""
     return verdict_file().with_name("crossover.json")
 
 

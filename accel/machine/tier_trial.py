@@ -67,7 +67,7 @@ def said(line: str) -> None:
 
 
 def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> str:
-    """Run a child, and tell the verdict by what it printed and how it ended.
+    """Run a child process, and judge by what it printed and how it ended.
 
     Args:
         seconds: how long it may run once it has compiled, which may take `compile_seconds`.

@@ -35,8 +35,8 @@ class Composed(Policy):
         order: what blocks are cut from; other than row-major needs a grid.
         score, select: how blocks are ranked and how many are kept; both or neither. With neither, and no
             choice, the method is static: what is always kept is all.
-        choose: in place of the two, for sequences without a grid: a rule that is no ranking of blocks.
-        always: what is kept besides text and the diagonal.
+        choose: in place of the two, for sequences without a grid: a rule that does not rank blocks.
+        always: what is kept in addition to text and the diagonal.
         tail: whether blocks that are not kept enter the softmax as their mean.
         block_size: (query rows, key rows).
     """
@@ -73,7 +73,7 @@ class Composed(Policy):
         """The blocks of this call, each sample's and head's its own unless the method is static.
 
         Raises:
-            ValueError: if the recipe needs a grid and there is none, or there is one of other tokens.
+            ValueError: if the recipe needs a grid and the call has none, or one of other tokens.
         """
         if grid is None:
             return self._sequence_layout(q, k, context)

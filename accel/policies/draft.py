@@ -35,7 +35,7 @@ class Draft(Policy):
 
     Args:
         density: kept video blocks / all video blocks, in (0, 1], before what is always kept.
-        select: "row_top_k" keeps the same number of blocks in every row, so that none starves;
+        select: "row_top_k" keeps the same number of blocks in every row, so that no row starves;
             "head_threshold", the published rule, takes one threshold for a head.
         region: rows and columns of a region; turned around on grids higher than wide.
         own_frame: always keep the keys of the query's own frame.
@@ -95,7 +95,7 @@ def draft_map(q: Tensor, k: Tensor, grid: TokenGrid, region: tuple[int, int]) ->
 def head_threshold(worth: Tensor, density: float) -> Tensor:
     """Bool like `worth`, [B, H, Mb, Nb]: not below the head's k-th smallest of n, k = int((1 - density) n).
 
-    n - k + 1 entries and those that tie with the k-th are kept; a row may be left with none.
+    n - k + 1 entries and those that tie with the k-th are kept; a row may be left without any.
     """
     entries = worth.flatten(2)
     below = int((1 - density) * entries.shape[2])

@@ -38,15 +38,15 @@ class Hip(Policy):
     the order should keep neighbours together.
 
     Args:
-        density: blocks to find / all key blocks, in (0, 1], besides those that are always kept: text and the
-            diagonal on a grid, sink and recent tokens in a sequence.
+        density: blocks to find / all key blocks, in (0, 1], in addition to those that are always kept: text
+            and the diagonal on a grid, sink and recent tokens in a sequence.
         budget: keys to find instead, whatever the length: then the work is O(T log T) with the tree search.
         search: how they are found.
         sink: first tokens of a sequence that are always kept.
         window: tokens before the query that are always kept in a sequence.
         order: on a grid, what blocks are cut from.
         block_size: (query rows, key rows).
-        decode: how single queries after a cache find their keys; none searches as for any others.
+        decode: how single queries after a cache find their keys; None searches as for any others.
     """
 
     method: Literal["hip"] = "hip"

@@ -31,20 +31,20 @@ class Permuted(Policy):
     Attention does not depend on the order of keys, so the result is exact up to the blocks left out;
     causality is decided on original positions. A sequence without a grid is taken for causal: the last
     queries are the probes, and what a query sees of its own segment is always kept, as is the block with
-    the first token; a key head for which that is no fewer blocks than dense attention's keeps all of them in
-    place. On a grid the probes are spread evenly over all tokens, and a head is sorted only where
+    the first token; a key head for which that is as many blocks as dense attention's or more keeps them
+    all in place. On a grid the probes are spread evenly over all tokens, and a head is sorted only where
     that saves blocks. Block means are over the tokens there are; the published code divides the mean of a
     ragged last block by the full size.
 
     Args:
-        segment: tokens of a segment, a multiple of the key block; none for all video tokens. Sequences not
+        segment: tokens of a segment, a multiple of the key block; None for all video tokens. Sequences not
             longer than a segment stay dense.
         probes: queries from whose attention importance is taken.
         score, select: how blocks are ranked and how many are kept; for sequences, of the blocks of earlier
             segments.
         order: on a grid, the order of queries, and of keys before they are sorted.
         block_size: (query rows, key rows).
-        decode: how single queries after a cache find their keys; none plans them as any others.
+        decode: how single queries after a cache find their keys; None plans them as any others.
     """
 
     method: Literal["permuted"] = "permuted"
@@ -127,7 +127,7 @@ def plan_sequence(
 ) -> tuple[Tensor, Tensor]:
     """The blocks, bool [B, H, Mb, Nb], and the order of keys, int64 [B, Hkv, N], of a causal sequence.
 
-    Query r stands at position N - M + r. Segments are cut from the first key on; the rest after the last
+    Query r is at position N - M + r. Segments are cut from the first key on; the rest after the last
     whole one is not sorted. All blocks of the segments of a query block's own tokens are kept, whether their
     keys are past or future.
     """

@@ -42,7 +42,7 @@ class Policy(ABC):
 
         Args:
             q: queries after norm and rotary embedding, [B, H, M, D].
-            k: keys, likewise, [B, Hkv, N, D] with H a multiple of Hkv.
-            grid: the token grid of the sequence; none for language models.
+            k: keys, the same, [B, Hkv, N, D] with H a multiple of Hkv.
+            grid: the token grid of the sequence; None for language models.
             context: step and layer of the call.
         """

@@ -30,7 +30,7 @@ def half_widths(
     """The half-width in tokens of each frame distance 0..frames-1; -1 where no pair is kept.
 
     Args:
-        decay: scales the widths of distances from 2 on, in (0, 1]; the paper's rule has none.
+        decay: scales the widths of distances from 2 on, in (0, 1]; the paper's rule does not have it.
         block: no width is below this many tokens ("wan" and "hunyuan": the published code's rule).
         decimation_width: once the undecayed width is below this, only every n-th distance is kept; the
             published code has 128 whatever the block.
@@ -76,7 +76,7 @@ def keep_strict(grid: TokenGrid, widths: list[float], sink: bool, block: int) ->
     """Bool [Mb, Nb], on the CPU: the published code's reduction, which shrinks; for parity only.
 
     Of a kept block's columns with any kept pair, more than 0.6 have more than a third of it kept. Where
-    frames are no multiple of a block this repeats what that code does, its lost border tiles included.
+    frames are not a multiple of a block this repeats what that code does, its lost border tiles included.
 
     Raises:
         ValueError: where that code fails: video tokens no multiple of the block, or text first.

@@ -43,7 +43,7 @@ def register_policy(policy: P) -> P:
         The class itself.
 
     Raises:
-        TypeError: if it is no such class.
+        TypeError: if it is not such a class.
         ValueError: if the name belongs to another method.
     """
     if not (isinstance(policy, type) and issubclass(policy, Policy) and is_dataclass(policy)):

@@ -38,7 +38,7 @@ def read_policy(value: Any) -> Policy:
 
 
 def dump_policy(policy: Policy) -> dict[str, Any]:
-    """A method as plain data; of one that is no dataclass, its name alone."""
+    """A method as plain data; if it is not a dataclass, its name alone."""
     if not is_dataclass(policy):
         return {"method": policy.method}
     return {"method": policy.method, **TypeAdapter(type(policy)).dump_python(policy, mode="json")}
@@ -73,7 +73,7 @@ def _method(value: Any) -> Any:
 
 @lru_cache(maxsize=4)
 def _adapter(policies: tuple[tuple[str, type[Policy]], ...]) -> TypeAdapter[Policy]:
-    """Of all methods, told apart by their names."""
+    """Of all methods, distinguished by their names."""
     choices = tuple(Annotated[policy, Tag(name)] for name, policy in policies)
     return TypeAdapter(Annotated[Union[choices], Discriminator(_method)])  # type: ignore[arg-type]  # noqa: UP007
 

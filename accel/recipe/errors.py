@@ -12,7 +12,7 @@ from accel.mistake import Mistake
 
 
 class RecipeError(Mistake):
-    """A mistake in a recipe, told with its file and key path."""
+    """A mistake in a recipe; the text names its file and key path."""
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def as_recipe(recipe: Recipe | Policy | Mapping[str, Any] | str | Path) -> Recip
     """The recipe that is meant by a name, a path, a mapping such as a YAML file holds, or a method alone.
 
     Raises:
-        RecipeError: if it is none of these, or has a mistake; says where and what is valid.
+        RecipeError: if it is something else, or has a mistake; says where and what is valid.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -52,7 +52,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """A shipped recipe by name, or one from a YAML file.
 
     Raises:
-        RecipeError: if there is no such recipe, or it has a mistake; says where and what is valid.
+        RecipeError: if the recipe does not exist, or has a mistake; says where and what is valid.
     """
     text, source = recipe_text(name_or_path)
     return parse_recipe(text, source)

@@ -77,7 +77,7 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _defaults_of(method: Any) -> dict[str, Any]:
-    """A method with every default written out; as it is where it is none, for `build_recipe` to refuse."""
+    """The method's fields with all defaults; of an unknown method its name, for `build_recipe` to refuse."""
     policy = find_policy(method) if isinstance(method, str) else None
     return {"method": method} if policy is None else dump_policy(policy())
 

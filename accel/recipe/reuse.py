@@ -19,7 +19,7 @@ class Reuse:
     Args:
         steps: a layout serves this many denoising steps, counted from the one it was made in. Where no
             scheduler counts them, those that had a forward are counted.
-        max_progress: it is made anew once progress has moved by more than this, in (0, 1].
+        max_progress: it is made again once progress has moved by more than this, in (0, 1].
         branches: the second pass of classifier-free guidance takes over the layout of the first.
     """
 

@@ -44,7 +44,7 @@ class Schedule:
     sparse_decode: bool = False
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
-        """Why a call stays dense, or none."""
+        """Why a call stays dense, or None."""
         if self.min_tokens is not None and tokens < self.min_tokens:
             return f"shorter than {self.min_tokens} tokens"
         if context.layer < whole(self.dense_layers, context.n_layers):

@@ -21,7 +21,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """The plain data that YAML text holds; `source` is what errors call it.
 
     Raises:
-        RecipeError: if it is no YAML, or YAML that a recipe has no use for; says where.
+        RecipeError: if it is not YAML, or YAML that a recipe has no use for; says where.
     """
     try:
         data = yaml.load(text, Loader=_PlainLoader)
@@ -70,7 +70,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            # A few lines of these can stand for gigabytes.
+            # A few lines of these can expand to gigabytes.
             raise _at(event, NO_ALIASES)
         if event.anchor is not None:
             raise _at(event, NO_ALIASES)

@@ -24,7 +24,7 @@ class Completion:
         tokens: the same as token ids.
         prompt_tokens: length of the prompt.
         seconds_to_first_token: prompt in, first token on the host: prefill.
-        tokens_per_second: of the tokens after the first; none if there are none.
+        tokens_per_second: of the tokens after the first; None if there are none.
         patch: the recipe's account; its counts go on living after the model is restored.
     """
 

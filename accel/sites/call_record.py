@@ -69,7 +69,7 @@ class CallRecord:
         return self.sparse_calls + sum(self.dense.values()) + self.shared_calls
 
     def density(self) -> float | None:
-        """Mean density of the sparse calls; none without any. Waits for the device."""
+        """Mean density of the sparse calls; None without any. Waits for the device."""
         if not self.sparse:
             return None
         return sum(float(calls.total) for calls in self.sparse.values()) / self.sparse_calls

@@ -66,7 +66,7 @@ class Fault:
 
 
 def kind_of(doing: Doing, error: Exception) -> Kind:
-    """Whose fault an error is, told from its type and, for PyTorch's plain RuntimeErrors, its text."""
+    """Whose fault an error is, judged from its type and, for PyTorch's plain RuntimeErrors, its text."""
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "memory"

@@ -40,7 +40,7 @@ def window_layout(q_len: int, kv_len: int, window: int, device: torch.device) ->
 def with_dense_queries(layout: BlockLayout, queries: int) -> BlockLayout:
     """The layout with every block listed for the query blocks that hold the last `queries` queries.
 
-    What is asked for usually stands at the end of a prompt, and a few rows cost next to nothing: TriangleMix
+    What is asked for is usually at the end of a prompt, and a few rows cost next to nothing: TriangleMix
     (arXiv 2507.21526) and HiP (arXiv 2406.09827) keep them as well.
 
     Raises:

@@ -31,11 +31,11 @@ class Layouts:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is attended to apart: the samples of a call, or the whole batch if none is padded.
+    """What is attended to apart: the samples of a call, or the whole batch if nothing is padded.
 
     Args:
         calls: each without padding and without keys that no query sees; views, not copies.
-        places: [B, H, M], where the queries of each stand; what lies in none is padding.
+        places: [B, H, M], where the queries of each stand; everything outside these is padding.
     """
 
     calls: tuple[SequenceCall, ...]

@@ -28,7 +28,7 @@ def first_choice(target: tuple[str, str], rows: int, columns: int, dim: int, ite
 
     128 x 64 tiles were the fastest of the pointer kernels measured on an H200 (bf16, D 64 and 128). The rest
     is chosen so that nothing spills: a block of 128 queries is two tiles at 256 dims, and four in float32,
-    which has no tensor cores; dims that are no power of two need masks, and smaller tiles.
+    which has no tensor cores; dims that are not a power of two need masks, and smaller tiles.
     """
     block_d = triton.next_power_of_2(dim)
     if itemsize == 4:

@@ -53,9 +53,9 @@ def block_sparse_attention(
     Args:
         q: [B, H, M, D], any strides; k, v: [B, Hkv, N, D], H a multiple of Hkv.
         layout: which key blocks each block of queries attends to.
-        scale: positive; 1 / sqrt(D) if none.
+        scale: positive; 1 / sqrt(D) if None.
         return_lse: also return the natural logarithm of each row's sum of exponentials.
-        tier: a key of `TIERS`; none takes the fastest one that is known to run right on this machine
+        tier: a key of `TIERS`; None takes the fastest one that is known to run right on this machine
             (`choose_tier`). A tier that is asked for and cannot run is an error, never replaced.
 
     Returns:

@@ -25,8 +25,8 @@ class Rows:
         partial_blocks: int64 [R]; how many of the next blocks some query of the row sees in part.
         q_positions: int64 [R, rows] and kv_positions: int64 [B x Hkv x Nb, columns], in the sequence.
         kv_ends: int64 [R]; keys at positions from here on are padding.
-        causal_offset: N - M, or none: queries see the future.
-        window: how many keys up to its own a query sees, or none: all of them.
+        causal_offset: N - M, or None: queries see the future.
+        window: how many keys up to its own a query sees, or None: all of them.
         q_blocks: Mb.
         kv_len: N.
     """

@@ -1,4 +1,4 @@
-"""The tail: what stands in for the key blocks that a layout does not list (arXiv 2602.01077, order 0)."""
+"""The tail: what replaces the key blocks that a layout does not list (arXiv 2602.01077, order 0)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TailBlocks(NamedTuple):
     """What decides which means a row takes part with, beside its list.
 
     Args:
-        tokens: int64 [B | 1, Hkv | 1, Nb], how many tokens a block's mean stands for.
+        tokens: int64 [B | 1, Hkv | 1, Nb], how many tokens a block's mean represents.
         last_key: int64 [B | 1, Hkv | 1, Nb], the last position of those; None where queries see the future.
         last_seen: int64 [B | 1, H | 1, Mb], up to where every query of a block sees; None as `last_key`.
     """
@@ -42,7 +42,7 @@ def tail_blocks(layout: BlockLayout) -> TailBlocks:
 
 
 def tail_log_count(layout: BlockLayout) -> Tensor:
-    """Float32 [B | 1, H | 1, Mb, Nb]: the logarithm of how many tokens a block's mean stands for.
+    """Float32 [B | 1, H | 1, Mb, Nb]: the logarithm of how many tokens a block's mean represents.
 
     -inf where the block is listed, is all padding, or reaches into the future of a query of the row.
     """

@@ -23,7 +23,7 @@ from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 @triton.jit
 def _store_mean(tokens_ptr, means_ptr, token_strides, b, h, rows, present, count, D: tl.constexpr,
                 UNIT: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """The mean of the tokens at `rows` of one head that are present; 0 where none is."""
+    """The mean of the tokens at `rows` of one head that are present; 0 if none is present."""
     dims = tl.arange(0, BLOCK_D)
     tokens_ptr += (b * token_strides[0] + h * token_strides[1]) * UNIT
     places = rows[:, None].to(tl.int64) * token_strides[2] * UNIT + dims[None, :]
@@ -177,8 +177,8 @@ def add_tail(
     Args:
         q, out: [B, H, M, D]; lse: float32 [B, H, M], contiguous.
         k, v: [B, Hkv, N, D], in the order that `layout` cuts its blocks from.
-        positions: int64 or int32 [B | 1, H | 1, M], where the queries of the blocks stand in q, out and lse;
-            None if they stand in that order.
+        positions: int64 or int32 [B | 1, H | 1, M], where the queries of the blocks are in q, out and lse;
+            None if they are in that order.
     """
     batch, heads, q_len, dim = q.shape
     rows, columns = layout.block_size

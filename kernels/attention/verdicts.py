@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def verdict(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """`PASSED`, or what speaks against the tier, to be read after its name; none if it was never tested."""
+    """`PASSED`, or what speaks against the tier, to be read after its name; None if it was never tested."""
     return known().get(key(tier, device, dtype, head_dim))
 
 
@@ -30,12 +30,12 @@ def known() -> dict[str, str]:
 
 
 def read_file() -> dict[str, str]:
-    """The verdicts that are kept; none where there is no file of ours."""
+    """The verdicts that are kept; empty if there is no file, or one that cannot be read."""
     return entries(verdict_file(), str)
 
 
 def entries(path: Path, kind: type[T]) -> dict[str, T]:
-    """What a JSON file holds by key, as far as it is of a kind; nothing if it is none of ours."""
+    """The entries of a JSON file whose values have the given type; empty if it is missing or unreadable."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -45,7 +45,7 @@ def entries(path: Path, kind: type[T]) -> dict[str, T]:
 
 
 def verdict_file() -> Path:
-    """Where they are kept; deleting the file has the tiers tested anew."""
+    """Where they are kept; deleting the file has the tiers tested again."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "sparse-accel" / "tiers.json"
 

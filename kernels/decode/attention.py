@@ -65,12 +65,12 @@ def decode_attention(
     Args:
         q: [B, H, M, D], M small; k, v: [B, Hkv, N, D], H a multiple of Hkv.
         layout: one block of queries, so a single list; lists are for key heads, [B | 1, Hkv | 1, 1, S].
-        visible: bool [B | 1, M, N], the keys each query may see; none leaves that to the layout. Such rows
+        visible: bool [B | 1, M, N], the keys each query may see; None leaves that to the layout. Such rows
             are what the model has made anyway, and they say what no rule does without a length on the host:
             padding on either side, and the unwritten end of a static cache.
-        scale: 1 / sqrt(D) if none.
+        scale: 1 / sqrt(D) if None.
         return_lse: also return the natural logarithm of each row's sum of exponentials.
-        tier: a key of `DECODE_TIERS`; none takes Triton where it can run.
+        tier: a key of `DECODE_TIERS`; None takes Triton where it can run.
 
     Returns:
         out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing

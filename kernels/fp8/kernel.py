@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-defs=False
 """The Gluon kernel of the FP8 tier: the Hopper kernel's schedule, with both products of e4m3 numbers.
 
-What differs: values come transposed, each box of keys in a place of its own; a tile's product of weights and
+What differs: values come transposed, each box of keys in its own place; a tile's product of weights and
 values starts from zero and is added to float32 sums, because the tensor cores keep 14 bits of sums in eight
 bits (arXiv 2412.19437); and the weights go from one product to the other in the registers they were made in.
 """
@@ -44,7 +44,7 @@ E4M3_OF_FOUR = gl.constexpr(
 
 @gluon.jit
 def _fill_values(desc, full, places, first, list_ptr, tile, count, b, kv_h, N):
-    """Have one tile of values, boxes [D, KV], copied to `places[first]` and on; `full` is told of all."""
+    """Have one tile of values, boxes [D, KV], copied to `places[first]` and on; `full` counts all of them."""
     KV: gl.constexpr = desc.block_type.shape[3]
     BOXES: gl.constexpr = BLOCK_N // KV
     mbarrier.expect(full, BOXES * desc.block_type.nbytes)
@@ -98,7 +98,7 @@ def _softmax(s, row_max, scale, MASKED: gl.constexpr):
     new_max = gl.maximum(row_max, gl.ceil(gl.max(s, 1) * scale))
     safe_max = new_max
     if MASKED:
-        # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is no number.
+        # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is not a number.
         safe_max = gl.where(new_max == float("-inf"), 0.0, new_max)
     shift = safe_max - WEIGHT_LOG2
     return gl.exp2(s * scale - shift[:, None]), new_max, gl.exp2(row_max - safe_max)

@@ -75,7 +75,7 @@ def rotate(tokens: Tensor) -> Tensor:
     """Float32 [..., D] times the Hadamard matrix of D, orthonormal, so that products stay; D a power of two.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not.
     """
     dim = tokens.shape[-1]
     if dim & (dim - 1):

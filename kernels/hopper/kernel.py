@@ -63,7 +63,7 @@ def _softmax(s, row_max, scale, MASKED: gl.constexpr):
     new_max = gl.maximum(row_max, gl.max(s, 1) * scale)
     safe_max = new_max
     if MASKED:
-        # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is no number.
+        # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is not a number.
         safe_max = gl.where(new_max == float("-inf"), 0.0, new_max)
     return gl.exp2(s * scale - safe_max[:, None]), new_max, gl.exp2(row_max - safe_max)
 
@@ -120,7 +120,7 @@ def _lines(columns):
 
 @gluon.jit
 def _rows_in_sequence(ptr, stride, positions_ptr, row, M, D: gl.constexpr, WIDTH: gl.constexpr):
-    """Pointers [ROWS, WIDTH] to rows `row` and on, each where it stands in the sequence, and which exist."""
+    """Pointers [ROWS, WIDTH] to rows `row` and on, each at its place in the sequence, and which exist."""
     rows = row + gl.arange(0, ROWS, gl.SliceLayout(1, _lines(WIDTH)))
     columns = gl.arange(0, WIDTH, gl.SliceLayout(0, _lines(WIDTH)))
     places = gl.load(positions_ptr + rows, mask=rows < M, other=0)
@@ -183,7 +183,7 @@ def _consume(queries, lse_ptr, smem, barriers, listed, tiles, full_tiles, end, b
     acc = warpgroup_mma(weights, v_smem.index(last), acc, is_async=True)
     acc = warpgroup_mma_wait(0, deps=(acc,))
 
-    # Places are computed anew, from a row that hides it: kept through the loops they would spill.
+    # Places are computed again, from a row that hides it: kept through the loops they would spill.
     row = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [row], dtype=gl.int32, is_pure=False, pack=1)
     rows = row + gl.arange(0, ROWS, gl.SliceLayout(1, _product(TILE)))
     places = rows if q_positions_ptr is None else gl.load(q_positions_ptr + rows, mask=rows < M, other=0)
@@ -238,7 +238,7 @@ def hopper_kernel(q, k_desc, v_desc, out, lse_ptr, indices_ptr, counts_ptr, leng
         out += b.to(gl.int64) * out_strides[0] + h.to(gl.int64) * out_strides[1]
         q_positions_ptr += (b.to(gl.int64) * q_samples + h * q_heads) * M
     if kv_positions_ptr is not None:
-        # A box of N stands behind the positions of each head.
+        # A box of N follows the positions of each head.
         kv_positions_ptr += (b.to(gl.int64) * kv_samples + h // group * kv_heads) * (N + BOX)
     else:
         last_seen = gl.minimum(end, gl.minimum(row + BLOCK_M, M) + N - M) if CAUSAL else end

@@ -43,7 +43,7 @@ def _product(columns):
 def _blocks_before(list_ptr, count, end):
     """How many of the `count` ascending blocks of a list have a number below `end`."""
     low = count
-    # As a rule all have: one look at the last one tells.
+    # Usually all have, and the last one shows it.
     if gl.load(list_ptr + count - 1, mask=count > 0, other=0) >= end:
         low = 0
     high = count
@@ -77,7 +77,7 @@ def _full_tiles(list_ptr, count, end, BOX: gl.constexpr, PARTS: gl.constexpr = 1
 
 @gluon.jit
 def _fill(desc, full, place, list_ptr, tile, count, b, kv_h, N, PARTS: gl.constexpr):
-    """Have one tile of keys or values, box by box, copied to `place`; `full` is told when all are there."""
+    """Have one tile of keys or values, box by box, copied to `place`; `full` is set when all are there."""
     BOX: gl.constexpr = desc.block_type.shape[2]
     BOXES: gl.constexpr = place.shape[0] // BOX
     mbarrier.expect(full, BOXES * desc.block_type.nbytes)
@@ -88,7 +88,7 @@ def _fill(desc, full, place, list_ptr, tile, count, b, kv_h, N, PARTS: gl.conste
 
 @gluon.jit
 def _keys_of_tile(tile, listed, BOX: gl.constexpr, PARTS: gl.constexpr, TILE: gl.constexpr):
-    """Where the keys of a tile stand in the sequence, [TILE], behind the last one those that are absent.
+    """Where the keys of a tile are in the sequence, [TILE], behind the last one those that are absent.
 
     Without positions, of each eight keys where the first stands: all of them would take 32 registers.
     Positions go on behind the last key with a box of N.

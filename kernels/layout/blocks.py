@@ -18,7 +18,7 @@ def blocks_of_tokens(order: TokenOrder | None, length: int, rows: int, device: t
 def positions_by_block(
     order: TokenOrder | None, length: int, rows: int, device: torch.device, pad: int
 ) -> Tensor:
-    """Int64 [B | 1, H | 1, blocks, rows]: where in the sequence the tokens of each block stand.
+    """Int64 [B | 1, H | 1, blocks, rows]: where in the sequence the tokens of each block are.
 
     The places behind the last token of the last block hold `pad`.
     """

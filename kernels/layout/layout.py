@@ -32,8 +32,8 @@ class BlockLayout:
         q_len: M. The last query block may be partial.
         kv_len: N. Keys at and beyond N do not exist: the last block is masked, never padded.
         causal: query i sees key j iff position(j) <= position(i) + N - M.
-        kv_lengths: int32 [B] or none; keys at positions from `kv_lengths[b]` on are padding of sample b.
-        q_order, kv_order: the order of tokens the blocks are cut from; none is the order of the sequence.
+        kv_lengths: int32 [B] or None; keys at positions from `kv_lengths[b]` on are padding of sample b.
+        q_order, kv_order: the order of tokens the blocks are cut from; None is the order of the sequence.
             A `kv_order` per head has H or Hkv heads. Positions in `causal` and `kv_lengths` are always those
             of the sequence.
         tail: True adds the mean key and value of every block that is not listed to the softmax, weighted by

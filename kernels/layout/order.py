@@ -81,7 +81,7 @@ class TokenOrder:
 
 
 def by_head(order: TokenOrder | None) -> Tensor | None:
-    """Where tokens stand in the sequence, int64 [B | 1, H | 1, N], contiguous; none if in its order."""
+    """Where tokens are in the sequence, int64 [B | 1, H | 1, N], contiguous; None if in its order."""
     if order is None:
         return None
     return (order.indices if order.indices.ndim == 3 else order.indices[None, None]).contiguous()

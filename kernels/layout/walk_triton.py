@@ -10,7 +10,7 @@ import triton.language as tl
 @triton.jit
 def blocks_before(list_ptr, count, end):
     """How many of the `count` ascending blocks of a list have a number below `end`."""
-    # As a rule all have: one look at the last one tells.
+    # Usually all have, and the last one shows it.
     last = tl.load(list_ptr + count - 1, mask=count > 0, other=0)
     low = tl.where(last < end, count, 0)
     high = count

@@ -27,7 +27,7 @@ def work_order(counts: Tensor) -> Tensor:
 
 
 def work_order_if_it_matters(layout: BlockLayout, heads: int) -> Tensor | None:
-    """The order for `heads` heads of all samples; none if all rows run at once, and no order can help."""
+    """The order for `heads` heads of all samples; None if all rows run at once, and no order can help."""
     if heads * layout.num_q_blocks <= processors(layout.device):
         return None
     return work_order(layout.kv_num_blocks)
@@ -35,5 +35,5 @@ def work_order_if_it_matters(layout: BlockLayout, heads: int) -> Tensor | None:
 
 @lru_cache(maxsize=16)
 def processors(device: torch.device) -> int:
-    """How many programs a GPU certainly runs at once; 0 for what is no GPU."""
+    """How many programs a GPU certainly runs at once; 0 for a device that is not a GPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0

@@ -24,7 +24,7 @@ MOST_DIMS = 256
 
 
 class Causality(NamedTuple):
-    """What the representatives stand for: tokens of a query's and of a key's, and how many there are."""
+    """What each representative represents: tokens of a query's and of a key's, and how many there are."""
 
     q_rows: int
     kv_rows: int
@@ -137,8 +137,8 @@ def block_mass(
         queries: [B, H, R, D], any strides, D at most `MOST_DIMS`; keys: [B, Hkv, C, D].
         bias: float32 [B | 1, H | 1, C], added to the scaled products; -inf leaves a key out.
         per_block: how many queries and keys are a block, powers of two.
-        causality: what hides keys from queries; none where nothing does.
-        may: bool [Mb, Nb], the only blocks that count; none where all do.
+        causality: what hides keys from queries; None where nothing does.
+        may: bool [Mb, Nb], the only blocks that count; None where all do.
         most: the largest share that any query of a block has instead of their mean.
     """
     queries, keys = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys))

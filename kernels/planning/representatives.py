@@ -35,11 +35,11 @@ class Representatives:
 
     Args:
         vectors: [B, H, groups, D · folds · parts].
-        groups: which tokens each stands for.
+        groups: which tokens each represents.
         folds: how many tokens' vectors lie side by side in one.
-        parts: how many vectors stand for one token, side by side.
-        absent: bool [B, H, groups], representatives that take no part; none where all do.
-        lengths: int32 [B], the tokens of each sample that are not padding; none where all are.
+        parts: how many vectors represent one token, side by side.
+        absent: bool [B, H, groups], representatives that take no part; None where all do.
+        lengths: int32 [B], the tokens of each sample that are not padding; None where all are.
     """
 
     vectors: Tensor
@@ -57,7 +57,7 @@ class Representatives:
 
     @property
     def counts(self) -> Tensor:
-        """How many tokens each stands for that are not padding, [groups] or [B, 1, 1, groups]."""
+        """How many tokens that are not padding each represents, [groups] or [B, 1, 1, groups]."""
         device = self.vectors.device
         first, end = self.groups.first(device), self.groups.last(device) + 1
         if self.lengths is None:
@@ -66,7 +66,7 @@ class Representatives:
 
     @property
     def alike(self) -> bool:
-        """Whether each stands for as many tokens as every other, so far as sizes tell."""
+        """Whether each represents as many tokens as every other, as far as sizes show."""
         even = self.groups.length % self.groups.rows == 0
         return even and self.absent is None and self.lengths is None
 
@@ -169,7 +169,7 @@ def _every(length: int, step: int, offset: int, device: torch.device) -> Tensor:
 
 @from_sizes()
 def sample_positions(length: int, rows: int, count: int, device: torch.device) -> Tensor:
-    """Int64 [blocks * count]: the tokens that stand for each block of `rows`, at the same offsets in each."""
+    """Int64 [blocks * count]: the tokens that represent each block of `rows`, at the same offsets in each."""
     offsets = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count]
     firsts = torch.arange(0, length, rows)
     index = firsts[:, None] + offsets % (length - firsts).clamp(max=rows)[:, None]

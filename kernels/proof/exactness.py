@@ -21,7 +21,7 @@ def disagreement(
     slack: float = 2.0,
     **options: Any,
 ) -> str | None:
-    """Where (out, LSE) is farther from float64 than `slack` times the reference in q's type; none if near."""
+    """Where (out, LSE) is farther from float64 than `slack` times the reference in q's type; None if near."""
     eager, exact = (
         reference.block_sparse_attention(q.to(t), k.to(t), v.to(t), layout, return_lse=True, **options)
         for t in (q.dtype, torch.float64)

@@ -24,7 +24,7 @@ from accel.kernels.proof.exactness import disagreement
 
 TILES = range(1, 10)  # of 128 keys: every number that a pipeline of four stages starts, wraps and ends with
 BATCH, ROWS = 2, 128
-ROOM, NO_BLOCK = 81, 1 << 20  # entries of a list, and what stands behind its last one
+ROOM, NO_BLOCK = 81, 1 << 20  # entries of a list, and what follows its last one
 OUT_OF_MEMORY = "out of memory"
 
 
@@ -90,14 +90,14 @@ def first_failure(
     head_dim: int,
     tell: Callable[[str], None] = lambda form: None,
 ) -> str | None:
-    """The first call that `tier` gets wrong, in words; none if it gets all right.
+    """The first call that `tier` gets wrong, in words; None if it gets all right.
 
     Each is as near to float64 as twice the reference's own error in `dtype`, finite where float64 is, and the
     same to the bit when repeated; new tensors are full of NaN, so that nothing is left unwritten.
 
     Args:
         tier: a key of `TIERS` that can run such calls.
-        tell: is given each form before it runs.
+        tell: is called with each form before it runs.
     """
     device = torch.device(device)
     with torch.cuda.device_of(torch.empty(0, device=device)):
@@ -143,14 +143,14 @@ def problem(
         causal=form.causal, window=form.window, kv_lengths=lengths,
         q_order=order(q_len, heads), kv_order=order(kv_len, kv_heads), tail=form.tail,
     )  # fmt: skip
-    # As much room for all: kernels are compiled anew for strides that 16 divides.
+    # As much room for all: kernels are compiled again for strides that 16 divides.
     room = (0, ROOM - layout.kv_indices.shape[3])
     layout = replace(layout, kv_indices=F.pad(layout.kv_indices, room, value=NO_BLOCK))
     return tokens(heads, q_len), tokens(kv_heads, kv_len), tokens(kv_heads, kv_len), layout
 
 
 def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> str | None:
-    """What is wrong with a tier's output and LSE of one call; none if nothing is."""
+    """What is wrong with a tier's output and LSE of one call; None if nothing is."""
     try:
         with new_tensors_of_nan():
             attend = load_tier(tier)

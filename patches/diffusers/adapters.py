@@ -37,6 +37,6 @@ def scale_state(scale: float | Tensor) -> Hashable:
 
 
 def weight_sums(layer: Any) -> list[float]:
-    """The absolute sums of one layer's second factors; of weights that are offloaded out of reach, none."""
+    """The absolute sums of one layer's second factors; nothing for weights out of reach."""
     weights = [factor.weight for factor in getattr(layer, "lora_B", {}).values()]
     return [float(weight.detach().float().abs().sum()) for weight in weights if not weight.is_meta]

@@ -60,7 +60,7 @@ def _routed_attention(
     _parallel_config: ParallelRoute | None = None,
 ) -> Tensor:
     """[B, M, H, D] attention through a seat: that of `attn_mask`, of the mode it is called under, or, where a
-    model's tokens are spread over processes, of what stands in its configuration's place."""
+    model's tokens are spread over processes, of what replaces its configuration."""
     if _parallel_config is not None:
         mask = attn_mask.mask if isinstance(attn_mask, Routed) else attn_mask
         # A mode this is called under would catch the attention of dense calls a second time.
@@ -95,7 +95,7 @@ class DenseDispatch:
 
     Args:
         name: the processor's `_attention_backend` before it was replaced, or what the user set since.
-        ring: the parallel configuration of a ring, which every call goes around; none where a call sees all
+        ring: the parallel configuration of a ring, which every call goes around; None where a call sees all
             tokens.
     """
 

@@ -33,7 +33,7 @@ class Branches:
         self._in_step = set()
 
     def number(self, text: Tensor | None) -> int:
-        """The number of the next forward of the step, which was given this text; none if it is not known."""
+        """The number of the next forward of the step, which was given this text; None if it is not known."""
         if text is None:
             number = self._first_free(set())
         else:
@@ -57,7 +57,7 @@ class Branches:
 
 
 def text_of(kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The text a forward was given, by its named arguments; of several captions the first; none without."""
+    """The text a forward was given, by its named arguments; of several captions the first; None without."""
     text = kwargs.get("encoder_hidden_states", kwargs.get("cap_feats"))
     if isinstance(text, list | tuple) and text:
         text = text[0]

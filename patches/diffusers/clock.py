@@ -58,7 +58,7 @@ class Clock:
 
         Args:
             timestep: what the forward was called with.
-            text: its text, to tell the passes of guidance apart.
+            text: its text, to distinguish the passes of guidance.
             model: whose forward it is, and `stack`, the frames that called it, to find whose request it is.
             size: of its tensors; where nothing else tells requests apart, this does.
         """

@@ -35,7 +35,7 @@ class ContextParallel:
     own_plan: bool
 
     def unsupported(self, grid: TokenGrid | None) -> str | None:
-        """Why attention over these tokens stays dense, or none."""
+        """Why attention over these tokens stays dense, or None."""
         if self.config.ring_degree > 1:
             return "ring attention shows a process a part of the tokens only"
         if grid is None or grid.tokens == grid.video_tokens:
@@ -45,14 +45,14 @@ class ContextParallel:
         return None
 
     def heads(self, total: int) -> HeadShare | None:
-        """This process's share of a layer's heads; none where heads are not shared."""
+        """This process's share of a layer's heads; None where heads are not shared."""
         if self.config.ulysses_degree == 1:
             return None
         group = self.config._ulysses_mesh.get_group()
         return HeadShare(total, self.config.ulysses_degree, self.config._ulysses_local_rank, group)
 
     def arrival(self, grid: TokenGrid, device: torch.device) -> Tensor | None:
-        """Int64 [N]: where each token of the grid stands in the gathered sequence; none where all stand in
+        """Int64 [N]: where each token of the grid stands in the gathered sequence; None where all stand in
         their place."""
         if not self.text_apart or not grid.text_tokens:
             return None
@@ -71,7 +71,7 @@ def arrival_of_text_apart(grid: TokenGrid, ranks: int, device: torch.device) -> 
 
 
 def context_parallel_of(model: nn.Module) -> ContextParallel | None:
-    """The set-up of a model whose `enable_parallelism` was called; none where one process has it all."""
+    """The set-up of a model whose `enable_parallelism` was called; None where one process has it all."""
     config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
     if config is None:
         return None

@@ -68,7 +68,7 @@ class Family:
     Args:
         attention_modules: model -> its self-attention modules by dotted name.
         read_grid: (model, args, kwargs) of a forward -> its token grid; every argument is in kwargs too.
-        read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it can be told.
+        read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it is known.
         seated: stock processor class -> the class that replaces it.
         text_padding: what the model does with padded text, see `Context`.
         text_free: names of the attention modules that text, and what is pooled of it, has not reached yet:
@@ -84,7 +84,7 @@ class Family:
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The family of a loaded model; none if its class is not supported. Imports nothing for other models."""
+    """The family of a loaded model; None if its class is not supported. Imports nothing for other models."""
     name = known_name(model, FAMILIES)
     if name is None or "diffusers" not in sys.modules:
         return None

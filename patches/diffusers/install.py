@@ -38,7 +38,7 @@ class Uninstall:
 
     @property
     def chosen_backend(self) -> str | None:
-        """The dense backend that was chosen while ours was in place; none if it is what it was."""
+        """The dense backend that was chosen while ours was in place; None if it is what it was."""
         chosen = getattr(self.seated.seat.dense, "name", None)
         before = getattr(self.seated, "backend_before", None)
         return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
@@ -61,7 +61,7 @@ def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
 
 
 def stock(processor: Any) -> Any:
-    """The stock processor that a seated one stands in for, or the processor itself.
+    """The stock processor that a seated one replaces, or the processor itself.
 
     A seated one may come back after its removal: whoever kept the processors of an accelerated model sets
     them again, as `unfuse_qkv_projections` does.

@@ -37,7 +37,7 @@ def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
     """The `timestep` of one forward whose arguments are named, of any shape.
 
     Raises:
-        TypeError: if it is no tensor.
+        TypeError: if it is not a tensor.
     """
     timestep = kwargs["timestep"]
     if not isinstance(timestep, Tensor):
@@ -46,7 +46,7 @@ def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def modules_like(model: nn.Module, *patterns: str) -> list[tuple[str, nn.Module]]:
-    """The modules whose dotted name fits one of the globs, in the order they stand in the model."""
+    """The modules whose dotted name fits one of the globs, in the order in which the model holds them."""
     return [
         (name, module)
         for name, module in model.named_modules()
@@ -91,5 +91,5 @@ def raster_size(positions: Tensor) -> tuple[int, int, int]:
 
 
 def lengths(*embeddings: Tensor | None) -> int:
-    """The tokens of several embeddings [B, tokens, C] together; those that are none have none."""
+    """Total number of tokens in several embeddings [B, tokens, C], ignoring None."""
     return sum(embedding.shape[1] for embedding in embeddings if embedding is not None)

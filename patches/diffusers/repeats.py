@@ -42,7 +42,7 @@ class Inputs:
     def repeated_by(self, other: Inputs) -> bool:
         """Whether `other` is the same with another caption, and nothing of this was written to since.
 
-        The same caption again is no second pass of guidance but the same call, or one that is perturbed.
+        The same caption again is not a second pass of guidance but the same call, or one that is perturbed.
 
         Other tensors count if their values are equal, which waits for the device: pipelines that convert
         their latents do so once for each pass.
@@ -86,7 +86,7 @@ class Repeats:
 
     @property
     def expected(self) -> bool:
-        """Whether a forward of the same turn will repeat this one: none is known before the first turn."""
+        """Whether a forward of the same turn will repeat this one: None is known before the first turn."""
         return self.turn == 0 or (self.last is not None and self.last >= self.turn - 1)
 
 

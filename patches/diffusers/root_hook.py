@@ -29,7 +29,7 @@ class RootHook(ModelHook):
     """The hooks on one diffusion model. What they know of a forward belongs to that forward: see `Forward`.
 
     Args:
-        clock: tells the denoising step; models of one pipeline share it.
+        clock: knows the denoising step; models of one pipeline share it.
         owner: whoever attached the hook (a `Patch`); hears of finished forwards and of failures here.
     """
 

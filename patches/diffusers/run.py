@@ -85,7 +85,7 @@ class Run:
         Args:
             position: where it is in the schedule.
             timesteps: the scheduler's schedule, if it has one; another object is another generation.
-            text: tells the passes of guidance apart.
+            text: distinguishes the passes of guidance.
         """
         if self._last is not None and self._starts_again(self._last, position, timesteps):
             self._begin()

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def may_be_skipped(model: nn.Module, name: str) -> bool:
-    """Whether a cache or a skipped layer stands between a model and its module of that dotted name."""
+    """Whether a cache or a skipped layer is between a model and its module of that dotted name."""
     parts = name.split(".")
     path = [model, *(model.get_submodule(".".join(parts[: n + 1])) for n in range(len(parts)))]
     return any(may_skip(module) for module in path)

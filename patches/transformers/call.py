@@ -37,7 +37,7 @@ PASSED_ON = frozenset(
 
 
 def unknown_keyword(kwargs: dict[str, Any]) -> str | None:
-    """The first keyword of an attention call that says something nobody here knows; none if there is none."""
+    """The first keyword of an attention call that says something nobody here knows; None without any."""
     return next(
         (
             name
@@ -56,17 +56,17 @@ class SequenceCall:
         q: [B, H, M, D].
         k: [B, Hkv, N, D].
         v: [B, Hkv, N, Dv].
-        mask: bool or additive [B, 1, M, N], or none.
-        scale: of the logits; none is 1 / sqrt(D).
+        mask: bool or additive [B, 1, M, N], or None.
+        scale: of the logits; None is 1 / sqrt(D).
         causal: whether the layer is causal where there is no mask.
-        window: tokens a query sees at most, itself included; none is all.
-        softcap: bound of the logits; none has none.
-        sinks: a logit for each head that takes part in the softmax without a value (`s_aux`), [H], or none.
-        bias: added to the logits (`position_bias`), or none.
+        window: tokens a query sees at most, itself included; None is all.
+        softcap: bound of the logits; None has none.
+        sinks: a logit for each head that takes part in the softmax without a value (`s_aux`), [H], or None.
+        bias: added to the logits (`position_bias`), or None.
         dropout: of the probabilities.
         wants_weights: whether the caller wants the probabilities returned.
-        unknown: a keyword that the model hands to its attention and nobody here knows; none has none.
-        past: the cache that the call goes on from; none where there is none or it cannot be told.
+        unknown: a keyword that the model hands to its attention and nobody here knows; None has none.
+        past: the cache that the call goes on from; None where there is none or it cannot be told.
     """
 
     q: Tensor
@@ -86,7 +86,7 @@ class SequenceCall:
 
     @property
     def unlike_plain_attention(self) -> str | None:
-        """What a plain causal kernel would get wrong or leave out; none if nothing. Reads no device."""
+        """What a plain causal kernel would get wrong or leave out; None if nothing. Reads no device."""
         if self.wants_weights:
             return "attention weights are asked for"
         if self.unknown is not None:

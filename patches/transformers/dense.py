@@ -22,7 +22,7 @@ def eager(
 
 
 def additive(mask: Tensor | None, q: Tensor, k: Tensor, causal: bool) -> Tensor | None:
-    """The mask that eager attention adds to its logits; none where every query sees every key.
+    """The mask that eager attention adds to its logits; None where every query sees every key.
 
     A mask that is left out because attention is causal is drawn: eager attention knows nothing of causality.
     """

@@ -28,8 +28,8 @@ class Interface:
 
     Args:
         table: the mapping that it looks the implementation's name up in.
-        eager: what it runs where the table has no such name; none where its code does not say so plainly.
-        compared: the names that each comparison in its code is with; none where a comparison cannot be read.
+        eager: what it runs where the table has no such name; None where its code does not say so plainly.
+        compared: the names that each comparison in its code is with; None where a comparison cannot be read.
     """
 
     table: Any
@@ -47,7 +47,7 @@ class Interface:
 
 
 def interface_of(module: nn.Module) -> Interface | None:
-    """The interface of an attention module's class; none if its code looks up no function or is missing."""
+    """The interface of an attention module's class; None if its code looks up no function or is missing."""
     cls = type(module)
     if cls not in _KNOWN:
         _KNOWN[cls] = _read(cls)

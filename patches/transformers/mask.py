@@ -20,8 +20,8 @@ class Visible(NamedTuple):
     Args:
         kv_len: keys that any query may see; what lies behind them (a static cache's unwritten end) is to be
             cut off.
-        window: how many keys up to its own a query sees at most; none where it sees all.
-        spans: of each sample, the first key and the one behind the last; none where no sample is padded.
+        window: how many keys up to its own a query sees at most; None where it sees all.
+        spans: of each sample, the first key and the one behind the last; None where no sample is padded.
     """
 
     kv_len: int
@@ -101,7 +101,7 @@ def _as_seen(mask: Tensor) -> Tensor:
 
 
 def _only_hides(mask: Tensor, window: int | None) -> str | None:
-    """Why a mask that is added to logits is no mask of booleans; none if it is."""
+    """Why a mask that is added to logits is no mask of booleans; None if it is."""
     hides = (mask == 0) | (mask <= torch.finfo(mask.dtype).min)
     return None if hides.all() else NOT_CAUSAL
 

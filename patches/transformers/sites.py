@@ -22,7 +22,7 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, Any]]:
-    """The causal self-attention modules by dotted name, in the order they stand in the model.
+    """The causal self-attention modules by dotted name, in the order in which the model holds them.
 
     Bidirectional layers (encoders, vision towers), cross-attention, linear attention, and classes that look
     no function up are not among them.

@@ -27,7 +27,7 @@ class DecodeByBounds(DecodeSearch):
     two keys a block.
 
     Args:
-        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
         sink, window: tokens at the start, and before the queries, that are always kept.
         keys: keys of a block.
         refresh: for how many tokens the boxes serve, and for how many the blocks that were found.

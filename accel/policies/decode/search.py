@@ -34,7 +34,7 @@ class DecodeSearch(ABC):
     """Lists the sink, a number of keys that are searched for, and the window. Everything has a fixed size.
 
     Attributes:
-        budget: keys to find besides those that are always kept.
+        budget: keys to find in addition to those that are always kept.
         sink, window: tokens at the start, and before the queries, that always are.
         refresh: for how many tokens each stage's result serves.
         block: keys of a block of the layout.
@@ -75,7 +75,7 @@ class DecodeSearch(ABC):
 
         Args:
             q: [B, H, M, D]; k: [B, Hkv, N, D], the queries' own keys the last that are visible.
-            visible: bool [B | 1, M, N]; none where every query sees all keys up to its own.
+            visible: bool [B | 1, M, N]; None where every query sees all keys up to its own.
             memory: what was found for the tokens before; changed.
         """
         stage = memory.first_due(self.refresh, q, k)

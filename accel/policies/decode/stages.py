@@ -33,7 +33,7 @@ class Decode(DecodeSearch):
     smallest block of this project's kernels has 16.
 
     Args:
-        budget: keys to find besides the sink and the window; a cache that they cover runs dense.
+        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
         sink, window: tokens at the start, and before the queries, that are always kept.
         chunks: keys of a chunk in each stage, coarsest first, each a multiple of the next; the last is the
             block of the layout.

@@ -22,7 +22,7 @@ Tokens = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, config=STRICT)
 class Always:
-    """Blocks kept besides the diagonal and the rows and columns of text, which always are.
+    """Blocks kept in addition to the diagonal and the rows and columns of text, which always are.
 
     Args:
         first_frame: the keys of frame 0.

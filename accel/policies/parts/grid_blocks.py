@@ -74,7 +74,7 @@ def block_counts(grid: TokenGrid, block_size: tuple[int, int]) -> tuple[int, int
 
 
 def require_grid(method: str, q_len: int, kv_len: int, grid: TokenGrid | None) -> TokenGrid:
-    """The grid, or a ValueError where there is none or where it is not the grid of these tokens."""
+    """The grid, or a ValueError if there is none or it is not the grid of these tokens."""
     if grid is None:
         raise ValueError(f"{method} needs a token grid; this call has none")
     if not q_len == kv_len == grid.tokens:

@@ -23,7 +23,7 @@ def probe_attention(q: Tensor, k: Tensor, probes: int) -> Tensor:
 
 
 def distances(rows: int, kv_len: int, device: torch.device) -> Tensor:
-    """Int64 [P, N]: how far before each of the last P queries each key stands; negative in its future."""
+    """Int64 [P, N]: how far before each of the last P queries each key is; negative in its future."""
     position = torch.arange(kv_len - rows, kv_len, device=device)
     return position[:, None] - torch.arange(kv_len, device=device)
 
@@ -40,7 +40,7 @@ def line_sums(q: Tensor, k: Tensor, probes: int) -> tuple[Tensor, Tensor]:
         last = min(first + at_once, k.shape[1])
         attention = probe_attention(q[:, first * groups : last * groups], k[:, first:last], probes)
         columns.append(attention.sum(dim=2))
-        # What a row looks at from a distance stands as far left of its own key.
+        # What a row looks at from a distance is as far left of its own key.
         key = distances(attention.shape[2], k.shape[2], q.device)
         at_distance = attention.gather(3, key.clamp(min=0).expand_as(attention))
         slashes.append(at_distance.masked_fill(key < 0, 0).sum(dim=2))

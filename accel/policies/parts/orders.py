@@ -91,7 +91,7 @@ Order = Annotated[RowMajor | Tile | Hilbert | Axes, Field(discriminator="kind")]
 
 @from_sizes()
 def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
-    """The order of all tokens of `grid`, text included; none where it is that of the sequence."""
+    """The order of all tokens of `grid`, text included; None where it is that of the sequence."""
     if isinstance(order, RowMajor):
         return None
     before = torch.arange(grid.video_start)

@@ -36,7 +36,7 @@ Step = Annotated[int, Field(ge=1, le=128)]
 class BlockScore(ABC):
     """What the scores share.
 
-    `steps` are the rows of queries and of keys that one representative stands for; they divide a block's.
+    `steps` are the rows of queries and of keys that one representative represents; they divide a block's.
     `reduction` is what becomes of a block's entries, see `block_mass`.
     """
 
@@ -50,7 +50,7 @@ class BlockScore(ABC):
     def represent(
         self, q: Tensor, k: Tensor, block_size: tuple[int, int]
     ) -> tuple[Representatives, Representatives]:
-        """Who stands for the queries and for the keys."""
+        """The representatives of the queries and of the keys."""
 
     def mass(
         self,
@@ -66,15 +66,15 @@ class BlockScore(ABC):
         Args:
             q: [B, H, M, D]; k: [B, Hkv, N, D], both in the order the blocks are cut from.
             block_size: (query rows, key rows).
-            causal: query i stands at position i + N - M and sees nothing later.
-            may: bool [Mb, Nb], the only blocks that count; none where all do.
-            lengths: int32 [B], the first keys of each sample, those that are not padding; none where all are.
+            causal: query i is at position i + N - M and sees nothing later.
+            may: bool [Mb, Nb], the only blocks that count; None where all do.
+            lengths: int32 [B], the first keys of each sample, those that are not padding; None where all are.
         """
         queries, keys = self.represent(q, k, block_size)
         return block_mass(queries, keys.within(lengths), block_size, causal, may, self.reduction)
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
-        """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; none where all are."""
+        """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; None where all are."""
         return None
 
 
@@ -83,7 +83,7 @@ class SteppedScore(BlockScore):
     """One representative for every few rows.
 
     Args:
-        query, key: rows of queries and of keys that one stands for; at most the block's.
+        query, key: rows of queries and of keys for each representative; at most the block's.
     """
 
     query: Step = 16
@@ -187,7 +187,7 @@ class Wanted(BlockScore):
 
 @dataclass(frozen=True, config=STRICT)
 class TailError(Strided):
-    """How wrong a block's weights get if its mean key stands for all of its keys, by strided rows: for a
+    """How wrong a block's weights become if its mean key replaces all of its keys, by strided rows: for a
     layout with a tail, where the question is not which blocks have mass but which the mean gets wrong.
 
     Errors are absolute, so rows do not sum to 1.

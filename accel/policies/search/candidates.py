@@ -15,7 +15,7 @@ from accel.policies.parts.orders import Order
 
 
 class GridCandidates(NamedTuple):
-    """What is kept anyway, and a list of what may be found besides.
+    """What is kept anyway, and a list of what else may be found.
 
     Args:
         must: bool [Mb, Nb], blocks that are always kept and never searched.

@@ -118,7 +118,7 @@ def search_stages(
         most: the largest of `ends`.
         limits: int64 [R]; the search for a chunk's representative goes no further. None: no limit.
         share_heads: a chunk is worth the best of all heads.
-        heads: which these are where other processes hold the rest; none if all are here.
+        heads: which these are where other processes hold the rest; None if all are here.
 
     Returns:
         The first candidates of the kept chunks, int64 [B, H, R, K], best first, and bool whether they are

@@ -26,7 +26,7 @@ class Tree:
 
     Args:
         query_stride, key_stride: every how many-th query of a block, and key of a block, is scored.
-        representative: the block of a half that stands for it.
+        representative: the block of a half that represents it.
     """
 
     query_stride: Stride = 4

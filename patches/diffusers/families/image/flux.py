@@ -1,4 +1,4 @@
-"""Flux and Flux.2: text, then the tokens of one or more images, told by the position of every token."""
+"""Flux and Flux.2: text, then the tokens of one or more images, each with its position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Krea 2: text, whose padding is masked and stands before its last tokens, then the tokens of one image."""
+"""Krea 2: text, whose padding is masked and comes before its last tokens, then the tokens of one image."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Z-Image: the tokens of one image and of its caption, each filled up to a multiple of 32.
 
-What fills the image up stands before the caption and is attended to, as the model was trained; it counts as
+What fills the image up comes before the caption and is attended to, as the model was trained; it counts as
 text. Only what fills shorter captions of a batch up is padding, and it is last.
 """
 
@@ -36,8 +36,8 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its images, a list of [C, F, H, W], and its captions, a list of [T, C].
 
     Raises:
-        ValueError: if the images differ in size. Sequences with images as conditions are no lists of tensors,
-            and not readable either.
+        ValueError: if the images differ in size. Sequences with images as conditions are not lists of
+            tensors, and not readable either.
     """
     sizes = {tuple(image.shape[1:]) for image in kwargs["x"]}
     if len(sizes) != 1:

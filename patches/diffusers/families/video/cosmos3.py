@@ -74,7 +74,7 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
 
 
 def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The timesteps of one forward's noisy tokens; 0 where none is noisy."""
+    """The timesteps of one forward's noisy tokens; 0 if none is present noisy."""
     given = (kwargs.get(f"{kind}_timesteps") for kind in ("vision", "sound", "action"))
     noisy = [timesteps.flatten() for timesteps in given if timesteps is not None and timesteps.numel()]
     return torch.cat(noisy) if noisy else torch.zeros(1)

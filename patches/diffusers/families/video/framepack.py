@@ -30,7 +30,7 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its latent section [B, C, F, H, W], its history, likewise, and its text.
+    """The grid of one forward from its latent section [B, C, F, H, W], its history, the same, and its text.
 
     The length of one sample's text costs a device read for each forward; the model reads it as well.
     """

@@ -32,7 +32,7 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its latent chunk [B, C, F, H, W] and its history, likewise."""
+    """The grid of one forward from its latent chunk [B, C, F, H, W] and its history, of the same form."""
     patch = model.config.patch_size
     history = sum(
         patches_of_history(kwargs.get(f"latents_history_{term}"), [size * shrink for size in patch])

@@ -1,4 +1,4 @@
-"""Kandinsky 6: video tokens; sound has blocks of its own, and both are read in cross-attention."""
+"""Kandinsky 6: video tokens; sound has its own blocks, and both are read in cross-attention."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """LTX-Video and LTX-2: video tokens only; of LTX-2's six attentions a block, the video's own.
 
-Their latents come packed, so the forward is told frames, rows and columns. Conditions on further frames are
-tokens of their own, which policies keep whole: LTX-2's stand after the video, LTX-Video's before it, where
-the forward is told coordinates instead of sizes.
+Their latents come packed, so the forward is given frames, rows and columns. Conditions on further frames are
+extra tokens, which policies keep whole: LTX-2's come after the video, LTX-Video's before it, where
+the forward is given coordinates instead of sizes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid that one forward is told, in latent units; both models cut patches of 1."""
+    """The grid that one forward is given, in latent units; both models cut patches of 1."""
     if kwargs.get("num_frames") is None:
         return grid_of_coordinates(kwargs["video_coords"])
     grid = TokenGrid(kwargs["num_frames"], kwargs["height"], kwargs["width"])
@@ -65,7 +65,7 @@ def grid_of_coordinates(coordinates: Tensor) -> TokenGrid:
     """The grid of tokens at [B, (time, row, column), N]: a video, behind conditions of later times than 0.
 
     Raises:
-        ValueError: if what follows the last step back in time is no full grid. Costs one device read.
+        ValueError: if what follows the last step back in time is not a full grid. Costs one device read.
     """
     positions = coordinates[0].T.cpu()
     steps_back = (positions[1:, 0] < positions[:-1, 0]).nonzero()

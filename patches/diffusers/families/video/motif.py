@@ -32,7 +32,7 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent video [B, C, F, H, W] and its embeddings [B, T, C].
 
     Raises:
-        ValueError: if padding stands before text; telling costs one device read for each forward.
+        ValueError: if padding comes before text; finding out costs one device read for each forward.
     """
     mask = kwargs.get("encoder_attention_mask")
     if mask is not None and not padding_is_last(mask.bool()):

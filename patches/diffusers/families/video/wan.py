@@ -69,7 +69,7 @@ TEXT_FREE = ("blocks.0.attn1", "vace_blocks.0.attn1")
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The self-attention modules by dotted name, in the order they stand in the model."""
+    """The self-attention modules by dotted name, in the order in which the model holds them."""
     return [(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "attn1"]
 
 
