@@ -4,7 +4,7 @@ from __future__ import annotations
 
 VIDEO_MODELS = (
     "wan wan_vace wan_animate chronoedit skyreels_v2 hunyuan_video hunyuan_1_5 hunyuan_video_framepack ltx "
-    "ltx2 cogvideox consisid mochi cosmos cosmos3 allegro easyanimate motif_video helios minimax_h3"
+    "ltx2 cogvideox consisid mochi cosmos cosmos3 allegro easyanimate motif_video helios minimax_h3 anyflow"
 )
 IMAGE_MODELS = (
     "flux flux2 qwenimage sd3 z_image longcat_image ovis_image bria ernie_image cogview4 glm_image krea2"
@@ -17,6 +17,7 @@ PIPELINES = (
     "hunyuan_video hunyuan_video1_5 ltx ltx2",
     "cogvideo consisid mochi kandinsky5",
     "longcat_image ovis_image bria hunyuan_image_21 cogview4 glm_image krea2",
+    "anyflow pixart_alpha pixart_sigma cogview3",
 )
 LORA = (
     "wan wanvace hunyuanvideo ltx_video ltx2 cogvideox mochi helios minimax_h3 flux flux2 qwenimage sd3 "

@@ -18,7 +18,8 @@ from scripts.suites.groups import GROUPS
 from scripts.suites.rows import row_file
 
 ROOT = Path(__file__).parent.parent.parent
-QUIET = ["-q", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider"]
+# Warnings are not filtered: some of the tests look for them.
+QUIET = ["-q", "--tb=short", "--disable-warnings", "-p", "no:cacheprovider"]
 
 
 def main(
