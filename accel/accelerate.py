@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from accel.apply.arguments import require_models, require_scheduler, tell_of_foreign_processors
 from accel.apply.patch import Patch, apply
 from accel.apply.plan import Plan, make_plan
 from accel.apply.summary import Summary, summarize
+from accel.apply.supported import require_models, require_scheduler, warn_of_foreign_processors
 from accel.machine import tier_proof
 from accel.patches.diffusers.clock import Clock
 from accel.patches.hook import hook_of
@@ -72,7 +72,7 @@ def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: A
     models = require_models(pipe_or_model)
     recipe = default_recipe(models) if recipe is None else as_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
-    tell_of_foreign_processors(models)
+    warn_of_foreign_processors(models)
     recipe = override(recipe, overrides)
     return make_plan(sites, recipe)
 

@@ -114,7 +114,7 @@ class Summary:
             "sites": [asdict(site) for site in self.sites],
             "untouched": list(self.untouched),
             "never_called": list(self.never_called),
-            "steps_told_by": self.step_source,
+            "steps_counted_by": self.step_source,
             "forwards": self.forwards,
             "dense_backend": self.dense_backend,
         }
@@ -137,7 +137,7 @@ class Summary:
             counts = ", ".join(f"{what} {count}" for what, count in self.residual.items())
             lines.append(f"residual: {counts}; {self.residual_bytes / 2**20:.1f} MiB kept")
         if self.step_source:
-            lines.append(f"steps told by the {self.step_source}")
+            lines.append(f"steps counted by the {self.step_source}")
         if self.dense_backend:
             lines.append(f"dense calls run on {self.dense_backend}, chosen since")
         if self.calls and self.never_called:

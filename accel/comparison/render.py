@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from accel.comparison.charts import curve_chart, ruler, time_bars
 from accel.comparison.density_map import density_map
 from accel.comparison.digits import FILTERS
 from accel.comparison.report import MEDIA_TYPES, Report, Run
+from accel.files import whole_file
 
 TEMPLATES = Path(__file__).parent
 
@@ -42,12 +42,8 @@ def write_report(report: Report, path: str | Path) -> Path:
     """
     path = Path(path)
     page = render_report(report)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -39,7 +39,7 @@ def require_folder(source: str, kind: str, index: str) -> None:
         return
     folder = Path(source)
     if not (folder / index).is_file():
-        raise LoadError(f"{source}: is no {kind}; there is no {index} in it")
+        raise LoadError(f"{source}: is not a {kind}; there is no {index} in it")
     parts = [folder, *sorted(part for part in folder.iterdir() if part.is_dir())]
     for part in parts:
         if pickled := pickled_weights(part):

@@ -54,12 +54,10 @@ class Composed(Policy):
         if (self.score is None) != (self.select is None):
             raise ValueError(f"score and select belong together, got {self.score} and {self.select}")
         if self.choose is not None and self.score is not None:
-            raise ValueError(
-                f"choose stands in place of score and select, got {self.choose} and {self.score}"
-            )
+            raise ValueError(f"choose replaces score and select, got {self.choose} and {self.score}")
         for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
             if rows % step:
-                raise ValueError(f"a block of {rows} rows is no multiple of {self.score}'s step {step}")
+                raise ValueError(f"a block of {rows} rows is not a multiple of {self.score}'s step {step}")
 
     @property
     def static(self) -> bool:  # type: ignore[override]

@@ -93,7 +93,7 @@ class _PlainLoader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 raise _at(key, "merging (<<) is not allowed in a recipe")
             if key.value in seen:
-                raise _at(key, f"key {key.value!r} stands twice")
+                raise _at(key, f"key {key.value!r} is there twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

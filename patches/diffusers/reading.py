@@ -41,7 +41,7 @@ def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
     """
     timestep = kwargs["timestep"]
     if not isinstance(timestep, Tensor):
-        raise TypeError(f"timestep is no tensor but {type(timestep).__name__}")
+        raise TypeError(f"timestep is not a tensor but {type(timestep).__name__}")
     return timestep
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from accel.files import whole_file
 from accel.machine.versions import device_name, versions
 
 ROOT = Path(__file__).parents[2]
@@ -48,9 +48,8 @@ class Record:
             self.stages[name] = {**about, "date": date, **entry}
             if wait:
                 return False
-            draft = self.path.with_suffix(".part")
-            draft.write_text(json.dumps({"machine": self.machine, "stages": self.stages}, indent=1))
-            os.replace(draft, self.path)
+            with whole_file(self.path) as draft:
+                draft.write_text(json.dumps({"machine": self.machine, "stages": self.stages}, indent=1))
             self._written = time.monotonic()
             return True
 

@@ -170,7 +170,7 @@ def test_steps_without_a_scheduler_are_told_by_noise_level(model):
     accelerate_model(model, RECIPE, dense_steps=0.6)
     output(model)
     assert summary(model).dense_reasons == {"first steps": 3}
-    assert summary(model).to_dict()["steps_told_by"] == "noise level"
+    assert summary(model).to_dict()["steps_counted_by"] == "noise level"
 
 
 @mark.parametrize("thing", [torch.nn.Linear(2, 2), object()], ids=lambda t: type(t).__name__)

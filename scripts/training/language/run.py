@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +15,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from accel.demo.needle import BOS, EOS, PAD, VOCAB_SIZE
+from accel.files import whole_file
 from scripts.training.language.task import Batch, copied_segments, needles
+from scripts.training.whole_folder import replace_folder
 
 CONFIG = LlamaConfig(
     vocab_size=VOCAB_SIZE,
@@ -166,9 +166,8 @@ class Run:
             tensors[f"model.{name}"] = parameter.detach().contiguous()
             tensors |= {f"{key}.{name}": self.optimizer.state[parameter][key].contiguous() for key in MOMENTS}
         now = asdict(self.progress) | {"seconds": self.progress.spent()}
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial, {"progress": json.dumps(now)})
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            save_file(tensors, partial, {"progress": json.dumps(now)})
 
     def load(self, path: Path) -> None:
         """Continue exactly where `path` was saved."""
@@ -185,8 +184,4 @@ class Run:
 
     def export(self, folder: Path) -> None:
         """Write the model as transformers loads it; an older one is replaced only once it is complete."""
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self.model.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        replace_folder(folder, self.model.save_pretrained)

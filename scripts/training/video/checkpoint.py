@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from accel.files import whole_file
 from scripts.training.video.average import Average
 
 
@@ -27,11 +27,8 @@ def save_checkpoint(
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}/{index}/{key}": value for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=facts)
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=facts)
 
 
 @torch.no_grad()

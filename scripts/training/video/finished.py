@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from torch import nn
 
 from scripts.training.video.transformer_stage import TransformerStage
 from scripts.training.video.vae_stage import VaeStage
+from scripts.training.whole_folder import replace_folder
 
 
 def save_vae(folder: Path, stage: VaeStage) -> dict[str, object]:
@@ -56,12 +55,3 @@ def halved(model: nn.Module) -> nn.Module:
     """The same model, every number of it in bfloat16."""
     # diffusers' own `to` warns about layers to run in float32, which is the business of whoever loads them
     return nn.Module.to(model, torch.bfloat16)
-
-
-def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder beside `folder`, then put it in the place of `folder`."""
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)

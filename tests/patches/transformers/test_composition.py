@@ -210,7 +210,7 @@ def test_compiled_dropout_is_the_dense_models():
 
 
 def test_summary_says_nothing_of_denoising_steps(model):
-    assert "steps told by" not in str(summary(keep_everything(model)))
+    assert "steps counted by" not in str(summary(keep_everything(model)))
 
 
 @mark.parametrize("method", ["radial", "draft"])

@@ -1,4 +1,4 @@
-"""What the public functions are given, checked before anything is touched: each mistake with its way out."""
+"""What can be accelerated, checked before anything is touched: each mistake with its way out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def instead_of(thing: Any) -> str | None:
     if isinstance(thing, Mapping):
         return f"{name} holds weights or parts, not a model: pass the model that they are loaded into"
     if isinstance(thing, Sequence):
-        return f"{name} is no model: call accelerate_model for each of the {len(thing)} things in it"
+        return f"{name} is not a model: call accelerate_model for each of the {len(thing)} things in it"
     if not isinstance(thing, nn.Module):
         return None
     for path, module in thing.named_modules():
@@ -93,7 +93,7 @@ def require_scheduler(scheduler: Any, pipe_or_model: Any, bare: bool) -> None:
         raise TypeError(f"scheduler must be one of diffusers', an object with timesteps, got {what}")
 
 
-def tell_of_foreign_processors(models: Mapping[str, nn.Module]) -> None:
+def warn_of_foreign_processors(models: Mapping[str, nn.Module]) -> None:
     """Warn of attention that somebody else's processor runs: it is left alone."""
     theirs = {
         f"{component}.{name}" if component else name: type(module.processor).__name__
