@@ -19,10 +19,11 @@ from accel.patches.transformers.mask import Visible
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
 from accel.sites.fixed_blocks import window_layout, with_dense_queries
+from accel.sites.memories import Memories
 from accel.sites.sequence_decode import SequenceDecode
 from accel.sites.site_attention import SiteAttention
 from accel.sites.unpadded import Layouts, Parts
-from accel.sites.worth import SLOWER, Worth
+from accel.sites.worth import SLOWER
 
 WINDOW = "sliding window"
 
@@ -47,13 +48,13 @@ class SequenceAttention(SiteAttention):
         super().__init__(site, policy, schedule, warned)
         self.context = Context(layer=site.layer, n_layers=site.n_layers)
         self.decode = SequenceDecode(policy, schedule)
-        self.worth = Worth()
+        self.memories = Memories()
 
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         with self.timed(call.q.device):
             if self.decode.takes(call):
                 return self._decode(call, dense)
-            self.decode.memory.forget()
+            self.memories.forget(call)
             visible = self._visible(call)
             if isinstance(visible, str):
                 return self.dense(visible, dense)
@@ -63,9 +64,11 @@ class SequenceAttention(SiteAttention):
             )
 
     def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
-        reason = self._dense_reason(call) or (WINDOW if call.cut_by_window else self.faults.stays_dense)
+        reason = self._dense_reason(call)
+        # A layer with a window keeps no more than the window, if that: there is nothing to look for.
+        reason = reason or (self.faults.stays_dense if call.window is None else WINDOW)
         if reason is not None:
-            self.decode.memory.forget()
+            self.memories.forget(call)
             return self.dense(reason, dense)
         return self.sparse(partial(self._plan_decode, call), partial(self._attend_decode, call), dense)
 
@@ -73,9 +76,12 @@ class SequenceAttention(SiteAttention):
         """The keys to read, or why reading all of them is as good."""
         reason = self.decode.dense_reason(call)
         if reason is not None:
-            self.decode.memory.forget()
+            self.memories.forget(call)
             return reason
-        return self.decode.plan(call)
+        memory = self.memories.of(call).decode
+        if call.past is not None and not call.past.is_as_left:
+            memory.forget()
+        return self.decode.plan(call, memory)
 
     def _attend_decode(self, call: SequenceCall, layout: BlockLayout) -> Tensor:
         out, lse = self.decode.attend(call, layout)
@@ -95,11 +101,12 @@ class SequenceAttention(SiteAttention):
         if self.schedule.min_tokens is not None:
             return self._layouts(parts, visible.window)
         keys = call.k[:, :, : visible.kv_len]
-        most = self.worth.most(call.q, keys, self.policy)
+        worth = self.memories.of(call).worth
+        most = worth.most(call.q, keys, self.policy)
         if most == 0:
             return SLOWER
         layouts = self._layouts(parts, visible.window)
-        return layouts if self.worth.pays(call.q, keys, layouts.density, most) else SLOWER
+        return layouts if worth.pays(call.q, keys, layouts.density, most) else SLOWER
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""

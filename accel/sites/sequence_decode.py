@@ -21,7 +21,7 @@ COVERED = "the decode budget covers the cache"
 
 
 class SequenceDecode:
-    """Chooses and reads keys for the tokens that a layer decodes, and remembers what it chose.
+    """Chooses and reads keys for the tokens that a layer decodes.
 
     Masks are honoured as they are and never read on the host, so padding on either side, static caches and
     captured graphs are all served.
@@ -35,7 +35,6 @@ class SequenceDecode:
         self.search: DecodeSearch | None = getattr(policy, "decode", None)
         self.wanted = schedule.sparse_decode
         self.measured = schedule.min_tokens is None
-        self.memory = DecodeMemory()
         self._pays: dict[tuple[Any, ...], bool] = {}
 
     def takes(self, call: SequenceCall) -> bool:
@@ -58,11 +57,15 @@ class SequenceDecode:
             self._pays[key] = decode_pays(call.q, call.k, search)
         return self._pays[key]
 
-    def plan(self, call: SequenceCall) -> BlockLayout:
-        """The lists of key blocks. The logits' scale is positive: it does not change which are best."""
+    def plan(self, call: SequenceCall, memory: DecodeMemory) -> BlockLayout:
+        """The lists of key blocks. The logits' scale is positive: it does not change which are best.
+
+        Args:
+            memory: of the call's request; changed.
+        """
         visible = call.visible_keys()
         assert self.search is not None and not isinstance(visible, str)
-        return self.search.layout(call.q, call.k, visible, self.memory)
+        return self.search.layout(call.q, call.k, visible, memory)
 
     def attend(self, call: SequenceCall, layout: BlockLayout) -> tuple[Tensor, Tensor]:
         """Out [B, H, M, D] and the LSE [B, H, M]."""

@@ -18,26 +18,41 @@ from accel.patches.transformers.past import Keys, Past
 _ANNOUNCED: ContextVar[Past | None] = ContextVar("accel_past", default=None)
 
 
-def announce(arguments: Iterable[Any], layer_idx: int) -> None:
-    """Leave word of the cache among a module's arguments, for the attention call to come."""
-    _ANNOUNCED.set(past_of(arguments, layer_idx))
+class CacheWatch:
+    """What one layer's calls left in the caches that they belong to, for as long as those live."""
 
+    def __init__(self) -> None:
+        self._left: weakref.WeakKeyDictionary[Any, Keys | None] = weakref.WeakKeyDictionary()
 
-def take_announced() -> Past | None:
-    """What was announced for the call under way; none where no cache was, or code is compiled."""
-    past = _ANNOUNCED.get()
-    if past is not None:
+    def __reduce__(self) -> tuple[type[CacheWatch], tuple[()]]:
+        return CacheWatch, ()
+
+    def announce(self, arguments: Iterable[Any], layer_idx: int) -> None:
+        """Leave word of the cache among a module's arguments, for the attention call to come."""
+        layer = layer_of(arguments, layer_idx)
+        if layer is None:
+            _ANNOUNCED.set(None)
+            return
+        left = self._left.get(layer)
+        _ANNOUNCED.set(Past(weakref.ref(layer), left is not None and left.are_in(layer)))
+
+    def take(self) -> Past | None:
+        """What was announced for the call under way, whose keys are in the cache by now.
+
+        None where no cache was, or code is compiled.
+        """
+        past = _ANNOUNCED.get()
         _ANNOUNCED.set(None)
-    return past
+        layer = None if past is None else past.layer()
+        if layer is not None:
+            self._left[layer] = Keys.of(layer)
+        return past
 
 
-def past_of(arguments: Iterable[Any], layer_idx: int) -> Past | None:
-    """The layer's part of the first cache among some arguments; none if there is none, or not yet."""
+def layer_of(arguments: Iterable[Any], layer_idx: int) -> Any:
+    """A layer's part of the first cache among some arguments; none if there is none, or not yet."""
     cache = next((argument for argument in arguments if isinstance(argument, Cache)), None)
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
     layers = getattr(cache, "layers", ())
-    if not layer_idx < len(layers):
-        return None
-    layer = layers[layer_idx]
-    return Past(weakref.ref(layer), Keys.of(getattr(layer, "keys", None)))
+    return layers[layer_idx] if layer_idx < len(layers) else None

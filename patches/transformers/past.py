@@ -1,4 +1,4 @@
-"""Past: the part of a request's cache that one layer's call is about, and what was in it before the call."""
+"""Past: the part of a request's cache that one layer's call goes on from, and whether others touched it."""
 
 from __future__ import annotations
 
@@ -10,43 +10,39 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Keys:
-    """Keys at one moment: which tensor, and how often it had been written to. Keeps no tensor alive.
-
-    Args:
-        tensor: of the keys; none where there was none.
-        version: of the tensor; none where PyTorch does not count (inference mode).
-    """
-
-    tensor: weakref.ref[Tensor] | None
-    version: int | None
-
-    @classmethod
-    def of(cls, keys: Tensor | None) -> Keys:
-        if not isinstance(keys, Tensor):
-            return cls(None, None)
-        return cls(weakref.ref(keys), None if keys.is_inference() else keys._version)
-
-    def are(self, later: Keys) -> bool:
-        """Whether a look at a later moment found the same keys, nothing written in between."""
-        mine = None if self.tensor is None else self.tensor()
-        theirs = None if later.tensor is None else later.tensor()
-        return mine is not None and mine is theirs and self.version == later.version
-
-
-@dataclass(frozen=True)
 class Past:
     """What a layer's cache was when its call began.
 
     Args:
         layer: the layer's part of the cache. What is remembered of a request belongs to it.
-        before: the keys in it, before those of the call were added.
+        is_as_left: whether the keys in it were those that the layer's last call left there: nobody has
+            cropped, reset or reordered them. False where that cannot be told.
     """
 
     layer: weakref.ref[Any]
-    before: Keys
+    is_as_left: bool
 
-    @property
-    def now(self) -> Keys:
-        """The keys in it at this moment."""
-        return Keys.of(getattr(self.layer(), "keys", None))
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys in a cache at one moment: which tensor, and how often it had been written to by then.
+
+    Keeps no tensor alive.
+    """
+
+    tensor: weakref.ref[Tensor]
+    version: int
+
+    @classmethod
+    def of(cls, layer: Any) -> Keys | None:
+        """Those in a layer's part of a cache; none if it has none, or PyTorch counts no versions of them (in
+        inference mode)."""
+        keys = getattr(layer, "keys", None)
+        if not isinstance(keys, Tensor) or keys.is_inference():
+            return None
+        return cls(weakref.ref(keys), keys._version)
+
+    def are_in(self, layer: Any) -> bool:
+        """Whether a layer's part of a cache still holds the same, with nothing written in between."""
+        keys = getattr(layer, "keys", None)
+        return isinstance(keys, Tensor) and keys is self.tensor() and keys._version == self.version

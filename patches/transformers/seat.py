@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
 from accel.patches.seat import Seat, seat_at
-from accel.patches.transformers.announced import announce, take_announced
+from accel.patches.transformers.announced import CacheWatch
 from accel.patches.transformers.call import SequenceCall, SequenceFn, unknown_keyword
 from accel.patches.transformers.dense import eager
 from accel.patches.transformers.interface import DenseForward
@@ -38,9 +38,10 @@ class SequenceSeat(Seat):
         self.config = config
         self.ours = config._attn_implementation
         self.replaced = stock._attn_implementation
+        self.caches = CacheWatch()
 
     def __getstate__(self) -> dict:
-        mine = ("module", "stock", "config", "ours", "replaced")
+        mine = ("module", "stock", "config", "ours", "replaced", "caches")
         return {**super().__getstate__(), **{name: vars(self)[name] for name in mine}}
 
     @property
@@ -54,7 +55,7 @@ class SequenceSeat(Seat):
         if self.config._attn_implementation != wanted:
             self.config._attn_implementation_internal = wanted
         if not torch.compiler.is_compiling():
-            announce((*args, *kwargs.values()), module.layer_idx)  # type: ignore[arg-type]
+            self.caches.announce((*args, *kwargs.values()), self.module.layer_idx)  # type: ignore[arg-type]
 
     def run(
         self,
@@ -70,7 +71,7 @@ class SequenceSeat(Seat):
         The output is contiguous, as transformers' own are: some models view it in another shape.
         """
         weights: list[Tensor | None] = [None]
-        call = replace(sequence_call(module, q, k, v, mask, kwargs, self.stock), past=take_announced())
+        call = replace(sequence_call(module, q, k, v, mask, kwargs, self.stock), past=self.caches.take())
         forward: Any = eager if call.wants_weights and self.replaced == "sdpa" else self.dense
 
         def run_dense() -> Tensor:

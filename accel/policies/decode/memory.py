@@ -1,4 +1,4 @@
-"""DecodeMemory: what one layer remembers of its search for keys from one token to the next."""
+"""DecodeMemory: what is remembered of one text's search for keys in one layer from one token to the next."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class DecodeMemory:
 
     A call goes on from the last one if it is one query of as many samples and heads after one key more, or
     after as many keys in the very same memory (a static cache). Anything else starts anew: another batch, a
-    shorter cache, a jump, several queries at once. So does a prefill, which says `forget`. While a CUDA graph
+    shorter cache, a jump, several queries at once. Whoever sees that the keys are not those of the last call
+    and one more says `forget`. While a CUDA graph
     is captured every stage runs, as replays know nothing of tokens in between.
 
     Args:
