@@ -27,10 +27,11 @@ class Site:
         name: dotted name inside its model, for example "blocks.3.attn1".
         component: name of the model inside its pipeline, for example "transformer_2"; empty for a bare model.
         module: the attention module.
-        layer: index among the model's sites, in call order.
+        layer: index among the model's sites, in call order; windowed ones are not counted.
         n_layers: number of those.
         heads: query heads.
         text_free: whether no text has reached its input: both passes of guidance compute the same here.
+        windowed: whether it never sees more than a sliding window: what is said of layers is not said of it.
         causal: a language model's layer, which takes a `SequenceFn` and has no token grid.
     """
 
@@ -42,6 +43,7 @@ class Site:
     heads: int
     causal: bool = False
     text_free: bool = False
+    windowed: bool = False
 
     @property
     def full_name(self) -> str:

@@ -18,6 +18,8 @@ class SiteSummary:
 
     Args:
         density: the mean of its sparse calls; None without any.
+        phases: of a language model's prompts and of its decoding, the calls and their mean density, a dense
+            call counting 1.
         shared_calls: calls that took over what the other pass of guidance had computed.
         residual: how often a residual was captured, applied, or not there to apply.
         residual_bytes: the most that one generation kept of residuals.
@@ -30,6 +32,7 @@ class SiteSummary:
     density: float | None
     dense_reasons: dict[str, int]
     in_force: bool
+    phases: dict[str, tuple[int, float]] = field(default_factory=dict)
     shared_calls: int = 0
     residual: dict[str, int] = field(default_factory=dict)
     residual_bytes: int = 0
@@ -75,6 +78,16 @@ class Summary:
         )
 
     @property
+    def phases(self) -> dict[str, tuple[int, float]]:
+        """Calls of a language model's prompts and of its decoding, and their density; dense ones count 1."""
+        total: dict[str, tuple[int, float]] = {}
+        for site in self.sites:
+            for phase, (calls, density) in site.phases.items():
+                before, mean = total.get(phase, (0, 0.0))
+                total[phase] = before + calls, (before * mean + calls * density) / (before + calls)
+        return total
+
+    @property
     def dense_reasons(self) -> dict[str, int]:
         total: Counter[str] = Counter()
         for site in self.sites:
@@ -107,6 +120,7 @@ class Summary:
             "calls": self.calls,
             "density": self.density,
             "sparse_density": self.sparse_density,
+            "phases": {name: list(phase) for name, phase in self.phases.items()},
             "dense_reasons": self.dense_reasons,
             "shared_calls": self.shared_calls,
             "residual": self.residual,
@@ -130,6 +144,7 @@ class Summary:
             lines.append(
                 f"density {self.density:.3f}{alone}: share of dense attention's blocks that were executed"
             )
+        lines += [f"{name}: {n} calls at density {mean:.3f}" for name, (n, mean) in self.phases.items()]
         lines += [f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items()]
         if self.shared_calls:
             lines.append(f"{self.shared_calls} calls shared: both passes of guidance compute the same there")
@@ -184,6 +199,7 @@ def _site_summary(seat: Seated) -> SiteSummary:
         record.density(),
         dict(record.dense),
         seat.uninstall.in_force,
+        record.phases(),
         record.shared_calls,
         *_residual(seat),
     )

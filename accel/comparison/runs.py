@@ -72,10 +72,11 @@ def density_map(patch: Patch) -> tuple[tuple[float | None, ...], ...]:
     """Rows of layers, columns of steps: density of the sparse calls, none where all ran dense, NaN without
     calls; empty if the steps are not known."""
     records = [seat.attention.record for seat in patch.seats]
-    steps = {step for record in records for step in (*record.sparse, *record.dense_steps)}
-    if not steps or None in steps:
+    parts = {part for record in records for part in (*record.sparse, *record.dense_steps)}
+    steps = [part for part in parts if isinstance(part, int)]
+    if not steps or len(steps) < len(parts):
         return ()
-    n_steps = max(step for step in steps if step is not None) + 1
+    n_steps = max(steps) + 1
     return tuple(tuple(_cell(record, step) for step in range(n_steps)) for record in records)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -23,11 +22,12 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     Args:
         recipe: left as it is.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
-            schedule, `method`, or a key of a policy, however deep (set in every rule whose
+            schedule, `method`, or the only key of the name in a policy, however deep (set in every rule whose
             policy has it).
 
     Raises:
-        RecipeError: if a path does not exist or a value is out of range; names the nearest valid key.
+        RecipeError: if a path does not exist, a bare name is that of several keys of a policy, or a value is
+            out of range; names the nearest valid key.
     """
     if not changes:
         return recipe
@@ -67,13 +67,18 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         for rule in rules:
             rule["policy"] = _defaults_of(value)
         return
-    holders = [mapping for rule in rules for mapping in _mappings(rule["policy"]) if name in mapping]
-    if not holders:
-        known = {key for rule in rules for mapping in _mappings(rule["policy"]) for key in mapping}
+    places = [_mappings(rule["policy"], f"rules.{number}.policy") for number, rule in enumerate(rules)]
+    holders = [{path: mapping for path, mapping in found.items() if name in mapping} for found in places]
+    if not any(holders):
+        known = {key for found in places for mapping in found.values() for key in mapping}
         known |= {*SCHEDULE_KEYS, "method"}
         raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
-    for holder in holders:
-        holder[name] = value
+    for paths in holders:
+        if len(paths) > 1:
+            full = " or ".join(f"{path}.{name}" for path in paths)
+            raise RecipeError(f"override: {name!r} is the name of several keys; say which: {full}")
+        for mapping in paths.values():
+            mapping[name] = value
 
 
 def _defaults_of(method: Any) -> dict[str, Any]:
@@ -82,12 +87,14 @@ def _defaults_of(method: Any) -> dict[str, Any]:
     return {"method": method} if policy is None else dump_policy(policy())
 
 
-def _mappings(node: Any) -> Iterator[dict[str, Any]]:
-    """A mapping and every mapping in it: `density` is found inside `select`."""
-    if isinstance(node, dict):
-        yield node
-        for value in node.values():
-            yield from _mappings(value)
+def _mappings(node: Any, path: str) -> dict[str, dict[str, Any]]:
+    """A mapping and every mapping in it by their paths: `density` is found inside `select`."""
+    if not isinstance(node, dict):
+        return {}
+    found = {path: node}
+    for key, value in node.items():
+        found |= _mappings(value, f"{path}.{key}")
+    return found
 
 
 def _set_path(data: dict[str, Any], path: str, value: Any) -> None:

@@ -26,33 +26,39 @@ class Densities:
         return Densities(self.count + 1, self.total.to(density.device) + density)
 
 
+Part = int | str | None
+"""What a call was part of: a denoising step, a language model's `PROMPT` or `DECODING`; None if unknown."""
+
+PROMPT, DECODING = "prompt", "decoding"
+
+
 @dataclass
 class CallRecord:
     """Counts of one site since its recipe was applied.
 
     Args:
         dense: calls that ran dense, by reason.
-        sparse: the calls that ran sparse, by denoising step (none where it is not known).
+        sparse: the calls that ran sparse, by what they were part of.
         dense_steps: steps of the dense calls, likewise.
         shared: calls that executed nothing, since the other pass of guidance had computed the same, by step.
     """
 
     dense: Counter[str] = field(default_factory=Counter)
-    sparse: dict[int | None, Densities] = field(default_factory=dict)
-    dense_steps: Counter[int | None] = field(default_factory=Counter)
-    shared: Counter[int | None] = field(default_factory=Counter)
+    sparse: dict[Part, Densities] = field(default_factory=dict)
+    dense_steps: Counter[Part] = field(default_factory=Counter)
+    shared: Counter[Part] = field(default_factory=Counter)
 
-    def count_dense(self, reason: str, step: int | None) -> None:
+    def count_dense(self, reason: str, step: Part) -> None:
         with _COUNTING:
             self.dense[reason] += 1
             self.dense_steps[step] += 1
 
-    def count_sparse(self, density: Tensor, step: int | None) -> None:
+    def count_sparse(self, density: Tensor, step: Part) -> None:
         with _COUNTING:
             before = self.sparse.get(step)
             self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
 
-    def count_shared(self, step: int | None) -> None:
+    def count_shared(self, step: Part) -> None:
         with _COUNTING:
             self.shared[step] += 1
 
@@ -76,10 +82,20 @@ class CallRecord:
 
     def density_by_step(self) -> dict[int, float]:
         """Mean density of each known step, a dense call counting 1."""
-        steps = {step for step in (*self.sparse, *self.dense_steps) if step is not None}
+        steps = {step for step in (*self.sparse, *self.dense_steps) if isinstance(step, int)}
         return {step: self._mean_at(step) for step in sorted(steps)}
 
-    def _mean_at(self, step: int) -> float:
+    def phases(self) -> dict[str, tuple[int, float]]:
+        """Calls of a language model's prompts and of its decoding, and their mean density, a dense call
+        counting 1. Empty for models that know no such thing."""
+        known = [part for part in (PROMPT, DECODING) if part in self.sparse or part in self.dense_steps]
+        return {part: (self._calls_at(part), self._mean_at(part)) for part in known}
+
+    def _calls_at(self, part: Part) -> int:
+        sparse = self.sparse.get(part)
+        return self.dense_steps[part] + (0 if sparse is None else sparse.count)
+
+    def _mean_at(self, step: Part) -> float:
         dense_calls, sparse = self.dense_steps[step], self.sparse.get(step)
         if sparse is None:
             return 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,9 +19,10 @@ from accel.patches.transformers.call import SequenceCall
 from accel.patches.transformers.mask import Visible
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
+from accel.sites.call_record import DECODING, PROMPT
 from accel.sites.fixed_blocks import window_layout, with_dense_queries
 from accel.sites.memories import Memories
-from accel.sites.sequence_decode import SequenceDecode
+from accel.sites.sequence_decode import MOST_QUERIES, SequenceDecode
 from accel.sites.site_attention import SiteAttention
 from accel.sites.unpadded import Layouts, Parts
 from accel.sites.worth import SLOWER
@@ -45,6 +47,8 @@ class SequenceAttention(SiteAttention):
     def __init__(
         self, site: Site, policy: Policy, schedule: Schedule, warned: set[str] | None = None
     ) -> None:
+        # Layers that stay dense are of those that see everything; under a window nothing is lost.
+        schedule = replace(schedule, dense_layers=0.0) if site.windowed else schedule
         super().__init__(site, policy, schedule, warned)
         self.context = Context(layer=site.layer, n_layers=site.n_layers)
         self.decode = SequenceDecode(policy, schedule)
@@ -55,12 +59,12 @@ class SequenceAttention(SiteAttention):
             if self.decode.takes(call):
                 return self._decode(call, dense)
             self.memories.forget(call)
-            visible = self._visible(call)
+            phase, visible = phase_of(call), self._visible(call)
             if isinstance(visible, str):
-                return self.dense(visible, dense)
+                return self.dense(visible, dense, phase)
             parts = Parts.of(call, visible)
             return self.sparse(
-                partial(self._plan, call, visible, parts), partial(self._attend, call.q, parts), dense
+                partial(self._plan, call, visible, parts), partial(self._attend, call.q, parts), dense, phase
             )
 
     def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
@@ -69,8 +73,9 @@ class SequenceAttention(SiteAttention):
         reason = reason or (self.faults.stays_dense if call.window is None else WINDOW)
         if reason is not None:
             self.memories.forget(call)
-            return self.dense(reason, dense)
-        return self.sparse(partial(self._plan_decode, call), partial(self._attend_decode, call), dense)
+            return self.dense(reason, dense, DECODING)
+        plan, attend = partial(self._plan_decode, call), partial(self._attend_decode, call)
+        return self.sparse(plan, attend, dense, DECODING)
 
     def _plan_decode(self, call: SequenceCall) -> BlockLayout | str:
         """The keys to read, or why reading all of them is as good."""
@@ -144,6 +149,12 @@ class SequenceAttention(SiteAttention):
             )
             outs.append(out if part.sinks is None else with_sinks(out, lse, part.sinks))
         return parts.join(outs, q).transpose(1, 2)
+
+
+def phase_of(call: SequenceCall) -> str:
+    """Whether a call is of a prompt, or of a few tokens after a cache."""
+    q_len, kv_len = call.q.shape[2], call.k.shape[2]
+    return DECODING if q_len <= MOST_QUERIES and kv_len > q_len else PROMPT
 
 
 def as_scaled(q: Tensor, scale: float | None) -> Tensor:

@@ -14,7 +14,7 @@ from accel.patches.observers import GRADIENTS, records_gradients
 from accel.patches.site import Site
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
-from accel.sites.call_record import CallRecord
+from accel.sites.call_record import CallRecord, Part
 from accel.sites.faults import Doing, Fault, Faults, errors_pass
 from accel.sites.stopwatch import Stopwatch
 
@@ -55,7 +55,7 @@ class SiteAttention:
         plan: Callable[[], Any],
         attend: Callable[[Any], Tensor],
         dense: Callable[[], Tensor],
-        step: int | None = None,
+        step: Part = None,
         alone: bool = True,
     ) -> Tensor:
         """The sparse output, or the dense one if planning finds a reason for it or anything fails.
@@ -64,7 +64,7 @@ class SiteAttention:
             plan: chooses the blocks: something with a `density`, or the reason why the call runs dense.
             attend: the attention over what was planned.
             dense: the model's own attention.
-            step: the denoising step, for the counts.
+            step: what the call is part of, for the counts.
             alone: no other process waits for this one's planning. Where one does, errors are raised: going on
                 dense would leave it waiting.
 
@@ -98,7 +98,7 @@ class SiteAttention:
             self.record.count_dense(captured, step)
         return out
 
-    def dense(self, reason: str, dense: Callable[[], Tensor], step: int | None = None) -> Tensor:
+    def dense(self, reason: str, dense: Callable[[], Tensor], step: Part = None) -> Tensor:
         """The model's own attention, counted under a reason."""
         self.record.count_dense(reason, step)
         return dense()

@@ -52,10 +52,24 @@ def find_sites(model: Any, component: str = "") -> list[Site]:
     if asking:
         warnings.warn(f"left alone: {_why_left_alone(asking)}", stacklevel=4)
     kept = [(name, module) for name, module in found if not asks_for_its_name(module)]
+    windowed = [has_window(module) for _, module in kept]
+    seeing = windowed.count(False)
     return [
-        Site(name, component, module, layer, len(kept), heads(module), causal=True)
-        for layer, (name, module) in enumerate(kept)
-    ]
+        Site(
+            name, component, module, max(min(windowed[:place].count(False), seeing - 1), 0), max(seeing, 1),
+            heads(module), causal=True, windowed=windowed[place],
+        )
+        for place, (name, module) in enumerate(kept)
+    ]  # fmt: skip
+
+
+def has_window(module: Any) -> bool:
+    """Whether a layer has a sliding window."""
+    config = stock_config(module)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and module.layer_idx < len(kinds):
+        return kinds[module.layer_idx] == "sliding_attention"
+    return getattr(module, "sliding_window", getattr(config, "sliding_window", None)) is not None
 
 
 def asks_for_its_name(module: Any) -> bool:
