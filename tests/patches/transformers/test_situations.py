@@ -275,7 +275,8 @@ def test_decode_can_run_sparse(static):
 
 
 DECODE = {"budget": 64, "sink": 64, "window": 64}
-CHANGES = {"llm-hip": DECODE, "llm-quest": {"rules.0.policy.decode": {"kind": "bounds", **DECODE}}}
+HIP = {f"rules.0.policy.decode.{key}": value for key, value in DECODE.items()}
+CHANGES = {"llm-hip": HIP, "llm-quest": {"rules.0.policy.decode": {"kind": "bounds", **DECODE}}}
 OTHERS = ["llm-permuted", "llm-xattention", "llm-a-shape", "llm-vertical-slash", "llm-flexprefill"]
 
 
