@@ -42,14 +42,17 @@ def calling_scheduler(model: nn.Module | None, stack: list[FrameType]) -> Any:
 
 
 def scheduler_of_loop(known: Any, stack: list[FrameType], timestep: Tensor) -> Any:
-    """The scheduler that a loop of the user's own holds in a variable; None where none is found.
+    """The scheduler that a loop of the user's own holds in a variable, or as `scheduler` of an object in one;
+    None where none is found.
 
     Args:
         known: the one that was named when the model was accelerated: where a loop holds it, it counts.
         timestep: another one counts only if it is at this timestep.
     """
     for frame in outside_libraries(stack):
-        found = [value for value in variables(frame).values() if is_scheduler(value)]
+        values = list(variables(frame).values())
+        held = (getattr(value, "__dict__", {}).get("scheduler") for value in values)
+        found = [thing for thing in (*values, *held) if is_scheduler(thing)]
         if any(scheduler is known for scheduler in found):
             return known
         for scheduler in found:

@@ -37,11 +37,13 @@ class Clock:
     def __init__(self, pipeline: Any = None, scheduler: Any = None) -> None:
         self._pipeline = weakref.ref(pipeline) if pipeline is not None else None
         self._scheduler = scheduler
+        self._counts = pipeline is not None or scheduler is not None
+        self._idle: Any = None
         self._inherited: Any = None
         self._forget_requests()
 
     def _forget_requests(self) -> None:
-        self._latest: Any = None
+        self._latest: str | None = None
         self._generations = itertools.count()
         self._runs: dict[int, tuple[weakref.ref[Any], Run]] = {}
         self._loops = threading.local()
@@ -63,20 +65,13 @@ class Clock:
             size: of its tensors; where nothing else tells requests apart, this does.
         """
         named = self._named_scheduler()
-        found = self._found_scheduler(named, timestep, model, stack or [])
+        found = calling_scheduler(model, stack or [])
+        if found is None and self._counts:
+            found = scheduler_of_loop(named, stack or [], timestep)
         scheduler = named if found is None else found
-        self._latest = None if scheduler is None else as_weak(scheduler)
+        self._latest = source_of(scheduler)
         run = self._run_of_loop(size) if found is None else self._run_of(found, size)
         return run.tick(Position.read(scheduler, timestep), getattr(scheduler, "timesteps", None), text)
-
-    @staticmethod
-    def _found_scheduler(
-        named: Any, timestep: Tensor, model: nn.Module | None, stack: list[FrameType]
-    ) -> Any:
-        scheduler = calling_scheduler(model, stack)
-        if scheduler is None and named is not None:
-            scheduler = scheduler_of_loop(named, stack, timestep)
-        return scheduler
 
     def _run_of(self, scheduler: Any, size: Hashable) -> Run:
         """The run that a scheduler counts."""
@@ -103,15 +98,14 @@ class Clock:
 
     @property
     def source(self) -> str:
-        """What the steps are counted by, in words."""
-        counted = self._named_scheduler() is not None or (
-            self._latest is not None and self._latest() is not None
-        )
-        return "scheduler" if counted else "noise level"
+        """What the last forward's step was counted by, in words; before any, what would be asked."""
+        return self._latest or source_of(self._named_scheduler())
 
     def _named_scheduler(self) -> Any:
         if self._pipeline is None:
-            return self._scheduler
+            # Nobody steps the copy of a scheduler that came along with a model, until its schedule is set.
+            idle = self._idle is not None and self._scheduler.timesteps is self._idle
+            return None if idle else self._scheduler
         pipeline = self._pipeline()
         if pipeline is None:
             return self._inherited() if self._inherited is not None else None
@@ -120,10 +114,15 @@ class Clock:
         return scheduler
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_scheduler": self._scheduler}
+        return {"_scheduler": self._scheduler, "_counts": self._counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(scheduler=state["_scheduler"])  # type: ignore[misc]
+        self._counts, self._idle = state["_counts"], getattr(self._scheduler, "timesteps", None)
+
+
+def source_of(scheduler: Any) -> str:
+    return "noise level" if scheduler is None else "scheduler"
 
 
 def as_weak(thing: Any) -> Any:

@@ -154,7 +154,9 @@ def test_a_scheduler_that_is_gone_counts_no_more():
     pipe = Pipeline(FlowMatchEulerDiscreteScheduler())
     clock = Clock(pipe)
     clock.read(torch.tensor([1000.0]))
+    assert clock.source == "scheduler"
     del pipe
+    clock.read(torch.tensor([1000.0]))
     assert clock.source == "noise level"
 
 
