@@ -13,12 +13,14 @@ from accel.accelerate import plan_for
 from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import account
-from accel.cli.terminal import print_table, say
+from accel.cli.terminal import print_table, say, write
 from accel.demo.needle import needle_prompt
 from accel.load.language_model import load_language_model
 from accel.mistake import Mistake
+from accel.recipe.files import load_recipe
+from accel.recipe.override import override
 from accel.recipe.recipe import DENSE, Recipe
-from accel.run.complete import Completion, agreement
+from accel.run.complete import Completion, agreement, has_chat
 from accel.run.complete import complete as run_once
 
 DEMO_TOKENS = 8192
@@ -28,7 +30,9 @@ def complete(
     prompt: Annotated[
         str | None, typer.Argument(help="What to continue; the demo has one of its own.")
     ] = None,
-    model: Annotated[str, typer.Option(help="'demo-llm', a model folder, or a hub id.")] = "demo-llm",
+    model: Annotated[
+        str, typer.Option(help="'demo-llm', 'smollm2', a .gguf file, a folder, or a hub id.")
+    ] = "demo-llm",
     prompt_file: Annotated[Path | None, typer.Option(help="A UTF-8 text to continue.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to answer with, at most.", min=1)] = 16,
     recipe: options.RecipeName = None,
@@ -40,26 +44,50 @@ def complete(
     warm_up: Annotated[
         bool, typer.Option(help="Run each way once before it is timed: what a second call takes.")
     ] = True,
+    chat: Annotated[
+        bool | None,
+        typer.Option(help="Put the prompt into the model's chat template; by default where it has one."),
+    ] = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Continue a prompt with a language model, accelerated by a recipe, and say what it took."""
+    if dense and only_dense:
+        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
     text, expected = _prompt(model, prompt, prompt_file), None
+    wanted = options.parse_changes(changes)
+    if recipe is not None and not only_dense:
+        override(load_recipe(recipe), wanted)
     loaded = load_language_model(model, device)
     if text is None:
         text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)
     recipes: dict[str, Recipe] = {"dense": DENSE} if dense or only_dense else {}
     if not only_dense:
-        recipes["accelerated"] = plan_for(loaded.model, recipe, **options.parse_changes(changes)).recipe
+        recipes["accelerated"] = plan_for(loaded.model, recipe, **wanted).recipe
+    in_chat = has_chat(loaded.tokenizer) if chat is None else chat
     runs = {}
     for name, chosen in recipes.items():
         if warm_up:
-            run_once(*loaded, text, chosen, max_new_tokens=2)
-        runs[name] = run_once(*loaded, text, chosen, max_new_tokens)
+            run_once(*loaded, text, chosen, max_new_tokens=2, chat=in_chat)
+        show = None if as_json else Stream(f"{name}: ")
+        runs[name] = run_once(*loaded, text, chosen, max_new_tokens, chat=in_chat, show=show)
+        if not as_json:
+            say()
     if as_json:
         print(json.dumps({**runs_as_dict(runs), "expected": expected}))
     else:
         _print(runs, expected)
+
+
+class Stream:
+    """Writes text as it comes, after a word that says whose it is."""
+
+    def __init__(self, before: str) -> None:
+        self.before = before
+
+    def __call__(self, text: str) -> None:
+        write(self.before + text)
+        self.before = ""
 
 
 def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | None:
@@ -80,8 +108,6 @@ def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | N
 
 
 def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
-    for name, run in runs.items():
-        say(f"{name}: {run.text}")
     if expected is not None:
         say(f"the right answer begins with: {expected}")
     rows = [

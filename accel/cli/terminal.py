@@ -19,6 +19,11 @@ def say(text: object = "") -> None:
     print(plain(text))
 
 
+def write(text: object) -> None:
+    """Text on standard output, seen at once, with no end of line."""
+    print(plain(text), end="", flush=True)
+
+
 def complain(text: object) -> None:
     """A line on standard error, written whole: several processes may write there."""
     sys.stderr.write(f"{plain(text)}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,23 +38,34 @@ class Completion:
 
 
 def complete(
-    model: Any, tokenizer: Any, prompt: str, recipe: Recipe = DENSE, max_new_tokens: int = 16
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    recipe: Recipe = DENSE,
+    max_new_tokens: int = 16,
+    *,
+    chat: bool = False,
+    show: Callable[[str], None] | None = None,
 ) -> Completion:
     """Continue a prompt greedily under a recipe, then restore the model.
 
     A dense run goes through the same seam, so that both are timed alike.
+
+    Args:
+        chat: put the prompt into the tokenizer's chat template, as the user's turn.
+        show: is given the text as it comes, a few words at a time.
 
     Raises:
         Mistake: if the prompt is empty or longer than the model's positions allow.
     """
     if not prompt.strip():
         raise Mistake("the prompt is empty")
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    inputs = encoded(tokenizer, prompt, chat).to(model.device)
     length = inputs["input_ids"].shape[1]
     check_length(model, length, max_new_tokens)
     with accelerated(model, recipe), torch.no_grad():
         (patch,) = patches_of(model)
-        clock = TokenClock()
+        clock = TokenClock(None if show is None else Shown(tokenizer, show))
         output = model.generate(
             **{name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs},
             max_new_tokens=max_new_tokens,
@@ -63,6 +75,57 @@ def complete(
     tokens = tuple(output[0, length:].tolist())
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     return Completion(text, tokens, length, clock.seconds_to_first, clock.tokens_per_second, patch)
+
+
+def encoded(tokenizer: Any, prompt: str, chat: bool) -> Any:
+    """Token ids and mask [1, T] of a prompt, or of a chat whose only turn it is.
+
+    Raises:
+        Mistake: if the tokenizer has no chat template.
+    """
+    if not chat:
+        return tokenizer(prompt, return_tensors="pt")
+    if not has_chat(tokenizer):
+        raise Mistake("the model's tokenizer has no chat template; leave --chat out")
+    turn = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(
+        turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+
+
+def has_chat(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a template for chats."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+class Shown:
+    """Text as its tokens come: what further tokens could change is held back until they are there."""
+
+    def __init__(self, tokenizer: Any, show: Callable[[str], None]) -> None:
+        self.tokenizer = tokenizer
+        self.show = show
+        self.tokens: list[int] = []
+        self.written = 0
+
+    def add(self, token: int) -> None:
+        self.tokens.append(token)
+        text = self._text()
+        # Half a character decodes to the replacement character.
+        if not text.endswith("\ufffd"):
+            self._show(text)
+
+    def end(self) -> None:
+        self._show(self._text())
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+
+    def _show(self, text: str) -> None:
+        self.show(text[self.written :])
+        self.written = max(self.written, len(text))
+        if text.endswith("\n"):
+            # A line that is over is not decoded again with every token of the next.
+            self.tokens, self.written = [], 0
 
 
 def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
@@ -78,18 +141,23 @@ def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
 
 
 class TokenClock:
-    """A streamer that only looks at the clock: transformers hands it the prompt, then every token."""
+    """A streamer that looks at the clock: transformers hands it the prompt, then every token."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Shown | None = None) -> None:
+        self.shown = shown
         self.started = time.perf_counter()
         self.ticks: list[float] = []
 
     def put(self, value: Tensor) -> None:
         # Tokens arrive on the host, so an accelerator has been waited for.
         self.ticks.append(time.perf_counter())
+        if self.shown is not None and len(self.ticks) > 1:
+            self.shown.add(int(value))
 
     def end(self) -> None:
-        """The generation is over; there is nothing to do."""
+        """The generation is over."""
+        if self.shown is not None:
+            self.shown.end()
 
     @property
     def seconds_to_first(self) -> float:

@@ -85,7 +85,9 @@ class LoadSettings(Settings):
     """Which pipeline to load, and how."""
 
     model: str = Field("demo", description="'demo', a pipeline folder, or a hub id.")
-    device: str | None = Field(None, description="'cuda', 'cpu', ...; by default the best there is.")
+    device: str | None = Field(
+        None, min_length=1, description="'cuda', 'cpu', ...; by default the best there is."
+    )
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
         None,
         description="Of the weights: bfloat16, float16 or float32; on a CPU the last is the default.",
@@ -96,7 +98,7 @@ class LoadSettings(Settings):
     quantize: Literal["bnb-4bit", "bnb-8bit", "torchao-int8", "quanto-int8"] | None = Field(
         None, description="Quantise the transformers: bnb-4bit, bnb-8bit, torchao-int8 or quanto-int8."
     )
-    variant: str | None = Field(None, description="Of the weight files, for example fp16.")
+    variant: str | None = Field(None, min_length=1, description="Of the weight files, for example fp16.")
     lora: Names = Field(
         (), description="LoRA weights: a folder, a .safetensors file or a hub id, =SCALE. Repeatable."
     )

@@ -38,6 +38,7 @@ MISTAKES = {
     "generate --fps inf": "--fps:",
     "generate --image a.png": "WanPipeline takes no --image",
     "generate --video none.mp4": "none.mp4: is not a video",
+    "generate --device=": "--device: string should have at least 1 character",
     "generate --dtype int8": "--dtype: input should be 'bfloat16', 'float16' or 'float32'",
     "generate --offload disk": "--offload: input should be 'model', 'group' or 'sequential'",
     "generate --offload model --device cpu": "--offload model needs an accelerator",

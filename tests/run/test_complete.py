@@ -1,20 +1,25 @@
 """accel complete: the embedded model answers, dense and accelerated, and says what it took."""
 
+import copy
 import json
+from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
-from pytest import fixture, mark, raises
+from pytest import fixture, importorskip, mark, raises
 from typer.testing import CliRunner
 
 import tiny_language
 from accel.cli.app import app
 from accel.demo.needle import needle_prompt
+from accel.load import gguf
 from accel.load.language_model import load_language_model
 from accel.load.pipeline import LoadError
+from accel.mistake import Mistake
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.recipe import DENSE
-from accel.run.complete import Completion, agreement, check_length
+from accel.run.complete import Completion, Shown, agreement, check_length, encoded
 from accel.run.complete import complete as run
 
 
@@ -108,3 +113,68 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_every_language_model_has_a_default_recipe(build):
     assert default_recipe_name({"": build()}) == "llm-wanted"
     assert load_recipe("llm-wanted").rules[0].policy.score.kind == "wanted"
+
+
+def test_text_is_shown_as_it_comes(demo, question):
+    parts = []
+    done = run(*demo, question[0], DENSE, max_new_tokens=4, show=parts.append)
+    assert "".join(parts) == done.text and len([part for part in parts if part]) > 1
+
+
+class Letters:
+    """A tokenizer whose second token completes the character that the first begins."""
+
+    words: ClassVar = {0: b"a", 1: b"\xc3", 2: b"\xa9", 3: b"\n"}
+
+    def decode(self, tokens, skip_special_tokens):
+        return b"".join(self.words[token] for token in tokens).decode(errors="replace")
+
+
+def test_half_a_character_is_held_back_until_the_other_half_is_there():
+    parts: list[str] = []
+    shown = Shown(Letters(), parts.append)
+    for token in (0, 1, 2, 3, 0):
+        shown.add(token)
+    shown.end()
+    assert parts == ["a", "\u00e9", "\n", "a", ""]
+
+
+def test_a_prompt_goes_into_the_chat_template_of_a_model_that_has_one(demo):
+    plain = encoded(demo.tokenizer, "w1 w2", chat=False)["input_ids"]
+    with raises(Mistake, match="no chat template"):
+        encoded(demo.tokenizer, "w1 w2", chat=True)
+    tokenizer = copy.deepcopy(demo.tokenizer)
+    tokenizer.chat_template = "{{ messages[0]['content'] }} {{ messages[0]['content'] }}"
+    chat = encoded(tokenizer, "w1 w2", chat=True)
+    assert chat["input_ids"].shape[1] > plain.shape[1] and "attention_mask" in chat
+
+
+def test_what_smollm2_needs_is_said_with_the_command_that_installs_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    with raises(LoadError, match=r"pip install 'sparse-accel\[smollm2\]'"):
+        load_language_model("smollm2", "cpu")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with raises(LoadError, match="needs gguf: pip install gguf"):
+        load_language_model(str(tmp_path / "a.gguf"), "cpu")
+    with raises(LoadError, match="no such file"):
+        load_language_model(str(tmp_path / "b.gguf"), "cpu")
+
+
+def test_smollm2_is_the_file_of_its_wheel(monkeypatch, tmp_path):
+    (tmp_path / "SmolLM2.gguf").write_bytes(b"GGUF")
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(gguf, "find_spec", lambda name: found)
+    assert gguf.gguf_of("smollm2") == tmp_path / "SmolLM2.gguf"
+
+
+@mark.parametrize("content", [b"", b"GGUF", b"not a GGUF file" * 100])
+def test_a_damaged_gguf_file_is_a_load_error(tmp_path, content):
+    importorskip("gguf")
+    (tmp_path / "a.gguf").write_bytes(content)
+    with raises(LoadError, match=r"cannot load .*a\.gguf"):
+        load_language_model(str(tmp_path / "a.gguf"), "cpu")
+
+
+def test_the_command_refuses_what_excludes_one_another():
+    done = invoke("--dense", "--only-dense")
+    assert isinstance(done.exception, Mistake)
