@@ -45,8 +45,9 @@ def accelerate_model(
             transformer, or a transformers model with causal attention; compiled or not.
         recipe: a Recipe, a mapping such as a YAML file holds, the name of a shipped recipe, a YAML file, or a
             Policy alone, for all attention; None picks one for the model.
-        scheduler: for a bare transformer, the scheduler that counts its steps; without it, steps are counted
-            by noise level (`1 - timestep / 1000`). Language models have no steps.
+        scheduler: for a bare transformer that a loop of your own runs, the scheduler that counts its steps;
+            without it, steps are counted by noise level (`1 - timestep / 1000`). A pipeline that runs the
+            transformer counts by its own scheduler. Language models have no steps.
         overrides: single values of the recipe, for example `dense_steps=0.2` or `decay=0.5`.
 
     Returns:
