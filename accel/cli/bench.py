@@ -89,7 +89,7 @@ def bench_recipe(name: str | None, density: float | None, changes: list[str] | N
     recipe = load_recipe(name or LANGUAGE_MODELS)
     fixed: dict[str, Any] = {"min_tokens": 0}
     if name is None and density is not None:
-        fixed["select"] = {"kind": "top_k", "density": density}
+        fixed |= {"density": density, "least_blocks": 0}
     return override(recipe, {**fixed, **options.parse_changes(changes)})
 
 

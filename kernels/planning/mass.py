@@ -51,6 +51,9 @@ def block_mass(
     at_once = CHUNK_ELEMENTS_ON_GPU if queries.vectors.is_cuda else CHUNK_ELEMENTS
     blocks_at_once = max(1, at_once // (batch * heads * keys.groups.count * per_block))
     per_column = block_size[1] // keys.groups.rows
+    device = queries.vectors.device
+    first_key = keys.groups.first(device)
+    last_seen = queries.groups.last(device) + keys.groups.length - queries.groups.length
     parts = []
     for start in range(0, count, blocks_at_once * per_block):
         chunk = slice(start, min(start + blocks_at_once * per_block, count))
@@ -61,8 +64,9 @@ def block_mass(
         if bias is not None:
             logits.add_(bias[..., :seen])
         if causal:
+            # Before these columns every row of the chunk sees all.
             of_all = slice(min(_seen(queries, keys, start), seen), seen)
-            logits[..., of_all].masked_fill_(_future(queries, keys, chunk)[:, of_all], -torch.inf)
+            logits[..., of_all].masked_fill_(first_key[of_all] > last_seen[chunk, None], -torch.inf)
         if may is not None:
             logits.masked_fill_(~_of_groups(may, queries, keys, block_size)[chunk, :seen], -torch.inf)
         weights = logits.softmax(dim=-1)
@@ -123,12 +127,6 @@ def _seen(queries: Representatives, keys: Representatives, row: int) -> int:
     length = queries.groups.length
     last_query = min((row + 1) * queries.groups.rows, length) - 1 + keys.groups.length - length
     return min(max(last_query // keys.groups.rows + 1, 0), keys.groups.count)
-
-
-def _future(queries: Representatives, keys: Representatives, rows: slice) -> Tensor:
-    device = keys.vectors.device
-    last_query = queries.groups.last(device)[rows] + keys.groups.length - queries.groups.length
-    return keys.groups.first(device) > last_query[:, None]
 
 
 def _of_groups(

@@ -108,7 +108,9 @@ def strongest_channels(
     q, k = queries.vectors, keys.vectors
     per_key_head = q.shape[1] // k.shape[1]
     strength = q.float().square().mean(dim=2).unflatten(1, (-1, per_key_head)).mean(dim=2)
-    channels = (strength * k.float().var(dim=2, correction=0)).topk(count, dim=-1).indices[:, :, None]
+    # Several times faster than `var` on a CPU.
+    spread = (k.float() - k.float().mean(dim=2, keepdim=True)).square().mean(dim=2)
+    channels = (strength * spread).topk(count, dim=-1).indices[:, :, None]
     scale = (count / q.shape[3]) ** 0.5
     q = q.gather(3, channels.repeat_interleave(per_key_head, 1).expand(-1, -1, q.shape[2], -1)) * scale
     return replace(queries, vectors=q), replace(

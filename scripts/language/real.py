@@ -34,6 +34,7 @@ from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.recipe import DENSE
 from scripts.language.facts import SPLITS, Prompt, draw
 from scripts.language.methods import solve, turn_of, with_policy
+from scripts.language.real_report import insert, page, price
 from scripts.language.texts import read
 from scripts.language.weights import in_bfloat16, load
 
@@ -226,6 +227,15 @@ def prompt_of(tokenizer: Any, split: str, text: str, length: int, number: int) -
     return draw(tokenizer, TOKENS[text], length, SPLITS[split], number)
 
 
+def prices(rows: list[Row]) -> dict[str, float | None]:
+    """What the score of each method costs, as a share of QKᵀ."""
+    methods = {row.method for row in rows} - {"dense"}
+    recipes = {method: recipe_of(method, None, 4096, 0) for method in methods}
+    return {
+        method: price(getattr(recipe.rules[0].policy, "score", None)) for method, recipe in recipes.items()
+    }
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path, help="where rows are kept, JSON lines")
@@ -243,6 +253,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--densities", type=float, nargs="+", default=[0.3])
     parser.add_argument("--dense-queries", type=int, default=0, help="last queries that see everything")
+    parser.add_argument("--page", type=Path, help="write the tables into this page, measure nothing")
     parser.add_argument("--float32", action="store_true", help="linear layers too, on a CPU")
     return parser.parse_args()
 
@@ -250,6 +261,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     rows = read_rows(options.out)
+    if options.page:
+        insert(options.page, page(rows, prices(rows)))
+        return
     for row in sweep(options, {row.key for row in rows}):
         append(options.out, row)
         found = {place: f"{row.found[place]}/{row.asked_for[place]}" for place in row.found}

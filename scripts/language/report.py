@@ -106,7 +106,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Markdown: for each mode what every method's breaking density is, then all rows."""
+    """Markdown: for each mode what every method's breaking density is; the rows are in the JSON."""
     parts = []
     for mode in dict.fromkeys(row.mode for row in rows):
         here = [row for row in rows if row.mode == mode]
@@ -120,8 +120,6 @@ def report(rows: Sequence[Row]) -> str:
             "",
         ]
     parts += ["### Dense", "", dense_table(rows), ""]
-    for mode in dict.fromkeys(row.mode for row in rows):
-        parts += [f"### All rows: {mode}", "", table([row for row in rows if row.mode == mode]), ""]
     return "\n".join(parts)
 
 
@@ -164,22 +162,6 @@ def dense_table(rows: Sequence[Row]) -> str:
         asked = row.samples * len(row.right_by_depth)
         figures = [f"{sum(row.right_by_depth)}", f"{asked}", f"{row.answer_nll:.3f}", f"{row.text_nll:.3f}"]
         lines.append(cells([row.mode, f"{row.length:,}", *figures]))
-    return "\n".join(lines)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as markdown, those of a recipe as it is shipped marked by a star."""
-    head = ["method", "length", "density", "accuracy", "right by depth", "answer NLL", "text NLL", "error"]
-    lines = [cells(head), "|---" * len(head) + "|"]
-    order = {method: place for place, method in enumerate(dict.fromkeys(row.method for row in rows))}
-    for row in sorted(rows, key=lambda row: (row.length, order[row.method], row.density)):
-        if row.method == "dense":
-            continue
-        depths = " ".join(str(right) for right in row.right_by_depth) + f" of {row.samples}"
-        name = row.method if row.asked is not None else f"{row.method} *"
-        figures = [f"{row.density:.3f}", f"{row.accuracy:.3f}", depths]
-        figures += [f"{row.answer_nll:.3f}", f"{row.text_nll:.3f}", f"{row.error:.3f}"]
-        lines.append(cells([name, f"{row.length:,}", *figures]))
     return "\n".join(lines)
 
 

@@ -11,8 +11,9 @@ from pytest import approx, fixture, mark, raises
 from accel import load_recipe
 from accel.load.language_model import load_language_model
 from accel.recipe.recipe import DENSE
-from scripts.language import real, weights
+from scripts.language import attention_time, real, weights
 from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
+from scripts.language.real_report import BEGIN, END, insert, page
 from scripts.language.texts import TEXTS, library, reference
 
 
@@ -110,6 +111,30 @@ def test_a_run_continues_where_the_file_ends(tmp_path):
         densities=[0.3],
     )  # fmt: skip
     assert list(real.sweep(options, {each.key for each in rows})) == [], "no model is loaded for nothing"
+
+
+def test_the_page_shows_what_rows_say(tmp_path):
+    half = {"scattered": 3, "end": 6}
+    rows = [row(), row(number=1, text_nll=3.0)]
+    rows += [row(method="llm-wanted", asked=0.3, density=0.25, found=half, text_nll=2.5, cpu_seconds=0.5)]
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    insert(path, page(rows, real.prices(rows)))
+    text = path.read_text()
+    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
+    assert "m, 64 tokens, choosing: 2 prompts" in text and "| dense | - | 1.000 | 1.00 (1.00 to 1.00)" in text
+    expected = "| llm-wanted (1 prompts) | 0.3 | 0.250 | 0.50 (0.50 to 0.50) | 6 of 6 | 1.00 (1.00 to 1.00) |"
+    assert expected in text and "| +0.500 (+0.500 to +0.500) | 0.125 |" in text
+    path.write_text("a page without markers")
+    with raises(ValueError, match="no lines"):
+        insert(path, "")
+
+
+def test_choice_and_attention_are_timed_beside_dense(monkeypatch):
+    monkeypatch.setitem(attention_time.SHAPES, "tiny", (4, 2, 16))
+    times = attention_time.measure("tiny", 1024, "llm-permuted-bounds", 1)
+    assert all(0 < seconds < 60 for part in ("dense", "choice", "attention") for seconds in times[part])
+    assert 0 < times["density"][0] < 1
 
 
 def test_a_file_of_other_contents_is_refused(tmp_path, monkeypatch):
