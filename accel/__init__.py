@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accel.policies.registry import register_policy
     from accel.recipe.files import load_recipe
     from accel.recipe.recipe import Recipe, Rule
+    from accel.tuning.search import tune
 
     __version__: str
 
@@ -31,6 +32,7 @@ _SOURCES = {
     "register_policy": "accel.policies.registry",
     "restore_model": "accel.accelerate",
     "summary": "accel.accelerate",
+    "tune": "accel.tuning.search",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "register_policy",
     "restore_model",
     "summary",
+    "tune",
 ]
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE = """
 accel.__main__
 accel.cli
-accel.tune
+accel.tuning
 accel.batch accel.comparison
 accel.run
 accel

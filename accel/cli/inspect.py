@@ -23,6 +23,8 @@ from accel.patches.models import find_sites
 from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
+from accel.recipe.schedule import whole
+from accel.sites.residual_store import stored_bytes
 
 VIDEO_SIZE = (81, 480, 832)
 IMAGE_SIZE = (1, 1024, 1024)
@@ -49,10 +51,13 @@ def inspect(
     size = [asked or default for asked, default in zip((frames, height, width), usual, strict=True)]
     grid = _grid(pipeline, *size)
     densities = [_static_density(step, grid) for step in plan.steps]
+    kept = residual_bytes(plan, grid)
     if as_json:
-        print(json.dumps(_as_dict(model, name, plan, grid, densities)))
+        print(json.dumps({**_as_dict(model, name, plan, grid, densities), "residual_bytes": kept}))
     else:
         _print(model, name, plan, grid, densities)
+        if kept:
+            say(f"residual {kept / 2**30:.2f} GiB in two bytes a number, for two passes of guidance")
 
 
 def _grid(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> TokenGrid:
@@ -82,6 +87,29 @@ def _static_density(step: Step, grid: TokenGrid) -> float | None:
     q = torch.zeros(1).expand(1, site.heads, grid.tokens, 1)
     context = replace(Context(grid), layer=site.layer, n_layers=site.n_layers)
     return float(step.rule.policy.layout(q, q, grid, context).density)
+
+
+def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
+    """Bytes that residuals take at a size, of one sample and two passes of guidance; 0 without any."""
+    settings = plan.recipe.compensate
+    if settings is None:
+        return 0
+    branches = 2 if settings.branch_decay else 1
+    total = 0
+    for step in plan.matched:
+        # A dense layer needs none.
+        if step.rule is None or step.rule.policy.method == "dense" or _is_dense_layer(plan, step):
+            continue
+        projection: Any = getattr(step.site.module, "to_q", None)
+        width = getattr(projection, "out_features", 0)
+        total += stored_bytes(settings.store, grid.tokens, step.site.heads, width // step.site.heads, 2)
+    return branches * total
+
+
+def _is_dense_layer(plan: Plan, step: Step) -> bool:
+    assert step.rule is not None
+    schedule = plan.recipe.schedule_of(step.rule)
+    return step.site.layer < whole(schedule.dense_layers, step.site.n_layers)
 
 
 def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> dict[str, Any]:

@@ -97,15 +97,21 @@ def _mappings(node: Any, path: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _part(node: dict[str, Any], name: str) -> Any:
+    """A part of a recipe or a rule, made where it may be missing."""
+    if name == "schedule":
+        return node.setdefault("schedule", {})
+    if name == "compensate" and node[name] is None:
+        node[name] = {"kind": "residual"}
+    return node[name]
+
+
 def _set_path(data: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node: Any = data
     for depth, part in enumerate(parents):
         try:
-            if isinstance(node, list):
-                node = node[int(part)]
-            else:
-                node = node.setdefault("schedule", {}) if part == "schedule" else node[part]
+            node = node[int(part)] if isinstance(node, list) else _part(node, part)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             valid = (
                 node

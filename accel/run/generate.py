@@ -48,11 +48,13 @@ class Generated:
     patch: Patch
 
 
-def generate(pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE) -> Generated:
+def generate(
+    pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE, *, decode: bool = True
+) -> Generated:
     """Run the pipeline under a recipe, then restore it.
 
     A dense run goes through the same seam, so that both are timed alike; its output is bit-identical to the
-    untouched pipeline's.
+    untouched pipeline's. Without `decode` there are no frames, and their time is in nothing.
     """
     with accelerated(pipe, recipe):
         (patch,) = patches_of(pipe)
@@ -60,9 +62,10 @@ def generate(pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE) -> G
         total = Stopwatch()
         latents: list[Tensor] = []
         with _timed_forwards(pipe) as transformer, total.running(_device_of(pipe)):
-            output = _called(pipe, _arguments(pipe, settings, latents))
+            output = _called(pipe, arguments_of(pipe, settings, latents, decode))
+    frames = _frames(output) if decode else torch.empty(0, 0, 0, 3)
     seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
-    return Generated(_frames(output), latents[-1] if latents else None, seconds, patch)
+    return Generated(frames, latents[-1] if latents else None, seconds, patch)
 
 
 def _frames(output: Any) -> Tensor:
@@ -88,7 +91,9 @@ def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
         raise
 
 
-def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> dict[str, Any]:
+def arguments_of(
+    pipe: Any, settings: GenerateSettings, latents: list[Tensor], decode: bool = True
+) -> dict[str, Any]:
     """Call arguments the pipeline knows; the latents of the last step end up in `latents`."""
     known = inspect.signature(pipe.__call__).parameters
     wanted = call_arguments(type(pipe), settings)
@@ -99,7 +104,8 @@ def _arguments(pipe: Any, settings: GenerateSettings, latents: list[Tensor]) -> 
 
     if "callback_on_step_end" in known:
         wanted["callback_on_step_end"] = keep_latents
-    return {**wanted, "generator": torch.Generator().manual_seed(settings.seed), "output_type": "np"}
+    output = {"output_type": "np" if decode else "latent"}
+    return {**wanted, "generator": torch.Generator().manual_seed(settings.seed), **output}
 
 
 def _device_of(pipe: Any) -> torch.device:

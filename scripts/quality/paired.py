@@ -20,19 +20,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from accel.whole_file import whole_file
 from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
 from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
+from accel.files import whole_file
 from accel.load.pipeline import load_pipeline
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
-from accel.tune.playback import Playback
-from accel.tune.trajectory import Trajectory, forced_errors, record
+from accel.tuning.playback import Playback
+from accel.tuning.trajectory import Trajectory, forced_errors, record
 from scripts.quality.paired_settings import SETTINGS
 from scripts.quality.prompts import prompt_of
 
@@ -102,13 +102,13 @@ class Bench:
 
     def run(self, prompt: int) -> Tensor:
         """The last latents of the pipeline's run as it is now."""
-        settings = asdict(DEMO_SETTINGS) | {
+        settings = dict(DEMO_SETTINGS) | {
             "height": self.size,
             "width": self.size,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
         }
-        del settings["fps"]
+        settings.pop("fps", None)
         generator = torch.Generator().manual_seed(prompt)
         with torch.no_grad():
             return self.pipe(prompt_of(prompt), **settings, generator=generator, output_type="latent").frames
@@ -188,7 +188,7 @@ def main(
     prompts: Annotated[str, typer.Option(help="Numbers and ranges: 1,3,16-27.")] = "0-3",
     steps: Annotated[int, typer.Option()] = 8,
     size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
-    guidance: Annotated[float, typer.Option()] = DEMO_SETTINGS.guidance_scale,
+    guidance: Annotated[float, typer.Option()] = DEMO_SETTINGS["guidance_scale"],
     forced: Annotated[bool, typer.Option(help="The forced error in place of whole generations.")] = False,
     pixels: Annotated[bool, typer.Option(help="SSIM too, which decodes.")] = False,
     cache: Annotated[Path, typer.Option(help="Folder of the dense runs.")] = Path("out/dense"),

@@ -45,7 +45,7 @@ def test_generate_says_what_it_took(generated):
     assert data["times_faster"]["total"] == ratio
     account = data["summary"]
     assert 0 < account["sparse_density"] < 1 and not account["never_called"]
-    assert account["dense_reasons"] == {"first steps": 16} and account["calls"] == 3 * 2 * 8
+    assert account["dense_reasons"] == {"first steps": 15} and account["calls"] == 3 * 2 * 8
 
 
 @fixture(scope="module")

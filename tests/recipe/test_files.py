@@ -9,6 +9,7 @@ from accel import accelerate_model, summary
 from accel.accelerate import plan_for
 from accel.patches.diffusers.family import FAMILIES
 from accel.recipe.choose import default_recipe_name
+from accel.recipe.compensate import Compensate, Rank
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
 from accel.recipe.override import override
@@ -143,7 +144,7 @@ def test_overrides_by_name_and_by_path():
 
 
 def test_overrides_find_nested_keys():
-    assert override(load_recipe("demo"), {"density": 0.5}).rules[0].policy.select.density == 0.5
+    assert override(load_recipe("auto"), {"density": 0.5}).rules[0].policy.select.density == 0.5
 
 
 def test_method_override_replaces_the_policy():
@@ -199,3 +200,18 @@ def test_every_supported_class_has_a_default(name):
 def test_a_model_nobody_made_a_recipe_for_says_so():
     with raises(RecipeError, match="no shipped recipe"):
         default_recipe_name({"transformer": torch.nn.Linear(2, 2)})
+
+
+def test_a_residual_can_be_asked_for_by_an_override():
+    plain = load_recipe("auto")
+    assert plain.compensate is None
+    assert override(plain, {"compensate.kind": "residual"}).compensate == Compensate()
+    ranked = override(plain, {"compensate.store": {"rank": 16}}).compensate
+    assert ranked == Compensate(store=Rank(16))
+    with raises(RecipeError, match=r"compensate.max_progress"):
+        override(plain, {"compensate.max_progress": 0})
+
+
+def test_few_steps_choose_blocks_in_every_step():
+    reuse = load_recipe("auto").reuse
+    assert reuse.branches and 1 / 8 > reuse.max_progress > 4 / 40

@@ -4,8 +4,8 @@ import torch
 from pytest import approx, raises
 
 from accel import accelerate_model, restore_model
-from accel.tune.playback import Playback
-from accel.tune.trajectory import Trajectory, forced_errors, record
+from accel.tuning.playback import Playback
+from accel.tuning.trajectory import Trajectory, forced_errors, record
 from tiny_wan_pipeline import keep_every_block, latents, recipe, wan_pipeline
 
 STEPS = 4

@@ -1,0 +1,109 @@
+"""accel tune: the fastest recipe that meets a target on the user's model, size, steps and machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accel.cli import options
+from accel.demo.paths import DEMO_PROMPTS
+from accel.mistake import Mistake
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
+    target: Annotated[str, typer.Option(help="latent_error<0.15, ssim>0.95 or speedup>1.5.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line; the demo has some of its own.")
+    ] = None,
+    kept_aside: Annotated[
+        int | None, typer.Option(help="Of the prompts, the last ones that nothing is chosen on; half.")
+    ] = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first prompt; each has its number added.")] = 0,
+    block: Annotated[
+        list[str] | None, typer.Option(help="A block size to try, as 128x64. Repeatable.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the recipe, the page and what was measured.")
+    ] = Path("out/tune"),
+    device: options.Device = None,
+) -> None:
+    """Find the fastest recipe that meets a target. The same folder goes on where it was interrupted."""
+    from accel.cli import asked as checks
+    from accel.tuning.target import Target
+
+    wanted = Target.parse(target)
+    blocks = tuple(block_size(text) for text in block or ("128x64", "64x64"))
+    texts = prompts_of(model, prompts)
+    chosen = {
+        "prompt": texts[0], "height": height, "width": width, "num_frames": frames,
+        "num_inference_steps": steps, "guidance_scale": guidance,
+        "negative_prompt": negative_prompt, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in chosen.items() if value is not None}
+    loading = checks.loading_of({"model": model} | ({} if device is None else {"device": device}))
+    settings = checks.settings_of(loading.model, given)
+    asked = checks.asked_of(loading, settings)
+    if asked.makes_images:
+        raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
+    options.require_folder("--output", output)
+
+    from accel.cli.terminal import complain, say
+    from accel.tuning.search import tune as find
+    from accel.tuning.write import write_page, write_recipe
+
+    pipe = asked.load()
+    pipe.set_progress_bar_config(disable=True)
+    found = find(
+        pipe,
+        texts,
+        wanted,
+        settings=settings,
+        kept_aside=kept_aside,
+        block_sizes=blocks,
+        folder=output,
+        progress=complain,
+    )
+    recipe, page = write_recipe(found, output / "tuned.yaml"), write_page(found, output / "tuned.html")
+    say(f"reached {found.reached}")
+    if found.held_out is not None:
+        say(f"kept aside: {found.held_out}{', corrected by them' if found.corrected else ''}")
+    if found.reached.speedup < 1:
+        say("slower than dense on this machine: the target is met, but nothing is gained by it here")
+    say(f"wrote {recipe} and {page}")
+
+
+def prompts_of(model: str, file: Path | None) -> list[str]:
+    """The prompts to tune on.
+
+    Raises:
+        Mistake: if there are none.
+    """
+    if file is None:
+        if model != "demo":
+            raise Mistake("--prompts: a file of prompts, one a line, is needed: tuning is for your own")
+        return list(DEMO_PROMPTS)
+    texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise Mistake(f"--prompts {file}: holds no prompt")
+    return texts
+
+
+def block_size(text: str) -> tuple[int, int]:
+    """(query rows, key rows) of "128x64".
+
+    Raises:
+        Mistake: if it is not one.
+    """
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdigit() and columns.isdigit()):
+        raise Mistake(f"--block {text!r}: expected query rows x key rows, for example 128x64")
+    return int(rows), int(columns)

@@ -1,0 +1,76 @@
+"""Target: the quality or speed to tune to, such as `latent_error<0.15`, `ssim>0.95` or `speedup>1.5`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from accel.mistake import Mistake
+
+Metric = Literal["latent_error", "ssim", "speedup"]
+LOWER_IS_BETTER = ("latent_error",)
+PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=?|>=?)\s*([-+.0-9eE]+)\s*")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for.
+
+    Args:
+        metric: the relative error of the last latents, the mean SSIM, or dense seconds / accelerated seconds.
+        value: its bound: the most of an error, the least of the others.
+
+    Raises:
+        Mistake: if no recipe could mean anything by it.
+    """
+
+    metric: Metric
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise Mistake(f"target: unknown {self.metric!r}; one of {', '.join(get_args(Metric))}")
+        low, high = {"latent_error": (0, 2), "ssim": (0, 1), "speedup": (1, 100)}[self.metric]
+        if not (math.isfinite(self.value) and low < self.value < high):
+            raise Mistake(f"target: {self.metric} is between {low} and {high}, got {self.value}")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """A target from text.
+
+        Raises:
+            Mistake: if it is not one; shows one that is.
+        """
+        found = PATTERN.fullmatch(text)
+        if found is None:
+            raise Mistake(
+                f"target {text!r}: expected for example latent_error<0.15, ssim>0.95 or speedup>1.5"
+            )
+        metric, sign, number = found.groups()
+        try:
+            value = float(number)
+        except ValueError:
+            raise Mistake(f"target {text!r}: {number} is no number") from None
+        target = cls(metric, value)  # type: ignore[arg-type]
+        if (sign[0] == "<") != target.lower_is_better:
+            raise Mistake(f"target {text!r}: write {target}, {metric} is better the other way")
+        return target
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric in LOWER_IS_BETTER
+
+    def met_by(self, value: float, slack: float = 0.0) -> bool:
+        """Whether a figure meets the target, or misses it by no more than a share `slack` of what is lost."""
+        return value <= self.value * (1 + slack) if self.lower_is_better else value >= self._lowest(slack)
+
+    def _lowest(self, slack: float) -> float:
+        """For SSIM the slack is of what separates it from 1, for a speed-up of the speed-up."""
+        if self.metric == "ssim":
+            return 1 - (1 - self.value) * (1 + slack)
+        return self.value * (1 - slack)
+
+    def __str__(self) -> str:
+        return f"{self.metric}{'<' if self.lower_is_better else '>'}{self.value:g}"

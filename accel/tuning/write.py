@@ -1,0 +1,88 @@
+"""Write what tuning found: an ordinary recipe with its evidence in the header, and a page."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from accel.files import whole_file
+from accel.plain_text import plain
+from accel.tuning.search import Point, Tuned
+
+WIDTH, HEIGHT, MARGIN = 640, 300, 45
+
+
+def recipe_text(tuned: Tuned) -> str:
+    """The recipe as YAML, with what it was tuned on, and what it reached, in comments."""
+    sizes = {
+        name: value for name, value in vars(tuned.settings).items() if value is not None and name != "prompt"
+    }
+    held = "no prompts were kept aside" if tuned.held_out is None else f"kept aside: {tuned.held_out}"
+    told = (
+        " (its density was raised by these prompts, so they are held out no more)" if tuned.corrected else ""
+    )
+    lines = [
+        f"Tuned by `accel tune` to {tuned.target}, {date.today().isoformat()}.",
+        "",
+        f"Settings: {', '.join(f'{name} {value}' for name, value in sizes.items())}",
+        f"Machine: {tuned.machine}",
+        f"Reached: {tuned.reached}",
+        f"Held out: {held}{told}",
+        f"Prompts: {len(tuned.prompts)}, each with its number plus the seed above as seed, the last "
+        f"{tuned.kept_aside} kept aside:",
+        *(f"- {prompt}" for prompt in tuned.prompts),
+        "Not measured: any other size, number of steps, machine or prompt.",
+    ]
+    # A prompt may hold line breaks, after which it would be no comment any more.
+    header = "\n".join(f"# {plain(' '.join(line.split()))}".rstrip() for line in lines)
+    data = {**tuned.data, "description": f"tuned to {tuned.target}"}
+    return f"{header}\n{yaml.safe_dump(data, sort_keys=False)}"
+
+
+def write_recipe(tuned: Tuned, path: Path) -> Path:
+    with whole_file(path) as draft:
+        draft.write_text(recipe_text(tuned), encoding="utf-8")
+    return path
+
+
+def write_page(tuned: Tuned, path: Path) -> Path:
+    """The curve of speed against quality with every recipe that was tried, and where it hurts."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page = environment.get_template("page.html.j2").render(
+        tuned=tuned, dots=_dots(tuned), width=WIDTH, height=HEIGHT, recipe=recipe_text(tuned)
+    )
+    with whole_file(path) as draft:
+        draft.write_text(page, encoding="utf-8")
+    return path
+
+
+def _dots(tuned: Tuned) -> list[tuple[float, float, Point, bool]]:
+    """Pixels (speed-up to the right, error or 1 - SSIM downwards), the recipe, whether it was chosen."""
+    losses = [_loss(point) for point in tuned.points]
+    speeds = [point.speedup for point in tuned.points]
+    most_loss, fastest = max([*losses, 1e-9]), max([*speeds, 1.0])
+    slowest = min([*speeds, 1.0])
+    span = max(fastest - slowest, 1e-9)
+    return [
+        (
+            round(MARGIN + (point.speedup - slowest) / span * (WIDTH - 2 * MARGIN), 1),
+            round(MARGIN + loss / most_loss * (HEIGHT - 2 * MARGIN), 1),
+            point,
+            point.recipe == tuned.recipe,
+        )
+        for point, loss in zip(tuned.points, losses, strict=True)
+    ]
+
+
+def _loss(point: Point) -> float:
+    if point.latent_error is not None:
+        return point.latent_error
+    return 1 - (point.ssim or 0.0)

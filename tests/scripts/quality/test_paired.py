@@ -1,0 +1,41 @@
+"""The paired harness: work that counts everything, and tables whose statistics are right."""
+
+import math
+
+from pytest import approx, mark
+
+from accel.recipe.files import build_recipe
+from scripts.quality.paired import Row, numbers, read, write
+from scripts.quality.paired_settings import SETTINGS
+from scripts.quality.paired_tables import t_statistic, tables
+
+
+@mark.parametrize("name", SETTINGS)
+def test_every_setting_is_a_recipe(name):
+    assert build_recipe(SETTINGS[name], name).rules
+
+
+def test_ranges_of_prompts():
+    assert numbers("0-3,9") == [0, 1, 2, 3, 9]
+    assert numbers("16") == [16]
+
+
+def test_the_forced_error_is_a_root_mean_square():
+    assert Row("today", 8, 1, 0.5, forced=(0.3, 0.4)).forced_rms == approx(math.sqrt(0.125))
+    assert Row("today", 8, 1, 0.5, latent_error=0.1).forced_rms is None
+
+
+def test_t_is_the_mean_over_its_standard_error():
+    assert t_statistic([1.0, 2.0, 3.0]) == approx(2 / (1 / math.sqrt(3)))
+    assert t_statistic([0.0, 0.0]) == 0 and t_statistic([-1.0, -1.0]) == -math.inf
+
+
+def test_rows_survive_the_file_and_become_tables(tmp_path):
+    rows = [Row("today", 8, prompt, 0.55, latent_error=0.2 + prompt / 100) for prompt in (16, 17, 18)]
+    rows += [Row("residual", 8, prompt, 0.5, latent_error=0.1 + prompt / 200) for prompt in (16, 17)]
+    rows += [Row("today", 24, 16, 0.55, forced=(0.1, 0.2))]
+    write(tmp_path / "rows.json", rows)
+    assert read(tmp_path / "rows.json") == rows
+    text = tables(rows)
+    assert "| residual | 0.500 | 0.180 | 0.185 | - | **0.182** | -50 % |" in text
+    assert "Forced error" in text and ", 24 steps" in text
