@@ -27,13 +27,7 @@ Piece = tuple[Tensor, Tensor, Tensor]  # indices of rows [G], their out [G, rows
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, in time proportional to the layout's density."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale

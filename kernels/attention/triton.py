@@ -120,13 +120,7 @@ def block_sparse_kernel(
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, without waiting for the device."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
