@@ -1,8 +1,10 @@
 """Block-sparse attention in PyTorch that really skips: gathers the listed key blocks, then dense attention.
 
-Rows (a block of queries of one head each) with equally many visible keys are attended to together, in chunks
-of bounded memory: nothing is padded, and nothing masked but the blocks that causality or an order cuts. The
-full blocks, the partial blocks and the tail of a row are attended to apart and joined by their log-sum-exp.
+Nothing is padded, and nothing masked but the blocks that causality or an order cuts. A row (a block of queries
+of one head) that keeps all threads busy is attended to alone, head after head, so that the keys of a head stay
+in the processor's cache; shorter rows with equally many visible keys are attended to together, in chunks of
+bounded memory. The full blocks, the partial blocks and the tail of a row are attended to apart and joined by
+their log-sum-exp.
 
 The lengths of the lists are read on the host: free on a CPU; on another device each call waits for it.
 """
@@ -22,8 +24,11 @@ from accel.kernels.layout.layout import BlockLayout
 
 CHUNK_BYTES_PER_THREAD = 2 << 20
 QUERIES_AT_ONCE = 8192
+QUERIES_PER_THREAD = 32  # what PyTorch's attention gives a thread of so few
+LONG_ROW = 512  # keys; of fewer, the calls for row after row take longer than the work
 
-Piece = tuple[Tensor, Tensor, Tensor]  # indices of rows [G], their out [G, rows, D] and LSE [G, rows]
+# Rows [G], by number or as a slice, their out [G, rows, D] and LSE [G, rows].
+Piece = tuple[Tensor | slice, Tensor, Tensor]
 
 
 def block_sparse_attention(
@@ -57,7 +62,32 @@ def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:
 
 
 def _full_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
-    for keys, index in _equal(torch.where(rows.full_keys == rows.kv_len, 0, rows.full_keys)):
+    keys = torch.where(rows.full_keys == rows.kv_len, 0, rows.full_keys)
+    if rows.q.device.type != "cpu" or rows.q.shape[1] < QUERIES_PER_THREAD * torch.get_num_threads():
+        return _rows_together(rows, keys, scale)
+    long = keys >= LONG_ROW
+    return chain(
+        _rows_alone(rows, keys.where(long, 0), scale), _rows_together(rows, keys.where(~long, 0), scale)
+    )
+
+
+def _rows_alone(rows: Rows, keys: Tensor, scale: float) -> Iterator[Piece]:
+    """Each row that has `keys` [R], from memory that is used again: of new memory, every page is cleared."""
+    columns = rows.k.shape[1]
+    blocks = -(-keys // columns)
+    k_room, v_room = (x.new_empty(int(blocks.max()), *x.shape[1:]) for x in (rows.k, rows.v))
+    for row, (count, number) in enumerate(zip(keys.tolist(), blocks.tolist(), strict=True)):
+        if count == 0:
+            continue
+        here, ids = slice(row, row + 1), rows.lists[row, :number]
+        k = torch.index_select(rows.k, 0, ids, out=k_room[:number]).flatten(0, 1)[None, :count]
+        v = torch.index_select(rows.v, 0, ids, out=v_room[:number]).flatten(0, 1)[None, :count]
+        yield here, *_attend(rows.q[here], k, v, None, scale)
+
+
+def _rows_together(rows: Rows, counts: Tensor, scale: float) -> Iterator[Piece]:
+    """The rows that have keys, `counts` [R] of them, those with as many in one call."""
+    for keys, index in _equal(counts):
         blocks = -(-keys // rows.k.shape[1])
         for chunk in index.split(_rows_at_once(rows, keys)):
             k, v = rows.gather(rows.lists[chunk, :blocks])
