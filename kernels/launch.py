@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
@@ -82,6 +83,16 @@ def unit_of(*tensors: Tensor) -> int:
     """
     axes = (axis for x in tensors for axis in zip(x.stride()[:3], x.shape[:3], strict=True))
     return UNIT if all(step % UNIT == 0 for step, size in axes if size > 1) else 1
+
+
+def aligned(tokens: Tensor) -> Tensor:
+    """`tokens`, copied if TMA cannot address them: rows dense, all strides multiples of 16 bytes."""
+    strided = [s for s, n in zip(tokens.stride()[:3], tokens.shape[:3], strict=True) if n > 1]
+    dense = tokens.stride(-1) == 1 and all(s > 0 and s * tokens.itemsize % 16 == 0 for s in strided)
+    if dense and tokens.data_ptr() % 16 == 0:
+        return tokens
+    # `contiguous` would give back a dense tensor that begins between two multiples of 16 bytes.
+    return tokens.clone(memory_format=torch.contiguous_format)
 
 
 def strides(tensor: Tensor | None, unit: int = 1) -> tuple[int, ...]:

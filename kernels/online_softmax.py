@@ -23,16 +23,25 @@ def load_rows(ptr, in_rows, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def take_in(scores, v, accumulator, row_max, row_sum, scale):
-    """Add keys to the running sums: `scores` [BLOCK_M, BLOCK_N], not yet scaled, and v [BLOCK_N, BLOCK_D]."""
+def take_in(scores, v, accumulator, row_max, row_sum, scale, BY_ROW: tl.constexpr = False,
+            HALF_SUMS: tl.constexpr = False):  # fmt: skip
+    """Add keys to the running sums: `scores` [BLOCK_M, BLOCK_N], not yet scaled, and v [BLOCK_N, BLOCK_D].
+
+    `scale` is one number or, BY_ROW, [BLOCK_M]. HALF_SUMS adds up these keys in float16, which takes half as
+    long on some cards, and only then to what was before.
+    """
     new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
     # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is no number.
     safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-    weights = tl.exp2(scores * scale - safe_max[:, None])
+    of_rows = scale[:, None] if BY_ROW else scale
+    weights = tl.exp2(scores * of_rows - safe_max[:, None])
     correction = tl.exp2(row_max - safe_max)
     row_sum = row_sum * correction + tl.sum(weights, 1)
     accumulator = accumulator * correction[:, None]
-    accumulator = tl.dot(weights.to(v.dtype), v, accumulator, input_precision="ieee")
+    if HALF_SUMS:
+        accumulator += tl.dot(weights.to(v.dtype), v, out_dtype=tl.float16).to(tl.float32)
+    else:
+        accumulator = tl.dot(weights.to(v.dtype), v, accumulator, input_precision="ieee")
     return accumulator, new_max, row_sum
 
 

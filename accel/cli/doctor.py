@@ -12,7 +12,7 @@ import typer
 
 from accel.cli.options import Json
 from accel.cli.terminal import say
-from accel.kernels.attention.tiers import ON_PROOF, cannot_run, choose_tier
+from accel.kernels.attention.tiers import cannot_run, choose_tier, on_proof
 from accel.kernels.attention.verdicts import PASSED, key, verdict_file
 from accel.load.pipeline import best_device
 from accel.machine.tier_proof import prove
@@ -52,7 +52,7 @@ def prove_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
     calls = {
         key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)
         for gpu in reversed(gpus)
-        for tier in ON_PROOF
+        for tier in on_proof()
         for dtype in (torch.bfloat16, torch.float16)
         for head_dim in HEAD_DIMS
         if cannot_run(tier, gpu, dtype, head_dim) is None

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from accel.files import FolderLock, whole_file
-from accel.kernels.attention.tiers import ON_PROOF, cannot_run
+from accel.kernels.attention.tiers import cannot_run, on_proof
 from accel.kernels.attention.verdicts import PASSED, key, known, read_file, verdict, verdict_file
 from accel.machine.tier_trial import NOT_TESTED, SECONDS, trial
 
@@ -30,7 +30,7 @@ def prove_if_unknown(device: torch.device, dtype: torch.dtype, head_dim: int) ->
     """
     if device.type != "cuda" or os.environ.get(SWITCH) == "0":
         return
-    for tier in ON_PROOF:
+    for tier in on_proof():
         if cannot_run(tier, device, dtype, head_dim) or verdict(tier, device, dtype, head_dim):
             continue
         if torch.cuda.is_current_stream_capturing():

@@ -1,10 +1,10 @@
 """Block-sparse attention in PyTorch that really skips: gathers the listed key blocks, then dense attention.
 
-Nothing is padded, and nothing masked but the blocks that causality or an order cuts. A row (a block of queries
-of one head) that keeps all threads busy is attended to alone, head after head, so that the keys of a head stay
-in the processor's cache; shorter rows with equally many visible keys are attended to together, in chunks of
-bounded memory. The full blocks, the partial blocks and the tail of a row are attended to apart and joined by
-their log-sum-exp.
+Nothing is padded, and nothing masked but the blocks that causality or an order cuts. A row (a block of
+queries of one head) that keeps all threads busy is attended to alone, head after head, so that the keys of a
+head stay in the processor's cache; shorter rows with equally many visible keys are attended to together, in
+chunks of bounded memory. The full blocks, the partial blocks and the tail of a row are attended to apart and
+joined by their log-sum-exp.
 
 The lengths of the lists are read on the host: free on a CPU; on another device each call waits for it.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from accel.kernels.attention.rows import Rows
 from accel.kernels.attention.tail import tail_log_count, tail_means
+from accel.kernels.attention.tier import Tier, runs_anywhere
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
 
@@ -29,6 +30,9 @@ LONG_ROW = 512  # keys; of fewer, the calls for row after row take longer than t
 
 # Rows [G], by number or as a slice, their out [G, rows, D] and LSE [G, rows].
 Piece = tuple[Tensor | slice, Tensor, Tensor]
+
+
+TIER = Tier("accel.kernels.attention.gathered", runs_anywhere)
 
 
 def block_sparse_attention(

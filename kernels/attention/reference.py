@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from accel.kernels.attention.tier import Tier, runs_anywhere
 from accel.kernels.layout.blocks import blocks_of_tokens, per_head
 from accel.kernels.layout.layout import BlockLayout
+
+TIER = Tier("accel.kernels.attention.reference", runs_anywhere)
 
 
 def block_sparse_attention(

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.tail_triton import add_tail
-from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.fp8.kernel import ROWS, hopper_fp8_kernel
 from accel.kernels.fp8.operands import Operands, operands
+from accel.kernels.fp8.tier import HEAD_DIMS, cannot_take
 from accel.kernels.hopper.tiles import box_descriptor
 from accel.kernels.launch import apart, launch
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E
 
-HEAD_DIMS = (64, 128)
 STAGES = 4  # tiles of keys and of values in flight
 
 
@@ -28,7 +27,7 @@ def block_sparse_attention(
     """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
-        ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tiers.cannot_take` has
+        ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tier.cannot_take` has
             something against the layout.
     """
     _check(q, layout)
@@ -70,5 +69,5 @@ def _check(q: Tensor, layout: BlockLayout) -> None:
             "the fp8 tier takes torch.float16 and torch.bfloat16 and head dims 64 and 128, "
             f"got {q.dtype} and {q.shape[-1]}"
         )
-    if reason := cannot_take("fp8", layout):
+    if reason := cannot_take(layout):
         raise ValueError(f"the fp8 tier {reason}")

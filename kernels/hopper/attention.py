@@ -14,10 +14,10 @@ import triton
 from torch import Tensor
 
 from accel.kernels.attention.tail_triton import add_tail
-from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.hopper.kernel import hopper_kernel
+from accel.kernels.hopper.tier import cannot_take
 from accel.kernels.hopper.tiles import ROWS, box_descriptor
-from accel.kernels.launch import apart, launch, strides
+from accel.kernels.launch import aligned, apart, launch, strides
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder, by_head
 from accel.kernels.layout.work_order import work_order_if_it_matters
@@ -41,7 +41,7 @@ def block_sparse_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if layout.kv_order is not None:
         k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
-    q, k, v = (_aligned(x) for x in (q, k, v))
+    q, k, v = (aligned(x) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
     out = q.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, q_len, dtype=torch.float32)
@@ -97,15 +97,5 @@ def _check(q: Tensor, layout: BlockLayout) -> None:
             f"the hopper tier takes head dims that are multiples of 8 from 16 to 256, the nearest being "
             f"{nearest}, got {q.shape[-1]}"
         )
-    if reason := cannot_take("hopper", layout):
+    if reason := cannot_take(layout):
         raise ValueError(f"the hopper tier {reason}")
-
-
-def _aligned(tokens: Tensor) -> Tensor:
-    """`tokens`, copied if TMA cannot address them: rows dense, all strides multiples of 16 bytes."""
-    strided = [s for s, n in zip(tokens.stride()[:3], tokens.shape[:3], strict=True) if n > 1]
-    dense = tokens.stride(-1) == 1 and all(s > 0 and s * tokens.itemsize % 16 == 0 for s in strided)
-    if dense and tokens.data_ptr() % 16 == 0:
-        return tokens
-    # `contiguous` would give back a dense tensor that begins between two multiples of 16 bytes.
-    return tokens.clone(memory_format=torch.contiguous_format)

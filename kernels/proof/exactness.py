@@ -37,3 +37,24 @@ def disagreement(
         if not error <= slack * budget + 1e-5:
             return f"{name}: error {error:.2e} > {slack} x eager's {budget:.2e}"
     return None
+
+
+def rounded_too_far(
+    result: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, most: float
+) -> str | None:
+    """What speaks against (out, LSE) of a tier that rounds queries and keys; None if nothing does.
+
+    Args:
+        most: of all rows the norm of the error over that of the output; of one row, four times as much.
+    """
+    exact = reference.block_sparse_attention(q.double(), k.double(), v.double(), layout, return_lse=True)
+    (out, lse), (true_out, true_lse) = ((x.double() for x in pair) for pair in (result, exact))
+    finite = true_lse.isfinite()
+    if not torch.equal(lse.isfinite(), finite) or not out.isfinite().all() or out[~finite].any():
+        return "not finite, or not zero, elsewhere than the truth"
+    apart, size = (out - true_out)[finite].norm(dim=-1), true_out[finite].norm(dim=-1)
+    error = (apart.norm() / size.norm().clamp(min=1e-30)).item() if len(size) else 0.0
+    worst = (apart / size.clamp(min=0.1 * size.mean())).max().item() if len(size) else 0.0
+    if not (error <= most and worst <= 4 * most):
+        return f"out: relative error {error:.4f} > {most:g}, of a row {worst:.4f} > {4 * most:g}"
+    return None

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels.attention.tiers import cannot_take, load_tier
+from accel.kernels.attention.tiers import tier as tier_of
 from accel.kernels.layout.layout import KEY_ROWS, BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.work_order import processors
-from accel.kernels.proof.exactness import disagreement
+from accel.kernels.proof.exactness import disagreement, rounded_too_far
 
 TILES = range(1, 10)  # of 128 keys: every number that a pipeline of four stages starts, wraps and ends with
 BATCH, ROWS = 2, 128
@@ -92,7 +93,8 @@ def first_failure(
 ) -> str | None:
     """The first call that `tier` gets wrong, in words; None if it gets all right.
 
-    Each is as near to float64 as twice the reference's own error in `dtype`, finite where float64 is, and the
+    Each is as near to float64 as twice the reference's own error in `dtype`, or as a tier that rounds may be
+    apart from it, finite where float64 is, and the
     same to the bit when repeated; new tensors are full of NaN, so that nothing is left unwritten.
 
     Args:
@@ -161,7 +163,13 @@ def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> s
         if OUT_OF_MEMORY in str(error):
             raise
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    if wrong := disagreement(first, q, k, v, layout):
+    rounding = tier_of(tier).error
+    wrong = (
+        disagreement(first, q, k, v, layout)
+        if rounding is None
+        else rounded_too_far(first, q, k, v, layout, rounding)
+    )
+    if wrong:
         return wrong
     same = all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     return None if same else "repeated, it gave other bits"

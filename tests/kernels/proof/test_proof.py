@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from accel.kernels.attention import gathered as gathered_attention
-from accel.kernels.attention.tiers import ON_PROOF, cannot_run
+from accel.kernels.attention.tiers import cannot_run, on_proof
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.proof import forms as proof
 from accel.kernels.proof.forms import FORMS, TILES, first_failure, problem
@@ -139,10 +139,26 @@ def test_every_thing_that_a_layout_can_say_is_tried():
         assert any(getattr(layout, field.name) is not field.default for layout in layouts), field.name
 
 
+ROUNDED = {
+    "as it may": (lambda out: out * 1.01, None),
+    "all too far": (lambda out: out * 1.03, "relative error 0.03"),
+    "one row": (lambda out: out.index_fill(2, torch.tensor([7]), 0.0), "of a row"),
+    "not finite": (lambda out: out.index_fill(2, torch.tensor([7]), torch.nan), "not finite"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), ROUNDED.values(), ids=ROUNDED.keys())
+def test_a_tier_that_rounds_is_held_to_its_own_error(spoil, reason):
+    q, k, v, layout = problem(FORMS["plain"], 64, 4, CPU, torch.float32, 16)
+    out, lse = RIGHT(q, k, v, layout, return_lse=True)
+    found = proof.rounded_too_far((spoil(out), lse), q, k, v, layout, 0.015)
+    assert found is None if reason is None else reason in found
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dim", [64, 96, 128, 256], ids="D{}".format)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("tier", ON_PROOF)
+@pytest.mark.parametrize("tier", on_proof())
 def test_the_tiers_that_need_it_pass_on_a_gpu(tier, dtype, dim):
     if not torch.cuda.is_available() or cannot_run(tier, "cuda", dtype, dim):
         pytest.skip("not for this machine")

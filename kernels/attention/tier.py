@@ -1,0 +1,61 @@
+"""Tier: one implementation of block-sparse attention, and what it cannot do."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from accel.kernels.layout.layout import BlockLayout
+
+Precision = Literal["int8", "fp8"]
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def runs_anywhere(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """What a tier that runs on every device says of one."""
+    return None
+
+
+def takes_all(layout: BlockLayout) -> str | None:
+    """What a tier that takes every layout says of one."""
+    return None
+
+
+@dataclass(frozen=True)
+class Tier:
+    """An implementation. It stands beside its kernel, in a file that imports nothing the kernel needs.
+
+    Args:
+        module: where its `block_sparse_attention` is, imported when it first runs.
+        cannot_run: why it cannot run heads of a size and type on a device, to be read after the tier's name;
+            None where it can. Types that are no floats, and the meta device, never get here.
+        cannot_take: why it cannot run a layout, likewise.
+        on_proof: whether it may run by the machine's choice, once it has passed its test there.
+        precision: what it rounds queries and keys to. Such a tier runs only where this is asked for.
+        error: the norm of the error over that of the output, in float64, which a tier that rounds may have in
+            its test; None for those held to the tolerance of all.
+    """
+
+    module: str
+    cannot_run: Callable[[torch.device, torch.dtype, int], str | None]
+    cannot_take: Callable[[BlockLayout], str | None] = takes_all
+    on_proof: bool = False
+    precision: Precision | None = None
+    error: float | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Its `block_sparse_attention`; what it needs (Triton, say) is imported now and not before."""
+        return importlib.import_module(self.module).block_sparse_attention
+
+
+def on_nvidia(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA GPU; None for what is none."""
+    if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability(device)

@@ -1,0 +1,30 @@
+"""The tier of the Gluon kernel for Hopper: chosen where it has passed its test."""
+
+from __future__ import annotations
+
+import torch
+
+from accel.kernels.attention import triton_tier
+from accel.kernels.attention.tier import HALVES, Tier, on_nvidia
+from accel.kernels.layout.layout import BlockLayout
+
+
+def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why no kernel for Hopper can run such a call, to be read after its tier's name; None if they can."""
+    if reason := triton_tier.cannot_run(device, dtype, head_dim):
+        return reason
+    if on_nvidia(device) != (9, 0):
+        return "needs a Hopper GPU, compute capability 9.0"
+    if dtype not in HALVES:
+        return f"does not take {dtype}"
+    if head_dim % 8:
+        return f"takes head dims that are multiples of 8, not {head_dim}"
+    return None
+
+
+def cannot_take(layout: BlockLayout) -> str | None:
+    rows = layout.block_size[0]
+    return None if rows == 128 else f"takes query blocks of 128, got {rows}"
+
+
+TIER = Tier("accel.kernels.hopper.attention", cannot_run, cannot_take, on_proof=True)
