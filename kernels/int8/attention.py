@@ -178,13 +178,21 @@ def block_sparse_attention(
             layout.window, CAUSAL=layout.causal, D=dim, PARTS=parts, TILES=columns // tile["BLOCK_N"], **tile,
         )  # fmt: skip
 
-    launch_fitting((int8_kernel, q.device, dim, rows, columns, masked), ladder(rows, columns), start)
+    by_positions = kv_positions is not None
+    about = (int8_kernel, q.device, dim, rows, columns, by_positions)
+    launch_fitting(about, ladder(rows, columns, by_positions), start)
     if layout.tail:
         add_tail(q, in_blocks[1], in_blocks[2], layout, out, lse, scale, q_positions)
     return (out, lse) if return_lse else out
 
 
-def ladder(rows: int, columns: int) -> list[Config]:
-    """Configurations to try, the first that fits; fewer queries leave registers for fewer keys at once."""
-    warps, tile = (8, 64) if rows == 128 else (4, 32)
-    return [config(rows, min(columns, n), warps, stages) for n, stages in ((tile, 3), (tile, 2), (32, 1))]
+def ladder(rows: int, columns: int, by_positions: bool) -> list[Config]:
+    """Configurations to try, the first that fits.
+
+    Fewer queries for as many warps, or masks by the positions of keys, leave registers for fewer keys at once.
+    """
+    queries, keys, warps = (128, 64, 8) if rows == 128 else (rows, 32, 4)
+    if by_positions:
+        queries, keys, warps = min(rows, 64), 32, 8 if rows >= 64 else 4
+    tiles = ((keys, 3), (keys, 2), (32, 1))
+    return [config(queries, min(columns, n), warps, stages) for n, stages in tiles]
