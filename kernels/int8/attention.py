@@ -189,7 +189,7 @@ def block_sparse_attention(
 def ladder(rows: int, columns: int, by_positions: bool) -> list[Config]:
     """Configurations to try, the first that fits.
 
-    Fewer queries for as many warps, or masks by the positions of keys, leave registers for fewer keys at once.
+    Fewer queries for as many warps, or masks by the positions of keys, leave registers for fewer keys.
     """
     queries, keys, warps = (128, 64, 8) if rows == 128 else (rows, 32, 4)
     if by_positions:
