@@ -81,15 +81,16 @@ def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: A
 def prove_for(plan: Plan) -> None:
     """Try what the sites of a plan will run on, as far as their weights show it: a model that is still on the
     CPU, or quantised, shows it at its first sparse call."""
-    sites = [step.site for step in plan.matched if step.rule and step.rule.policy.method != "dense"]
-    projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site in sites]
+    steps = [(step.site, step.rule) for step in plan.matched if step.rule]
+    sparse = [(site, rule.precision) for site, rule in steps if rule.policy.method != "dense"]
+    projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site, _ in sparse]
     weights = [getattr(projection, "weight", None) for projection in projections]
-    for device, dtype, head_dim in {
-        (weight.device, weight.dtype, len(weight) // site.heads)
-        for site, weight in zip(sites, weights, strict=True)
+    for device, dtype, head_dim, precision in {
+        (weight.device, weight.dtype, len(weight) // site.heads, precision)
+        for (site, precision), weight in zip(sparse, weights, strict=True)
         if isinstance(weight, Tensor)
     }:
-        tier_proof.prove_if_unknown(device, dtype, head_dim)
+        tier_proof.prove_if_unknown(device, dtype, head_dim, precision)
 
 
 def restore_model(pipe_or_model: Model) -> Model:

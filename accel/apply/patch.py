@@ -105,12 +105,15 @@ class Patch:
         assert step.rule is not None
         site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
         if site.causal:
-            self._put_in(prepared_in_sequence(site, SequenceAttention(site, policy, schedule, self.told)))
+            sequence = SequenceAttention(site, policy, schedule, self.told)
+            sequence.precision = step.rule.precision
+            self._put_in(prepared_in_sequence(site, sequence))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
         hook, compensate = self.hooks[site.component], self.plan.recipe.compensate
         assert isinstance(hook, RootHook)
         attention = GridAttention(site, policy, schedule, hook, reuse, self.told, compensate)
+        attention.precision = step.rule.precision
         self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
 
     def _put_in(self, seat: Seated) -> None:

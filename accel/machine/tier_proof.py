@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from accel.files import FolderLock, whole_file
+from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run, on_proof
 from accel.kernels.attention.verdicts import PASSED, key, known, read_file, verdict, verdict_file
 from accel.machine.tier_trial import NOT_TESTED, SECONDS, trial
@@ -23,14 +24,17 @@ SWITCH = "ACCEL_PROVE"
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def prove_if_unknown(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
-    """Try the tiers that could run such calls here and about which nothing is known, and say so.
+def prove_if_unknown(
+    device: torch.device, dtype: torch.dtype, head_dim: int, precision: Precision | None = None
+) -> None:
+    """Try the tiers that could run such calls here and about which nothing is known, and say so; those that
+    round to a precision only where it is asked for.
 
     Not while a CUDA graph is captured, and never under ACCEL_PROVE=0. A tier that fails is no error.
     """
     if device.type != "cuda" or os.environ.get(SWITCH) == "0":
         return
-    for tier in on_proof():
+    for tier in (*(on_proof(precision) if precision else ()), *on_proof()):
         if cannot_run(tier, device, dtype, head_dim) or verdict(tier, device, dtype, head_dim):
             continue
         if torch.cuda.is_current_stream_capturing():

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from accel.kernels.attention.tier import Precision
 from accel.recipe.any_policy import AnyPolicy, policies_schema
 from accel.recipe.compensate import Compensate
 from accel.recipe.reuse import Reuse
@@ -24,12 +25,15 @@ class Rule(_Strict):
         policy: the method and its parameters: an object of any `Policy`, or a mapping with its `method`.
         schedule: replaces the recipe's schedule for these sites.
         reuse: replaces the recipe's reuse for these sites.
+        precision: what queries and keys may be rounded to, on GPUs with a kernel for it that has passed its
+            test there; elsewhere, and where this is None, nothing is rounded.
     """
 
     match: str = Field(min_length=1)
     policy: AnyPolicy
     schedule: Schedule | None = None
     reuse: Reuse | None = None
+    precision: Precision | None = None
 
 
 class ModelPattern(_Strict):

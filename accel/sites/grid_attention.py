@@ -149,12 +149,12 @@ class GridAttention(SiteAttention):
     ) -> Tensor:
         """[B, H, N, D] each, in the layout's order -> [B, M, H, D] in the model's."""
         q, k, v = qkv
-        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3])
+        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         if planned.captured is not None:
             assert self.residual is not None
             out = self.residual.capture(qkv, planned.layout, context, planned.key, forward.kept, call)
         else:
-            out = block_sparse_attention(q, k, v, planned.layout)
+            out = block_sparse_attention(q, k, v, planned.layout, precision=self.precision)
             if self.residual is not None:
                 out = self.residual.apply(out, v, context, planned.key, forward.kept, call)
         return put_back(out.transpose(1, 2), arrival)

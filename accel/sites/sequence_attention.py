@@ -138,14 +138,19 @@ class SequenceAttention(SiteAttention):
             return layout
         return with_dense_queries(layout, self.schedule.dense_queries)
 
-    @staticmethod
-    def _attend(q: Tensor, parts: Parts, layouts: Layouts) -> Tensor:
+    def _attend(self, q: Tensor, parts: Parts, layouts: Layouts) -> Tensor:
         """[B, M, H, D] for the queries [B, H, M, D] of all parts."""
-        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3])
+        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         outs = []
         for part, layout in zip(parts.calls, layouts.each, strict=True):
             out, lse = block_sparse_attention(
-                part.q, part.k, part.v, layout, scale=part.scale, return_lse=True
+                part.q,
+                part.k,
+                part.v,
+                layout,
+                scale=part.scale,
+                return_lse=True,
+                precision=self.precision,
             )
             outs.append(out if part.sinks is None else with_sinks(out, lse, part.sinks))
         return parts.join(outs, q).transpose(1, 2)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run
 from accel.patches.observers import GRADIENTS, records_gradients
 from accel.patches.site import Site
@@ -35,6 +36,7 @@ class SiteAttention:
         record: the counts of the calls.
         faults: what went wrong, and whether the site is still tried.
         stopwatch: times the calls, if set.
+        precision: what the recipe lets queries and keys be rounded to.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class SiteAttention:
         self.record = CallRecord()
         self.faults = Faults(site.full_name, set() if warned is None else warned)
         self.stopwatch: Stopwatch | None = None
+        self.precision: Precision | None = None
 
     def timed(self, device: torch.device) -> AbstractContextManager[None]:
         """The stopwatch, running; nothing where the calls are not timed."""

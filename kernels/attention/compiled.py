@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import attention_for
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 
 
 def compiled_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None, tier: str | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    scale: float | None,
+    tier: str | None,
+    precision: Precision | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Out [B, H, M, D] and LSE [B, H, M], on the tier that is chosen when the graph runs."""
     orders = [None if order is None else order.indices for order in (layout.q_order, layout.kv_order)]
     out, lse = _attend(
         q, k, v, layout.kv_indices, layout.kv_num_blocks, layout.block_size, layout.q_len, layout.kv_len,
-        layout.causal, layout.kv_lengths, *orders, layout.tail, layout.window, scale, tier,
+        layout.causal, layout.kv_lengths, *orders, layout.tail, layout.window, scale, tier, precision,
     )  # fmt: skip
     return out.transpose(1, 2), lse
 
@@ -42,6 +50,7 @@ def _attend(
     window: int | None,
     scale: float | None,
     tier: str | None,
+    precision: str | None,
 ) -> tuple[Tensor, Tensor]:
     """Out [B, M, H, D], which is how the GPU's tiers write it, and the LSE."""
     rows, columns = block_size
@@ -60,7 +69,9 @@ def _attend(
         window,
     )
     with torch.cuda.device_of(q):
-        out, lse = attention_for(q, layout, tier)(q, k, v, layout, scale=scale, return_lse=True)
+        out, lse = attention_for(q, layout, tier, cast("Precision | None", precision))(
+            q, k, v, layout, scale=scale, return_lse=True
+        )
     return out.transpose(1, 2).contiguous(), lse
 
 

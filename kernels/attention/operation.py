@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.compiled import compiled_attention
+from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import attention_for
 from accel.kernels.layout.layout import BlockLayout
 
@@ -22,6 +23,7 @@ def block_sparse_attention(
     scale: float | None = None,
     return_lse: Literal[False] = False,
     tier: str | None = None,
+    precision: Precision | None = None,
 ) -> Tensor: ...
 
 
@@ -35,6 +37,7 @@ def block_sparse_attention(
     scale: float | None = None,
     return_lse: Literal[True],
     tier: str | None = None,
+    precision: Precision | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -47,6 +50,7 @@ def block_sparse_attention(
     scale: float | None = None,
     return_lse: bool = False,
     tier: str | None = None,
+    precision: Precision | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(q kᵀ · scale) v over the keys that `layout` lets each query see. Forward only.
 
@@ -57,6 +61,7 @@ def block_sparse_attention(
         return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `TIERS`; None takes the fastest one that is known to run right on this machine
             (`choose_tier`). A tier that is asked for and cannot run is an error, never replaced.
+        precision: what queries and keys may be rounded to, where a tier that does so has passed its test.
 
     Returns:
         out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing
@@ -68,9 +73,9 @@ def block_sparse_attention(
     """
     _check(q, k, v, layout, scale)
     if torch.compiler.is_compiling():
-        out, lse = compiled_attention(q, k, v, layout, scale, tier)
+        out, lse = compiled_attention(q, k, v, layout, scale, tier, precision)
         return (out, lse) if return_lse else out
-    attend = attention_for(q, layout, tier)
+    attend = attention_for(q, layout, tier, precision)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(q):
         return attend(q, k, v, layout, scale=scale, return_lse=return_lse)

@@ -129,18 +129,21 @@ def load_tier(name: str) -> Callable[..., Any]:
     return tier(name).load()
 
 
-def attention_for(q: Tensor, layout: BlockLayout, asked: str | None) -> Callable[..., Any]:
-    """The `block_sparse_attention` of the tier that is asked for, or of the best one for the call.
+def attention_for(
+    q: Tensor, layout: BlockLayout, asked: str | None, precision: Precision | None = None
+) -> Callable[..., Any]:
+    """The `block_sparse_attention` of the tier that is asked for, or of the best one for the call and for the
+    precision that is allowed.
 
     Raises:
         ValueError: if it cannot run there.
     """
-    return load_tier(_tier(q, layout, asked))
+    return load_tier(_tier(q, layout, asked, precision))
 
 
-def _tier(q: Tensor, layout: BlockLayout, asked: str | None) -> str:
+def _tier(q: Tensor, layout: BlockLayout, asked: str | None, precision: Precision | None) -> str:
     if asked is None:
-        choice = choose_tier(q.device, q.dtype, q.shape[-1], layout)
+        choice = choose_tier(q.device, q.dtype, q.shape[-1], layout, precision)
         if choice.unsupported is not None:
             raise ValueError(f"no tier can run this call: {choice.unsupported}")
         return choice.name

@@ -341,3 +341,21 @@ def test_the_trial_of_a_gpu_passes(tmp_path, monkeypatch):
         skip("needs a Hopper GPU")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert tier_trial.trial("hopper", *CALL) == PASSED
+
+
+def test_a_precision_is_tried_and_used_only_where_a_rule_asks_for_it(tried):
+    with warns(UserWarning, match="trying the fp8 tier"):
+        prove_if_unknown(*CALL, precision="fp8")
+    assert [call[0] for call in tried] == ["fp8", "hopper"]
+    assert choose_tier(*CALL).name == "hopper" and choose_tier(*CALL, precision="fp8").name == "fp8"
+
+
+def test_the_precision_of_a_rule_reaches_its_sites(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tier_proof, "prove_if_unknown", lambda *call: asked.append(call[3]))
+    rule = {"match": "*", "precision": "int8", "policy": {"method": "radial", "block_size": [16, 16]}}
+    model = tiny.wan()
+    exact = tiny.wan()
+    exact.load_state_dict(model.state_dict())
+    accelerate_model(model, Recipe.model_validate({"rules": [rule], "schedule": {"dense_steps": 0}}))
+    assert asked and set(asked) == {"int8"}

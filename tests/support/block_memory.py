@@ -87,7 +87,7 @@ def output_only(self: Any, q: Tensor, *rest: Any) -> Tensor:
 def planned_without_numbers() -> Iterator[None]:
     """Let the meta device be planned for, with a stand-in for the kernel."""
 
-    def stand_in(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Tensor:
+    def stand_in(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, precision: None) -> Tensor:
         q, k, v = layout.to_block_order(q, k, v)
         q.new_empty(q.shape[:3], dtype=torch.float32)
         return layout.to_sequence_order(torch.empty_like(q))
