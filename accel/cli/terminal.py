@@ -13,6 +13,8 @@ from rich.text import Text
 
 from accel.plain_text import plain
 
+NARROWEST = 40
+
 
 def say(text: object = "") -> None:
     """A line on standard output."""
@@ -40,7 +42,10 @@ def print_table(
         table.add_column(Text(plain(column)), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    console = Console(highlight=False, markup=False, emoji=False)
+    # Rich drops the cells of a table that does not fit at all.
+    console.width = max(console.width, NARROWEST)
+    console.print(table)
 
 
 def make_streams_safe() -> None:

@@ -141,3 +141,24 @@ def test_a_terminal_of_ascii_stops_no_sentence():
     code = f"import sys; sys.argv = [{words}]; from accel.cli.app import main; main()"
     done = python(code, PYTHONIOENCODING="ascii")
     assert done.returncode == 2 and "n\\xf6\\u202e" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_narrow_terminal_still_shows_the_cells():
+    code = "import sys; sys.argv = ['accel', 'recipes', 'list']; from accel.cli.app import main; main()"
+    told = python(code, COLUMNS="8", NO_COLOR="1").stdout
+    assert "auto" in told and "\x1b" not in told
+
+
+@mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full is a device of Linux")
+def test_output_that_is_full_or_closed_is_no_traceback():
+    code = (
+        "import sys; sys.argv = ['accel', 'recipes', 'show', 'auto']; from accel.cli.app import main; main()"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-u", "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
