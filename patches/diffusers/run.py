@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from accel.patches.diffusers.branches import Branches
 
 TRAIN_TIMESTEPS = 1000
 MOST_PASSES = 16  # forwards that share one place of a schedule; more than this are runs of their own
+
+_TICKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,23 @@ class Run:
             timesteps: the scheduler's schedule, if it has one; another object is another generation.
             text: distinguishes the passes of guidance.
         """
-        if self._last is not None and self._starts_again(self._last, position, timesteps):
-            self._begin()
-        if self._last != position:
-            self._branches.begin_step()
-            self._turn += 1
-        self._last, self._timesteps = position, timesteps
-        return Tick(
-            position.step,
-            position.n_steps,
-            position.progress,
-            self._generation,
-            self._turn,
-            self._branches.number(text),
-            self._kept,
-        )
+        # The passes of one request may run in two threads.
+        with _TICKING:
+            if self._last is not None and self._starts_again(self._last, position, timesteps):
+                self._begin()
+            if self._last != position:
+                self._branches.begin_step()
+                self._turn += 1
+            self._last, self._timesteps = position, timesteps
+            return Tick(
+                position.step,
+                position.n_steps,
+                position.progress,
+                self._generation,
+                self._turn,
+                self._branches.number(text),
+                self._kept,
+            )
 
     def _starts_again(self, last: Position, position: Position, timesteps: Any) -> bool:
         crowded = last == position and self._branches.passes >= MOST_PASSES
