@@ -31,7 +31,7 @@ def take_in(scores, v, accumulator, row_max, row_sum, scale, BY_ROW: tl.constexp
     long on some cards, and only then to what was before.
     """
     new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
-    # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is no number.
+    # A row that has seen nothing yet has the maximum -inf, and -inf - -inf is not a number.
     safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)
     of_rows = scale[:, None] if BY_ROW else scale
     weights = tl.exp2(scores * of_rows - safe_max[:, None])

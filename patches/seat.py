@@ -28,7 +28,7 @@ class Seat:
 
     Args:
         fn: called for every attention of the site.
-        dense: the model's own attention; q [B, M, H, D], k, v [B, N, Hkv, D], mask or none -> [B, M, H, D].
+        dense: the model's own attention; q [B, M, H, D], k, v [B, N, Hkv, D], mask or None -> [B, M, H, D].
 
     Copying or unpickling a seat gives a new one with a number of its own.
     """
@@ -70,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor)
 
 
 def dense_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's attention; q [B, M, H, D], k and v [B, N, Hkv, D], mask or none -> [B, M, H, D]."""
+    """PyTorch's attention; q [B, M, H, D], k and v [B, N, Hkv, D], mask or None -> [B, M, H, D]."""
     grouped = q.shape[2] != k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)

@@ -31,7 +31,7 @@ class Batch:
 
     Args:
         model: as the user named it.
-        recipe: none for the one that is shipped for the model.
+        recipe: None for the one that is shipped for the model.
         changes: to the recipe, see `override`.
         loras: as the user named them.
         folder: where videos, records and manifest go.
@@ -106,7 +106,7 @@ def make(jobs: Sequence[Job], batch: Batch, pipe: Any, report: Callable[[str], N
     """Make videos. One that fails does not stop the rest.
 
     Args:
-        report: told of every video, in words.
+        report: called with a sentence about every video.
 
     Raises:
         RecipeError: if the recipe does not fit the model.

@@ -80,7 +80,7 @@ def usual_size(model: str, pipeline: EmptyPipeline) -> tuple[int, int, int]:
 
 
 def _static_density(step: Step, grid: TokenGrid) -> float | None:
-    """Density of a site whose blocks follow from the grid alone; none where they depend on the input."""
+    """Density of a site whose blocks follow from the grid alone; None where they depend on the input."""
     if step.rule is None or not step.rule.policy.static:
         return None
     site = step.site

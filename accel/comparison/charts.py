@@ -113,7 +113,7 @@ def ruler(comparisons: Sequence[Comparison]) -> Ruler | None:
 def time_bars(runs: Sequence[Run]) -> TimeBars:
     """Seconds of each run, cut into attention, the rest of the transformer and the rest of the pipeline.
 
-    A cut that is not known of every run is made in none.
+    A cut that is not known for every run is made in no run.
     """
     known = [
         part

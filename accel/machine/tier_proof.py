@@ -30,7 +30,7 @@ def prove_if_unknown(
     """Try the tiers that could run such calls here and about which nothing is known, and say so; those that
     round to a precision only where it is asked for.
 
-    Not while a CUDA graph is captured, and never under ACCEL_PROVE=0. A tier that fails is no error.
+    Not while a CUDA graph is captured, and never under ACCEL_PROVE=0. A tier that fails is not an error.
     """
     if device.type != "cuda" or os.environ.get(SWITCH) == "0":
         return

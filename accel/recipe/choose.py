@@ -1,4 +1,4 @@
-"""The recipe a model gets when none is named."""
+"""The recipe a model gets when the user names none."""
 
 from __future__ import annotations
 

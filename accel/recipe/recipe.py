@@ -42,7 +42,7 @@ class ModelPattern(_Strict):
     Args:
         class_name: class of the model.
         config: values its config must have, for example `num_layers: 30`.
-        experts: how many of them a pipeline holds; 2 for Wan 2.2 A14B, which is told from Wan 2.1 14B by
+        experts: how many of them a pipeline holds; 2 for Wan 2.2 A14B, which differs from Wan 2.1 14B by
             nothing else.
     """
 
@@ -58,8 +58,8 @@ class Recipe(_Strict):
         description: one line.
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
         schedule: what stays dense, for every rule that has no schedule of its own.
-        reuse: for how long chosen blocks are kept, likewise.
-        compensate: what is added in place of the blocks left out, likewise; None adds nothing.
+        reuse: for how long chosen blocks are kept, for every rule without its own.
+        compensate: what is added in place of the blocks left out, the same way; None adds nothing.
         rules: at least one.
     """
 

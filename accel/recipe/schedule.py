@@ -22,9 +22,9 @@ class Schedule:
     Args:
         dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
             that any share above 0 is at least one step.
-        last_dense_steps: likewise from its end.
+        last_dense_steps: the same from its end.
         dense_every: after the first steps, one dense step in each such share of the schedule, rounded to the
-            nearest step: where a residual is captured anew (`compensate`). Never the last step, and never
+            nearest step: where a residual is captured again (`compensate`). Never the last step, and never
             more than one in `LEAST_APART` steps: what serves fewer does not pay. 0 is none, and so is a
             schedule whose steps nobody counts.
         dense_layers: share of the layers, from the first, that run dense; rounded up.

@@ -1,4 +1,4 @@
-"""What a pipeline's call takes of the settings, told from its class: before anything is loaded."""
+"""What a pipeline's call takes of the settings, read from its class: before anything is loaded."""
 
 from __future__ import annotations
 

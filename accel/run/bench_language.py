@@ -46,7 +46,7 @@ class Measured:
         seconds: of a prefill, prompt in and first logits out, the median of the runs; of decode, one token,
             the mean, as a search for keys serves several.
         attention_seconds: the part spent in attention, choosing blocks included; of other runs, by the mean.
-        peak_bytes: most memory allocated on the device, weights included; none on the CPU.
+        peak_bytes: most memory allocated on the device, weights included; None on the CPU.
         density: executed blocks / blocks of dense attention, a dense call counting 1.
         dense_reasons: calls that ran dense, by reason.
     """
@@ -79,7 +79,7 @@ def random_model(shape: str, longest: int, device: str, dtype: torch.dtype, laye
     """A model of a named shape with random weights and room for `longest` positions.
 
     Args:
-        layers: how many of the shape's layers; none is all.
+        layers: how many of the shape's layers; None is all.
 
     Raises:
         Mistake: if no shape has the name.

@@ -1,4 +1,4 @@
-"""The sides that a family's pipelines refuse or round: told before anything is loaded."""
+"""The sides that a family's pipelines refuse or round: known before anything is loaded."""
 
 from __future__ import annotations
 

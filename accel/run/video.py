@@ -54,7 +54,7 @@ def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
         the path.
 
     Raises:
-        ValueError: if the tensor is no RGB video, the ending is another one, or fps is not above 0.
+        ValueError: if the tensor is not an RGB video, the ending is another one, or fps is not above 0.
         OSError: if the folder does not exist or cannot be written, or the disk is full.
         EncodeError: if ffmpeg fails; with what it said.
     """

@@ -39,7 +39,7 @@ class CallRecord:
     Args:
         dense: calls that ran dense, by reason.
         sparse: the calls that ran sparse, by what they were part of.
-        dense_steps: steps of the dense calls, likewise.
+        dense_steps: the same of the dense calls.
         shared: calls that executed nothing, since the other pass of guidance had computed the same, by step.
     """
 

@@ -95,7 +95,7 @@ class LayoutCache:
 
         Args:
             context: of the call.
-            key: whatever the layout depends on besides; another key is another layout.
+            key: whatever else the layout depends on; another key is another layout.
             make: chooses the blocks.
             store: what the call's generation keeps.
             call: which of the forward's calls to the site; some models make one for each sample.

@@ -20,7 +20,7 @@ def block_sparse_attention(
 
     Args:
         q: [B, H, M, D]; k, v: [B, Hkv, N, D], H a multiple of Hkv. The arithmetic is done in q's type.
-        scale: 1 / sqrt(D) if none.
+        scale: 1 / sqrt(D) if None.
         return_lse: also return the natural logarithm of each row's sum of exponentials, float32 [B, H, M].
 
     Returns:

@@ -18,7 +18,7 @@ class Rows:
 
     Args:
         q: [R, rows, D]; the last block of a head is padded with zeros.
-        k, v: [B x Hkv x Nb, columns, D], likewise.
+        k, v: [B x Hkv x Nb, columns, D], the same.
         lists: int64 [R, S]; indices into `k` and `v`, ascending.
         full_blocks: int64 [R]; how many blocks, from the first in the list, all queries of the row see.
         full_keys: int64 [R]; how many keys those have: less than whole blocks where the sequence ends in one.

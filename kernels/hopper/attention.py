@@ -83,7 +83,7 @@ def _launch(
 
 
 def _positions(order: TokenOrder | None) -> Tensor | None:
-    """Where tokens stand in the sequence, int32 [B | 1, H | 1, N]; none if they are in its order."""
+    """Where tokens are in the sequence, int32 [B | 1, H | 1, N]; None if they are in its order."""
     positions = by_head(order)
     return None if positions is None else positions.int()
 

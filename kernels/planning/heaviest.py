@@ -33,7 +33,7 @@ def keep_heaviest(
             without `share`; with it, masses must be finite and not negative.
         must: bool, broadcasting to `mass`: kept whatever they weigh, within the budget or beyond it. So is
             the heaviest block of every row.
-        may: bool, broadcasting to `mass`: no others are ever kept; none where all may.
+        may: bool, broadcasting to `mass`: no others are ever kept; None where all may.
         budget: what shares one budget; samples never do.
         density: kept blocks / blocks that may be kept, in [0, 1], rounded to whole blocks.
         min_density, share: with a share, the fewest blocks that have this share of the mass, in (0, 1), but

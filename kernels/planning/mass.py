@@ -32,7 +32,7 @@ def block_mass(
     Args:
         block_size: (query rows, key rows), multiples of the rows of a group.
         causal: a group of keys counts only for groups of queries whose last token is not before its first.
-        may: bool [Mb, Nb], blocks outside which keys do not count; none where all do.
+        may: bool [Mb, Nb], blocks outside which keys do not count; None where all do.
         reduction: "most" takes the row that has most of a block instead of the average over its rows, so rows
             sum to more than 1. "strongest" takes the largest entry of a block. "tail_error" sums how
             far each entry is from what it would be if the block were its mean key, which gives all its keys

@@ -16,7 +16,7 @@ class Branches:
 
     A pass is known by its text and by how often that text came before in the step: a skip-layer pass has the
     conditional pass's text. So a pass that is left out in some steps takes no other pass's number. Texts are
-    told apart by identity, which costs no device read; where a pipeline makes them anew for every forward,
+    distinguished by identity, which costs no device read; where a pipeline makes new ones for every forward,
     passes are numbered in the order they come.
     """
 

@@ -43,7 +43,7 @@ def calling_scheduler(model: nn.Module | None, stack: list[FrameType]) -> Any:
 
 def scheduler_of_loop(known: Any, stack: list[FrameType], timestep: Tensor) -> Any:
     """The scheduler that a loop of the user's own holds in a variable, or as `scheduler` of an object in one;
-    None where none is found.
+    None if there is none.
 
     Args:
         known: the one that was named when the model was accelerated: where a loop holds it, it counts.

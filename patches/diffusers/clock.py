@@ -62,7 +62,7 @@ class Clock:
             timestep: what the forward was called with.
             text: its text, to distinguish the passes of guidance.
             model: whose forward it is, and `stack`, the frames that called it, to find whose request it is.
-            size: of its tensors; where nothing else tells requests apart, this does.
+            size: of its tensors; where nothing else distinguishes requests, this does.
         """
         named = self._named_scheduler()
         found = calling_scheduler(model, stack or [])

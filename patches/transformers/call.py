@@ -1,4 +1,4 @@
-"""SequenceCall: one attention call of a language model, and what it asks for besides causal attention."""
+"""SequenceCall: one attention call of a language model, and what it asks for beyond causal attention."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class SequenceCall:
         scale: of the logits; None is 1 / sqrt(D).
         causal: whether the layer is causal where there is no mask.
         window: tokens a query sees at most, itself included; None is all.
-        softcap: bound of the logits; None has none.
+        softcap: bound of the logits; None if unbounded.
         sinks: a logit for each head that takes part in the softmax without a value (`s_aux`), [H], or None.
         bias: added to the logits (`position_bias`), or None.
         dropout: of the probabilities.
         wants_weights: whether the caller wants the probabilities returned.
-        unknown: a keyword that the model hands to its attention and nobody here knows; None has none.
-        past: the cache that the call goes on from; None where there is none or it cannot be told.
+        unknown: a keyword that the model hands to its attention and nobody here knows; None without one.
+        past: the cache that the call goes on from; None if there is none or it is not known.
     """
 
     q: Tensor
@@ -114,7 +114,7 @@ class SequenceCall:
         return read_visible(self.mask, self.q.shape[2], self.k.shape[2], window)
 
     def visible_keys(self) -> Tensor | str | None:
-        """Bool [B, M, N], the keys that each query sees, or why that cannot be told. Reads no device."""
+        """Bool [B, M, N], the keys that each query sees, or why that is not known. Reads no device."""
         return visible_keys(self.mask, self.q.shape[2], self.k.shape[2])
 
 

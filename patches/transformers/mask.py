@@ -53,7 +53,7 @@ def read_visible(mask: Tensor | None, q_len: int, kv_len: int, window: int | Non
 
 
 def visible_keys(mask: Tensor | None, q_len: int, kv_len: int) -> Tensor | str | None:
-    """The keys that a few queries after a cache see, bool [B, M, N], or why they cannot be told.
+    """The keys that a few queries after a cache see, bool [B, M, N], or why they are not known.
 
     None means every key, for a single query; several without a mask are a prompt and no decoding. Reads no
     device where the mask is one of booleans. One that is added to logits is read once, for numbers other than
@@ -101,7 +101,7 @@ def _as_seen(mask: Tensor) -> Tensor:
 
 
 def _only_hides(mask: Tensor, window: int | None) -> str | None:
-    """Why a mask that is added to logits is no mask of booleans; None if it is."""
+    """Why a mask that is added to logits is not a mask of booleans; None if it is."""
     hides = (mask == 0) | (mask <= torch.finfo(mask.dtype).min)
     return None if hides.all() else NOT_CAUSAL
 
@@ -139,7 +139,7 @@ def _spans(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     row = mask[torch.arange(len(mask), device=mask.device), 0, first_row]
     last_key = torch.where(row, keys, -1).amax(dim=1)
     starts, ends = seen.long().argmax(dim=1), torch.where(seen, keys + 1, 0).amax(dim=1)
-    # A sample without any key tells nothing.
+    # A sample without any key shows nothing.
     offset = torch.where(ends > 0, last_key - first_row, -1).amax()
     return starts, ends, offset
 

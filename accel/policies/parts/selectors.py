@@ -124,7 +124,7 @@ Selector = Annotated[TopK | TopP, Field(discriminator="kind")]
 def keep_of_share(
     select: TopK | TopP, mass: Tensor, must: Tensor, may: Tensor | None, heads: HeadShare | None
 ) -> Tensor:
-    """`select.keep` for a share of a layer's heads, as if all of them were here; `heads` is none if they are.
+    """`select.keep` for a share of a layer's heads, as if all of them were here; `heads` is None if they are.
 
     A budget of the layer is spent over all heads: their mass is gathered, and every process of the group must
     come here.
