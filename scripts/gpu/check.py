@@ -25,7 +25,7 @@ import typer
 
 from scripts.gpu.process import run_stage
 from scripts.gpu.record import Record, machine
-from scripts.gpu.stages import Stage, gpu_tiers, stages
+from scripts.gpu.stages import PREFLIGHT, Stage, gpu_tiers, stages
 
 SHORTEST = 30  # seconds; with less left nothing is begun
 MEMORY = 4 << 30  # bytes of the host for each process of tests
@@ -89,6 +89,9 @@ def run_all(chosen: list[Stage], record: Record, options: Options) -> list[str]:
         with ThreadPoolExecutor(1 if alone else processes()) as pool:
             done = pool.map(lambda one: attempt(one, record, options), list(group))
             ran += [name for name in done if name]
+        if PREFLIGHT in ran and record.stages[PREFLIGHT]["status"] == "failed":
+            print("the preflight failed: nothing else is worth its time before what it names is there")
+            break
     return ran
 
 

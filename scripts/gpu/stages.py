@@ -23,6 +23,7 @@ ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton", "OMP_NUM_THREADS": "
 # Tests that start whole files of cases, or trials of tiers: those are stages of their own.
 ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "trial_of_a_gpu")
 HEAD_DIMS = (128, 64, 96, 256)
+PREFLIGHT = "preflight"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ class Stage:
 
 
 def stages() -> list[Stage]:
-    """All of them, in the order of their worth."""
+    """All of them, in the order of their worth: the main shape and planning before the long suites."""
+    tests, timings = tests_of_tiers(torch.bfloat16), measurements()
+    main = [one for one in tests if one.name.endswith(" D128")]
     return [
-        *tests_of_tiers(torch.bfloat16),
+        Stage(PREFLIGHT, script("gpu.preflight"), 5, 60, alone=True),
+        *main,
+        *timings[:2],
+        *(one for one in tests if one not in main),
         *other_tests(),
-        *measurements(),
+        *timings[2:],
         *sanitizers(),
         *tests_of_tiers(torch.float16),
     ]

@@ -138,3 +138,31 @@ def test_the_machine_is_known_by_its_code():
     found = machine("abc")
     assert found["commit"] == "abc" and len(found["sources"]) == 16 and found["device"]
     assert machine(None)["sources"] == found["sources"]
+
+
+def test_a_preflight_that_fails_ends_the_check(record):
+    chosen = [
+        Stage("preflight", (sys.executable, "-c", "raise SystemExit(1)", OUT), 1, 60, alone=True),
+        small("kernels"),
+    ]
+    assert gpu_check.run_all(chosen, record, enough()) == ["preflight"]
+
+
+def test_the_preflight_comes_first_and_what_is_asked_for_before_the_suites():
+    names = [stage.name for stage in stages()]
+    assert names[0] == "preflight"
+    assert max(names.index("kernels"), names.index("planning")) < names.index("tests others")
+
+
+def test_the_preflight_names_what_is_missing(tmp_path, monkeypatch, capfd):
+    from scripts.gpu import preflight
+    from scripts.row_file import read_rows
+
+    monkeypatch.setattr(
+        preflight, "NEEDED", {"a": ("json",), "b": ("no_such_module",), "cudnn": ("nor_this",)}
+    )
+    with raises(typer.Exit):
+        preflight.main(tmp_path / "rows.jsonl")
+    assert "b: no_such_module: ModuleNotFoundError" in capfd.readouterr().out
+    rows = {row["key"]: row["outcome"] for row in read_rows(tmp_path / "rows.jsonl")[0]}
+    assert rows == {"a": "passed", "b": "failed", "cudnn": "passed"}
