@@ -37,6 +37,15 @@ def is_differentiated(model: Any) -> bool:
 
 def recorder() -> str | None:
     """What happens to what runs now, if it is recorded for other inputs or has no values; None otherwise."""
+    if (traced := tracer()) is not None:
+        return traced
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return "captured in a CUDA graph"
+    return None
+
+
+def tracer() -> str | None:
+    """As `recorder`, without CUDA graphs: what reads no tensor on the host may be captured in one."""
     if torch.compiler.is_exporting():
         return "exported"
     if torch.jit.is_tracing():
@@ -45,8 +54,6 @@ def recorder() -> str | None:
         return "transformed by torch.func or torch.vmap"
     if any(torch._C._get_dispatch_mode(mode) is not None for mode in SYMBOLIC):
         return "run on tensors without values"
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return "captured in a CUDA graph"
     return None
 
 

@@ -14,6 +14,7 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_proof
 from accel.patches.context import Context
+from accel.patches.observers import recorder, tracer
 from accel.patches.site import Site
 from accel.patches.transformers.call import SequenceCall
 from accel.patches.transformers.mask import Visible
@@ -56,6 +57,8 @@ class SequenceAttention(SiteAttention):
 
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         with self.timed(call.q.device):
+            if (traced := tracer()) is not None:
+                return self.dense(traced, dense, phase_of(call))
             if self.decode.takes(call):
                 return self._decode(call, dense)
             self.memories.forget(call)
@@ -94,7 +97,7 @@ class SequenceAttention(SiteAttention):
 
     def _visible(self, call: SequenceCall) -> Visible | str:
         """What the queries see, or why this call runs dense. The mask is read last: it may cost a sync."""
-        if reason := self._dense_reason(call) or self.faults.stays_dense:
+        if reason := self._dense_reason(call) or self.faults.stays_dense or recorder():
             return reason
         visible = call.visible()
         if isinstance(visible, str):

@@ -142,6 +142,20 @@ def test_an_exported_model_is_dense_and_runs_in_another_process(strict, tmp_path
     subprocess.run([sys.executable, "-c", code, *paths], check=True)
 
 
+def test_what_is_traced_runs_dense_and_spoils_nothing():
+    model, ids = tiny.llama(), tiny.tokens(60, 3)
+    outputs = []
+    for accelerate in (lambda model: model, lambda model: accelerate_model(model, "llm-permuted", **SPARSE)):
+        wrapped = Wrapped(accelerate(model))
+        outputs.append(torch.vmap(lambda row, run=wrapped: run(row[None])[0])(ids))
+        outputs.append(torch.jit.trace(wrapped, (ids,), check_trace=False)(ids))
+    assert torch.equal(outputs[2], outputs[0]) and torch.equal(outputs[3], outputs[1])
+    reasons = set(summary(model).dense_reasons)
+    assert reasons == {"traced by torch.jit", "transformed by torch.func or torch.vmap"}
+    model(ids)
+    assert set(summary(model).dense_reasons) == reasons
+
+
 class Uncopyable(nn.Linear):
     """As quantised weights may be."""
 
