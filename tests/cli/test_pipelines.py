@@ -182,7 +182,7 @@ def test_what_image_to_video_lacks_is_said_before_weights_are_read(
         (["--image", "text.png"], "text.png: is not an image"),
         (["--image", "a.png"] * 3, "takes two images, the first and the last frame, got 3"),
         (["--image", "a.png", "--video", "a.mp4"], "takes no --video"),
-        (["--image", "a.png", "--set", "densty=1"], "did you mean 'density'"),
+        (["--image", "a.png", "--set", "dense_stps=1"], "did you mean 'dense_steps'"),
         (["--image", "a.png", "--recipe", "radail"], "did you mean 'radial'"),
     ):
         code, _, err = accel("generate", "a cat", "--model", i2v, *words)
