@@ -84,10 +84,14 @@ class Repeats:
         found = kept[REPEATS] = cls(inputs, turn, now, last)
         return found
 
-    @property
-    def expected(self) -> bool:
-        """Whether a forward of the same turn will repeat this one: None is known before the first turn."""
-        return self.turn == 0 or (self.last is not None and self.last >= self.turn - 1)
+    def expected(self, counted: bool) -> bool:
+        """Whether a forward of the same turn will repeat this one.
+
+        Args:
+            counted: whether a scheduler counts the steps. Then the first is taken to have two passes; a lone
+                forward of a bare model keeps nothing for a second one that may never come.
+        """
+        return counted if self.turn == 0 else self.last is not None and self.last >= self.turn - 1
 
 
 def repeated(before: Inputs | None, now: Inputs | None) -> bool:

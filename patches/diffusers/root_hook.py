@@ -93,7 +93,7 @@ class RootHook(ModelHook):
             tick.branch,
             text_padding=family.text_padding,
             repeats=repeats is not None and repeats.now,
-            repeated=repeats is not None and repeats.expected,
+            repeated=repeats is not None and repeats.expected(tick.step is not None),
         )
         parallel = self._parallel_of(model)
         reason = parallel.unsupported(grid) if parallel is not None else None

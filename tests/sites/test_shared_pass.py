@@ -59,9 +59,19 @@ def test_shared_calls_count_as_calls_that_execute_nothing():
     assert "6 calls shared" in str(account)
 
 
+def a_step_before(model, first):
+    """Two passes at a higher noise level: after them a second pass is expected."""
+    earlier = {**first, "timestep": torch.full_like(first["timestep"], 900.0)}
+    with torch.no_grad():
+        model(**earlier)
+        model(**{**earlier, "encoder_hidden_states": other_text()})
+    assert sum(shared_calls(model)) == 0
+
+
 def passes(model, first, second):
     """The outputs of two forwards under one recipe, and how many calls the second shared."""
     accelerate_model(model, recipe())
+    a_step_before(model, first)
     with torch.no_grad():
         model(**first)
         out = model(**second)[0]
@@ -117,6 +127,7 @@ def test_another_input_is_computed(change):
 def test_latents_written_in_place_between_the_passes_are_computed():
     model, first = tiny.wan(), inputs()
     accelerate_model(model, recipe())
+    a_step_before(model, first)
     with torch.no_grad():
         model(**first)
         first["hidden_states"].add_(0.1)
@@ -132,6 +143,7 @@ def test_adapters_that_change_between_the_passes_are_computed(change):
     if change != "added":
         model.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     accelerate_model(model, recipe())
+    a_step_before(model, first)
     with torch.no_grad():
         model(**first)
         if change == "added":
@@ -166,6 +178,7 @@ def test_queries_that_differ_all_the_same_are_noticed():
     model, first = tiny.wan(), inputs()
     accelerate_model(model, recipe())
     projection = model.blocks[0].attn1.to_q
+    a_step_before(model, first)
     with torch.no_grad():
         model(**first)
         handle = projection.register_forward_hook(lambda module, args, out: out * 1.5)
@@ -181,3 +194,12 @@ def test_queries_that_differ_all_the_same_are_noticed():
 def test_the_same_text_again_is_no_second_pass():
     first = inputs()
     assert passes(tiny.wan(), first, first)[1] == 0
+
+
+def test_a_lone_forward_keeps_nothing_for_a_second():
+    model = tiny.wan()
+    accelerate_model(model, recipe())
+    with torch.no_grad():
+        model(**inputs())
+        model(**{**inputs(), "encoder_hidden_states": other_text()})
+    assert sum(shared_calls(model)) == 0
