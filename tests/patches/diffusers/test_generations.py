@@ -96,7 +96,7 @@ def test_a_generation_after_an_interrupt_starts_anew():
     pipe = accelerate_model(wan_pipeline(), recipe(reuse={"steps": 50}, schedule={"dense_steps": 0.3}))
     expected = latents(pipe)
     latents(pipe, callback_on_step_end=interrupt)
-    attention = attentions(pipe)[0]
+    attention = attentions(pipe)[1]
     made = layouts_made(attention)
     assert torch.equal(latents(pipe), expected)
     assert made == [(2, 0), (2, 1)]
@@ -134,7 +134,7 @@ def test_two_experts_count_their_steps_together_each_by_its_recipe():
     accelerate_model(pipe, TWO_EXPERTS)
     for _ in range(2):
         latents(pipe)
-    first, second = (attentions(pipe)[n].record for n in (0, 3))
+    first, second = (attentions(pipe)[n].record for n in (1, 4))
     assert set(first.sparse) == {2} and dict(first.dense) == {"first steps": 8}
     assert set(second.sparse) == {3, 4} and dict(second.dense) == {"last steps": 4}
     assert first.density() > 1.5 * second.density()
