@@ -5,6 +5,7 @@ import time
 
 import torch
 from pytest import approx, fixture, mark
+from transformers import DynamicCache
 
 import tiny_language
 from accel import accelerate_model, summary
@@ -195,17 +196,20 @@ def test_the_density_a_call_really_has_decides(monkeypatch, density, limit, reas
 
 
 @torch.no_grad()
-def test_a_layer_that_was_too_dense_plans_again_after_a_while(monkeypatch):
+def test_a_request_that_was_too_dense_plans_again_after_a_while(monkeypatch):
+    """Parts of one prompt, each after a cache: another request's density says nothing of it."""
     monkeypatch.setattr(worth, "break_even", lambda *call: 0.5)
     model = accelerate_model(tiny_language.llama(num_hidden_layers=1), recipe(0.9))
     plans = []
     layout = Hip.layout
     monkeypatch.setattr(Hip, "layout", lambda *call: plans.append(1) or layout(*call))
-    for _ in range(2 * DENSE_FOR):
-        model(tiny_language.tokens(130), use_cache=False)
-    assert len(plans) == 2 and summary(model).dense_reasons == {SLOWER: 2 * DENSE_FOR}
-    model(tiny_language.tokens(300), use_cache=False)
-    assert len(plans) == 3, "another length is another question"
+    for requests in 1, 2:
+        cache = DynamicCache(config=model.config)
+        for _ in range(2 * DENSE_FOR):
+            model(tiny_language.tokens(130), cache=cache)
+            cache.crop(-130)
+        assert len(plans) == 2 * requests
+    assert summary(model).dense_reasons == {SLOWER: 4 * DENSE_FOR}
 
 
 def test_lengths_are_judged_apart():

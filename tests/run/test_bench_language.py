@@ -41,7 +41,8 @@ def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
 
 
 def test_decode_reuses_one_cache_and_runs_sparse(model):
-    small = ["sink=64", "window=64", "dense_layers=0", "budget=64"]
+    decode = {"sink": 64, "window": 64, "budget": 64}
+    small = [f"rules.0.policy.decode.{key}={value}" for key, value in decode.items()] + ["dense_layers=0"]
     recipe = bench_recipe("llm-hip", None, small)
     measured = bench_decode(model, 600, recipe, repeats=2)
     assert measured.accelerated.density < 0.5 and not measured.accelerated.dense_reasons
@@ -92,7 +93,7 @@ def test_files_and_json_tell_the_same(tmp_path):
 
 
 def test_decode_table_names_its_columns():
-    result = invoke("decode", "--lengths", "300", "--set", "window=64", "--set", "sink=64")
+    result = invoke("decode", "--lengths", "300", "--set", "rules.0.policy.decode.window=64")
     assert result.exit_code == 0, result.output
     assert "decode, tiny" in result.stdout and "300 tokens:" in result.stdout
 
