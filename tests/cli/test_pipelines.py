@@ -4,8 +4,11 @@ import json
 import sys
 
 import diffusers
+import imageio_ffmpeg
 import numpy as np
 import torch
+from diffusers import WanVACETransformer3DModel
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from pytest import fixture, importorskip, mark, raises
 
@@ -209,6 +212,64 @@ def test_references_go_to_where_a_pipeline_takes_them():
     assert place(diffusers.QwenImageEditPlusPipeline, ["a", "b"]) == {"image": ["a", "b"]}
     assert place(diffusers.WanImageToVideoPipeline, ["a", "b"]) == {"image": "a", "last_image": "b"}
     assert place(diffusers.LTXImageToVideoPipeline, ["a"]) == {"image": "a"}
+
+
+def test_reference_images_reach_a_pipeline_that_takes_them(accel, tmp_path, picture):
+    demo = load_pipeline("demo", "cpu")
+    channels = demo.vae.config.z_dim
+    model = WanVACETransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=128,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        vace_layers=[0],
+        vace_in_channels=2 * channels + demo.vae_scale_factor_spatial**2,
+    )
+    parts = {name: getattr(demo, name) for name in ("tokenizer", "text_encoder", "vae", "scheduler")}
+    diffusers.WanVACEPipeline(transformer=model, **parts).save_pretrained(tmp_path / "vace")
+    words = ["generate", "a cat", "--model", "vace", *SHORT, "--device", "cpu"]
+    films = []
+    for number, colours in enumerate([[(250, 0, 0)], [(250, 0, 0), (0, 0, 250)]]):
+        images = [word for n, c in enumerate(colours) for word in ("--image", picture(f"{n}.png", c))]
+        code, _, err = accel(*words, *images, "-o", f"{number}.gif")
+        assert code == 0, err
+        films.append(np.stack([np.asarray(frame) for frame in read_video(f"{number}.gif")]))
+    assert films[0].shape == films[1].shape and (films[0] != films[1]).any()
+
+
+def test_loras_add_up(accel, tmp_path):
+    model = load_pipeline("demo").transformer
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False)
+        model.add_adapter(config, adapter_name=name)
+        layers = get_peft_model_state_dict(model, adapter_name=name)
+        diffusers.WanPipeline.save_lora_weights(tmp_path / name, transformer_lora_layers=layers)
+    films = []
+    for number, words in enumerate(([], ["--lora", "one"], ["--lora", "one", "--lora", "two=0.5"])):
+        code, _, err = accel("generate", *SHORT, *words, "--device", "cpu", "-o", f"{number}.gif")
+        assert code == 0, err
+        films.append(np.stack([np.asarray(frame) for frame in read_video(f"{number}.gif")]))
+    assert (films[0] != films[1]).any() and (films[1] != films[2]).any()
+
+
+def test_a_variant_is_loaded_where_it_is(accel, i2v, tmp_path, picture):
+    pipe = diffusers.WanImageToVideoPipeline.from_pretrained(i2v, image_encoder=None, image_processor=None)
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    words = ["--model", "half", "--variant", "fp16", "--image", picture("a.png", (250, 0, 0))]
+    code, _, err = accel("generate", "a cat", *words, *SHORT, "--device", "cpu", "-o", "0.gif")
+    assert code == 0, err
+
+
+def test_a_file_runs_at_the_rate_that_was_asked_for(accel):
+    for rate in (8, 24):
+        code, _, err = accel("generate", *SHORT, "--fps", rate, "--device", "cpu", "-o", f"{rate}.mp4")
+        assert code == 0, err
+        assert next(imageio_ffmpeg.read_frames(f"{rate}.mp4"))["fps"] == rate
 
 
 def test_a_negative_prompt_and_guidance_change_the_video(accel):
