@@ -200,6 +200,7 @@ def add_tail(
 
     about = (tail_kernel, q.device, q.dtype, dim, rows)
     # The list beside the means takes registers: many dims leave them for fewer queries and means at once.
-    wide = dim > 128
-    at_most, at_once = 128 if not wide else 64 if q.itemsize == 2 else 16, 32 if dim <= 64 else 16
+    half = q.itemsize == 2
+    at_most = (128 if dim <= 128 else 64) if half else (128 if dim <= 64 else 16)
+    at_once = 32 if dim <= 64 else 16
     launch_fitting(about, ladder(target(), min(rows, at_most), at_once, dim, q.itemsize), start)
