@@ -36,7 +36,10 @@ def tune(
     ] = Path("out/tune"),
     device: options.Device = None,
 ) -> None:
-    """Find the fastest recipe that meets a target. The same folder goes on where it was interrupted."""
+    """Find the fastest recipe that meets a target of quality or speed on a model of your own.
+
+    The same folder goes on where it was interrupted.
+    """
     from accel.cli import asked as checks
     from accel.tuning.target import Target
 

@@ -55,14 +55,7 @@ def _latent(model: Any) -> Callable[[Any, Size], dict[str, Any]]:
 
 def _conditions() -> dict[str, Any]:
     nothing = torch.empty(1, 0, 1, device="meta")
-    names = (
-        "encoder_hidden_states",
-        "encoder_hidden_states_2",
-        "encoder_hidden_states_t5",
-        "image_embeds",
-        "text_bth",
-    )
-    return {**dict.fromkeys(names, nothing), "encoder_attention_mask": torch.zeros(1, 0)}
+    return {**dict.fromkeys(CONDITIONS, nothing), "encoder_attention_mask": torch.zeros(1, 0)}
 
 
 def _empty(*shape: int) -> Tensor:
@@ -104,6 +97,10 @@ def _positions(model: Any, size: Size) -> dict[str, Any]:
     return {"img_ids": torch.cartesian_prod(*axes)}
 
 
+def _joint_positions(model: Any, size: Size) -> dict[str, Any]:
+    return {"position_ids": _positions(model, size)["img_ids"]}
+
+
 def _rows(model: Any, size: Size) -> dict[str, Any]:
     sides = [side // patch for side, patch in zip(size, model.config.patch_size, strict=True)]
     positions = torch.cartesian_prod(*map(torch.arange, sides))
@@ -124,13 +121,16 @@ def _listed(model: Any, size: Size) -> dict[str, Any]:
 
 # By family; the others take a latent video [B, C, F, H, W].
 LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
-    "cogvideox": _frames_first,
-    "kandinsky5": _channels_last,
+    **dict.fromkeys(("cogvideox", "anyflow"), _frames_first),
+    **dict.fromkeys(("kandinsky5", "kandinsky6"), _channels_last),
     "ltx": _told,
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,
-    **dict.fromkeys(("sd3", "cogview4", "glm_image", "ernie_image"), _image),
+    **dict.fromkeys(
+        ("sd3", "pixart", "cogview3", "cogview4", "bria_fibo2", "glm_image", "ernie_image"), _image
+    ),
     **dict.fromkeys(("flux", "flux3", "bria", "longcat_image", "ovis_image"), _positions),
+    "krea2": _joint_positions,
     "hunyuan_image": _square_or_video,
     "qwen_image": _shapes,
     "z_image": _listed,

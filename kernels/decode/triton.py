@@ -150,7 +150,9 @@ def launch_config(rows: int, dim: int, itemsize: int) -> dict[str, int]:
     block_m = min(max(triton.next_power_of_2(rows), 16), 64 if small and not wide else 16)
     return {
         "BLOCK_M": block_m,
-        "BLOCK_N": (32 if wide or block_m * dim == 32 * 128 else 64) if small else (16 if dim > 64 else 32),
+        "BLOCK_N": (32 if wide or (dim > 64 and block_m == 32) else 64)
+        if small
+        else (16 if dim > 64 else 32),
         "num_warps": 8 if block_m * dim >= 64 * 64 else 4,
         "num_stages": 3 if small and not wide else 2,
     }

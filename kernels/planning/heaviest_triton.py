@@ -133,7 +133,7 @@ def keep_heaviest(
     scene = (mass, must, may)
     sizes = (*_strides(must, mass), *_strides(may, mass), mass.shape[1], mass.shape[2], columns)
     block = triton.next_power_of_2(columns)
-    options = {"BLOCK": block, "num_warps": min(max(block // 256, 1), 32)}
+    options = {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
     programs = mass.shape[:3].numel()
     if budget == "row" and columns <= LONGEST_ROW:
         keep = torch.empty_like(mass, dtype=torch.bool)

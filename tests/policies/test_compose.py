@@ -164,7 +164,7 @@ def test_a_needle_is_found():
     ("fields", "message"),
     [
         ({"score": {"kind": "pooled"}}, "score and select belong together"),
-        ({**METHODS["pisa"], "score": {"kind": "strided", "query": 48}}, "no multiple of .*48"),
+        ({**METHODS["pisa"], "score": {"kind": "strided", "query": 48}}, "not a multiple of .*48"),
         ({**METHODS["pisa"], "score": {"kind": "stride"}}, "stride"),
         ({**METHODS["pisa"], "order": {"kind": "tile"}}, "size"),
         ({**METHODS["pisa"], "tails": True}, "tails"),

@@ -32,6 +32,7 @@ def denoise(model, steps=12):
 @torch.no_grad()
 def test_twelve_layers_and_twelve_steps_are_one_graph():
     torch._dynamo.reset()
+    counters.clear()
     model = accelerate_model(tiny.wan(num_layers=12), RECIPE)
     expected = denoise(model)
     graphs = CompileCounter()

@@ -126,7 +126,9 @@ def test_a_layers_budget_is_spent_over_the_heads_of_all_processes(two):
 def test_a_whole_pipeline_makes_the_same_video(two):
     alone = pipeline(parallel=False)
     for found in (rank["pipeline"] for rank in two):
-        assert found["reasons"] == alone["reasons"] == {"first steps": 16} and found["density"] < 0.5
+        # Passes of guidance share the first layer where one process has all tokens.
+        assert found["reasons"] == {**alone["reasons"], "dense layer": 2 * alone["reasons"]["dense layer"]}
+        assert found["density"] < 0.5
         np.testing.assert_allclose(found["output"], alone["output"], atol=1e-5, rtol=1e-5)
 
 

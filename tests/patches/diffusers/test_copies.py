@@ -69,7 +69,7 @@ def test_a_copied_pipeline_counts_by_its_own_scheduler(pipe, copied):
     clone = copied(pipe)
     expected, once = latents(pipe), first_steps(pipe)
     assert torch.equal(latents(clone), expected) and first_steps(clone) == once > 0
-    assert summary(clone).to_dict()["steps_told_by"] == "scheduler"
+    assert summary(clone).to_dict()["steps_counted_by"] == "scheduler"
     assert torch.equal(latents(pipe), expected) and first_steps(clone) == once
 
 
@@ -89,7 +89,7 @@ def test_a_copied_model_is_counted_by_whatever_scheduler_its_loop_has(copied):
     alone = copied(model)
     assert torch.equal(loop(alone, scheduler), expected) and first_steps(alone) == 2 * once
     assert torch.equal(loop(alone, shifted()), expected) and first_steps(alone) == 3 * once
-    assert summary(alone).to_dict()["steps_told_by"] == "scheduler"
+    assert summary(alone).to_dict()["steps_counted_by"] == "scheduler"
 
 
 def test_a_scheduler_that_nobody_steps_counts_nothing():
@@ -130,7 +130,7 @@ def test_an_expert_of_a_pipeline_made_later_counts_by_that_one(pipe):
     del pipe
     gc.collect()
     latents(later, steps=8)
-    assert first_steps(later) > 0 and summary(later).to_dict()["steps_told_by"] == "scheduler"
+    assert first_steps(later) > 0 and summary(later).to_dict()["steps_counted_by"] == "scheduler"
 
 
 def test_a_scheduler_swapped_between_calls_counts_from_then_on(pipe):

@@ -30,12 +30,6 @@ def reasons(model, arguments) -> set[str]:
     return set(account.dense_reasons)
 
 
-def test_text_padding_between_text_and_image_is_a_mask():
-    case = CASES["qwen-image"]
-    arguments = {**case.arguments(SIZE, batch=2), "encoder_hidden_states_mask": text_mask(2)}
-    assert reasons(case.model(), arguments) == {"attention mask"}
-
-
 def test_text_padding_before_text_is_not_taken_for_lengths():
     case = CASES["motif"]
     arguments = {**case.arguments((3, 8, 9), batch=2), "encoder_attention_mask": text_mask(2).flip(1)}

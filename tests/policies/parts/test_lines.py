@@ -196,5 +196,5 @@ def test_what_contradicts_itself_is_refused():
         "select": {"kind": "top_p", "mass": 0.5},
         "choose": {"kind": "flex_prefill"},
     }
-    with pytest.raises(ValueError, match="in place of score and select"):
+    with pytest.raises(ValueError, match="choose replaces score and select"):
         TypeAdapter(Composed).validate_python({"method": "compose", **both})
