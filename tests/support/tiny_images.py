@@ -18,6 +18,9 @@ FIBO2 |= {"cap_feat_dim": 16, "injection_layer_ids": (1,), "perceiver_num_layers
 FIBO2 |= {"min_num_gist_tokens": 2, "max_num_gist_tokens": 6, "gist_min_text_len": 5}
 FIBO2 |= {"gist_max_text_len": 20, "axes_dims": ROPE, "axes_lens": (64, 64, 64)}
 
+QWEN_IMAGE = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3}
+QWEN_IMAGE |= {"joint_attention_dim": 16, "axes_dims_rope": ROPE}
+
 CASES: dict[str, Case] = {
     "flux": Case(
         "FluxTransformer2DModel",
@@ -57,14 +60,7 @@ CASES: dict[str, Case] = {
     ),
     "qwen-image": Case(
         "QwenImageTransformer2DModel",
-        {
-            **SMALL,
-            "in_channels": 16,
-            "out_channels": 4,
-            "num_layers": 3,
-            "joint_attention_dim": 16,
-            "axes_dims_rope": ROPE,
-        },
+        QWEN_IMAGE,
         inputs.qwen_image,
         text=TEXT,
         text_first=True,
@@ -72,14 +68,7 @@ CASES: dict[str, Case] = {
     ),
     "qwen-image-padded": Case(
         "QwenImageTransformer2DModel",
-        {
-            **SMALL,
-            "in_channels": 16,
-            "out_channels": 4,
-            "num_layers": 3,
-            "joint_attention_dim": 16,
-            "axes_dims_rope": ROPE,
-        },
+        QWEN_IMAGE,
         inputs.qwen_image_padded,
         text=TEXT,
         pads="encoder_hidden_states",

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusers.models.transformers.transformer_cogview4 import CogView4AttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import lengths, modules_like
+from accel.patches.diffusers.families.image.text_then_latent import block_attention, latent_grid_after_text
 from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
-from accel.patches.grid import TokenGrid
 
 
 class SeatedCogView4Processor(SeatedProcessor, CogView4AttnProcessor):
@@ -20,14 +16,5 @@ class SeatedCogView4Processor(SeatedProcessor, CogView4AttnProcessor):
 
 SEATED: dict[type, type] = {CogView4AttnProcessor: SeatedCogView4Processor}
 
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
-
-
-def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its latent image [B, C, H, W] and its text [B, T, C]."""
-    height, width = (size // model.config.patch_size for size in kwargs["hidden_states"].shape[2:])
-    text = lengths(kwargs["encoder_hidden_states"])
-    return TokenGrid(1, height, width, text_tokens=text, text_first=True)
+attention_modules = block_attention
+read_grid = latent_grid_after_text

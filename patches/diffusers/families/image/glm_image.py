@@ -6,14 +6,10 @@ than queries, and stays dense.
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusers.models.transformers.transformer_glm_image import GlmImageAttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import lengths, modules_like
+from accel.patches.diffusers.families.image.text_then_latent import block_attention, latent_grid_after_text
 from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
-from accel.patches.grid import TokenGrid
 
 
 class SeatedGlmImageProcessor(DispatchingProcessor, GlmImageAttnProcessor):  # type: ignore[misc]
@@ -24,14 +20,5 @@ class SeatedGlmImageProcessor(DispatchingProcessor, GlmImageAttnProcessor):  # t
 
 SEATED: dict[type, type] = {GlmImageAttnProcessor: SeatedGlmImageProcessor}
 
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
-
-
-def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its latent image [B, C, H, W] and its text [B, T, C]."""
-    height, width = (size // model.config.patch_size for size in kwargs["hidden_states"].shape[2:])
-    text = lengths(kwargs["encoder_hidden_states"])
-    return TokenGrid(1, height, width, text_tokens=text, text_first=True)
+attention_modules = block_attention
+read_grid = latent_grid_after_text

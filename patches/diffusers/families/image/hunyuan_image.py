@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_hunyuanimage import HunyuanImageAttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import lengths, modules_like
+from accel.patches.diffusers.families.image.positions import joint_attention
+from accel.patches.diffusers.reading import lengths
 from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
@@ -22,10 +22,7 @@ class SeatedHunyuanImageProcessor(DispatchingProcessor, HunyuanImageAttnProcesso
 
 SEATED: dict[type, type] = {HunyuanImageAttnProcessor: SeatedHunyuanImageProcessor}
 
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the dual-stream blocks, then of the single-stream blocks."""
-    return modules_like(model, "transformer_blocks.*.attn", "single_transformer_blocks.*.attn")
+attention_modules = joint_attention
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
