@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from accel.patches.diffusers.clock import Clock
 from accel.patches.hook import hook_of
 from accel.patches.models import find_sites, supported_models
 from accel.policies.policy import Policy
-from accel.recipe.choose import default_recipe
+from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import as_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
@@ -71,11 +72,18 @@ def accelerate_model(
 def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: Any) -> Plan:
     """What `accelerate_model` would do with these arguments. Touches nothing."""
     models = require_models(pipe_or_model)
+    name = (
+        default_recipe_name(models)
+        if recipe is None
+        else str(recipe)
+        if isinstance(recipe, str | Path)
+        else ""
+    )
     recipe = default_recipe(models) if recipe is None else as_recipe(recipe)
     sites = [site for component, model in models.items() for site in find_sites(model, component)]
     warn_of_foreign_processors(models)
     recipe = override(recipe, overrides)
-    return make_plan(sites, recipe)
+    return replace(make_plan(sites, recipe), name=f"{name}, changed" if name and overrides else name)
 
 
 def prove_for(plan: Plan) -> None:

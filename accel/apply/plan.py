@@ -32,14 +32,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What applying a recipe would do. Printable."""
+    """What applying a recipe would do. Printable.
+
+    Args:
+        name: of the recipe, for people.
+    """
 
     recipe: Recipe
     steps: tuple[Step, ...]
+    name: str = ""
 
     @property
     def matched(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.rule is not None)
+
+    @property
+    def called(self) -> str:
+        """What people call the recipe: its name, its description, or its methods."""
+        methods = dict.fromkeys(rule.policy.method for rule in self.recipe.rules)
+        return self.name or self.recipe.description or f"of {', '.join(methods)}"
 
     def __str__(self) -> str:
         lines = [f"{len(self.matched)} of {len(self.steps)} attention sites follow the recipe"]

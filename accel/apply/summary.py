@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from html import escape
+from operator import add
 from typing import Any
 
+from accel.apply.groups import COLUMNS, Group, groups
 from accel.apply.notices import chosen_backends
 from accel.apply.patch import Patch
 from accel.apply.seated import Seated
-
-
-@dataclass(frozen=True)
-class SiteSummary:
-    """One site.
-
-    Args:
-        density: the mean of its sparse calls; None without any.
-        phases: of a language model's prompts and of its decoding, the calls and their mean density, a dense
-            call counting 1.
-        shared_calls: calls that took over what the other pass of guidance had computed.
-        residual: how often a residual was captured, applied, or not there to apply.
-        residual_bytes: the most that one generation kept of residuals.
-    """
-
-    site: str
-    method: str
-    calls: int
-    sparse_calls: int
-    density: float | None
-    dense_reasons: dict[str, int]
-    in_force: bool
-    phases: dict[str, tuple[int, float]] = field(default_factory=dict)
-    shared_calls: int = 0
-    residual: dict[str, int] = field(default_factory=dict)
-    residual_bytes: int = 0
+from accel.apply.site_summary import SiteSummary
+from accel.kernels.attention.tiers import choose_tier
+from accel.plain_text import plain
+from accel.sites.spent import Saving
 
 
 @dataclass(frozen=True)
@@ -48,6 +30,12 @@ class Summary:
         forwards: forwards of the models since; 0 for language models, which are not counted. A cache that
             leaves blocks out makes fewer calls of them than there are forwards times sites.
         dense_backend: the attention backend chosen since then for dense calls; empty if there was no choice.
+        recipe: what people call it.
+        devices: where calls were, and in which type: "cpu, float32".
+        tiers: the kernels of sparse calls.
+        dense_on: what dense calls run on.
+        saving: seconds of the sparse calls, and what as many dense ones of this run take, by the median of
+            the first of each; None where nothing ran both ways.
     """
 
     sites: tuple[SiteSummary, ...]
@@ -55,6 +43,11 @@ class Summary:
     step_source: str
     forwards: int
     dense_backend: str
+    recipe: str
+    devices: tuple[str, ...]
+    tiers: tuple[str, ...]
+    dense_on: tuple[str, ...]
+    saving: Saving | None
 
     @property
     def calls(self) -> int:
@@ -131,13 +124,30 @@ class Summary:
             "steps_counted_by": self.step_source,
             "forwards": self.forwards,
             "dense_backend": self.dense_backend,
+            "recipe": self.recipe,
+            "devices": list(self.devices),
+            "tiers": list(self.tiers),
+            "dense_on": list(self.dense_on),
+            "attention_seconds": None if self.saving is None else asdict(self.saving),
         }
 
     def __str__(self) -> str:
-        return "\n".join([*self._head(), "", *self._table()])
+        return "\n".join([*self._head(), "", *_table(groups(self.sites))])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        head = "".join(f"<div>{_escaped(line)}</div>" for line in self._head())
+        rows = [_row("td", group.cells) for group in groups(self.sites)]
+        return f"{head}<table>{_row('th', COLUMNS)}{''.join(rows)}</table>"
 
     def _head(self) -> list[str]:
-        lines = [f"{len(self.sites)} attention sites accelerated, {self.calls} calls{self._during()}"]
+        by = f" by recipe {self.recipe}" if self.recipe else ""
+        lines = [f"{len(self.sites)} attention sites accelerated{by}, {self.calls} calls{self._during()}"]
+        if self.devices:
+            tier = f"; sparse calls by the {' and '.join(self.tiers)} tier" if self.tiers else ""
+            lines.append(f"on {' and '.join(self.devices)}{tier}; dense calls by {', '.join(self.dense_on)}")
+        if self.saving is not None:
+            lines.append(self._saved(self.saving))
         if self.calls:
             sparse = self.sparse_density
             alone = f" ({sparse:.3f} in the sparse calls alone)" if sparse is not None else ""
@@ -163,14 +173,32 @@ class Summary:
     def _during(self) -> str:
         return f" in {self.forwards} forwards" if self.forwards else ""
 
-    def _table(self) -> list[str]:
-        rows = [f"{'site':<32} {'method':<10} {'calls':>6} {'sparse':>6} {'density':>7}  dense reasons"]
-        for site in self.sites:
-            density = "-" if site.density is None else f"{site.density:.3f}"
-            reasons = ", ".join(f"{reason} {count}" for reason, count in site.dense_reasons.items())
-            counts = f"{site.calls:>6} {site.sparse_calls:>6} {density:>7}"
-            rows.append(f"{site.site:<32} {site.method:<10} {counts}  {reasons}")
-        return rows
+    @staticmethod
+    def _saved(saving: Saving) -> str:
+        faster = saving.sparse < saving.dense
+        said = "saved" if faster else "lost: dense attention is faster here"
+        return (
+            f"sparse calls took {saving.sparse:.2f} s and as many dense ones take {saving.dense:.2f} s: "
+            f"{abs(saving.dense - saving.sparse):.2f} s {said}"
+        )
+
+
+def _table(lines: Sequence[Group]) -> list[str]:
+    cells = [COLUMNS, *(line.cells for line in lines)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS) - 1)]
+    return ["  ".join([*map(_aligned, row, widths, range(len(widths))), row[-1]]).rstrip() for row in cells]
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)
+
+
+def _row(kind: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{_escaped(cell)}</{kind}>' for cell in cells)}</tr>"
+
+
+def _escaped(text: str) -> str:
+    return escape(plain(text))
 
 
 def summarize(patches: Sequence[Patch]) -> Summary:
@@ -180,13 +208,34 @@ def summarize(patches: Sequence[Patch]) -> Summary:
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
     seats = [seat for patch in patches for seat in patch.seats]
+    savings = [saving for seat in seats if (saving := seat.attention.spent.saving()) is not None]
     return Summary(
         sites,
         untouched,
         patches[0].step_source,
         sum(hook.forwards for patch in patches for hook in patch.hooks.values()),
         ", ".join(sorted(chosen_backends(seats))),
+        ", ".join(dict.fromkeys(patch.plan.called for patch in patches)),
+        _devices(seats),
+        _tiers(seats),
+        tuple(dict.fromkeys(seat.uninstall.dense_backend for seat in seats)),
+        reduce(add, savings) if savings else None,
     )
+
+
+def _devices(seats: Sequence[Seated]) -> tuple[str, ...]:
+    spent = [seat.attention.spent for seat in seats]
+    forms = [form for each in spent for form in (*each.forms("sparse"), *each.forms("dense"))]
+    return tuple(dict.fromkeys(f"{form.device}, {str(form.dtype).removeprefix('torch.')}" for form in forms))
+
+
+def _tiers(seats: Sequence[Seated]) -> tuple[str, ...]:
+    found = [
+        choose_tier(form.device, form.dtype, form.shape[-1], precision=seat.attention.precision).name
+        for seat in seats
+        for form in seat.attention.spent.forms("sparse")
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _site_summary(seat: Seated) -> SiteSummary:

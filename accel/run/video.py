@@ -65,7 +65,7 @@ def write_video(frames: Tensor, path: str | Path, fps: float) -> Path:
         )
     if not fps > 0:
         raise ValueError(f"fps must be above 0, got {fps}")
-    pixels = _bytes(frames)
+    pixels = as_bytes(frames)
     if path.suffix == ".mp4":
         pixels = np.pad(pixels, [(0, 0), *((0, size % 2) for size in pixels.shape[1:3]), (0, 0)], mode="edge")
     with whole_file(path) as partial:
@@ -103,7 +103,7 @@ def write_image(frame: Tensor, path: str | Path) -> Path:
     """
     path = Path(path)
     with whole_file(path) as partial:
-        Image.fromarray(_bytes(frame.unsqueeze(0))[0]).save(partial, format="PNG")
+        Image.fromarray(as_bytes(frame.unsqueeze(0))[0]).save(partial, format="PNG")
     return path
 
 
@@ -135,7 +135,12 @@ def read_frames(path: str | Path) -> Tensor:
         return torch.from_numpy(stored["frames"])
 
 
-def _bytes(frames: Tensor) -> np.ndarray:
+def as_bytes(frames: Tensor) -> np.ndarray:
+    """Floating [F, H, W, 3] in [0, 1] as uint8; values outside are clamped.
+
+    Raises:
+        ValueError: if the tensor is not an RGB video.
+    """
     if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.numel() or not frames.is_floating_point():
         raise ValueError(f"expected floating frames [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

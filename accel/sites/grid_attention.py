@@ -98,7 +98,7 @@ class GridAttention(SiteAttention):
             if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
             if reason is not None and not self._captures(reason, context):
-                out = self.dense(reason, dense, context.step)
+                out = self.dense(q, reason, dense, context.step)
             else:
                 arrival = forward.arrival(q.device)
                 if movable is not None:
@@ -107,6 +107,7 @@ class GridAttention(SiteAttention):
                 if mask is not None:
                     context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
                 out = self.sparse(
+                    q,
                     partial(self._plan, heads, context, forward, call, reason),
                     partial(self._attend, heads, arrival, context, forward, call),
                     dense,

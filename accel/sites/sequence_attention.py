@@ -58,17 +58,16 @@ class SequenceAttention(SiteAttention):
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         with self.timed(call.q.device):
             if (traced := tracer()) is not None:
-                return self.dense(traced, dense, phase_of(call))
+                return self.dense(call.q, traced, dense, phase_of(call))
             if self.decode.takes(call):
                 return self._decode(call, dense)
             self.memories.forget(call)
             phase, visible = phase_of(call), self._visible(call)
             if isinstance(visible, str):
-                return self.dense(visible, dense, phase)
+                return self.dense(call.q, visible, dense, phase)
             parts = Parts.of(call, visible)
-            return self.sparse(
-                partial(self._plan, call, visible, parts), partial(self._attend, call.q, parts), dense, phase
-            )
+            plan, attend = partial(self._plan, call, visible, parts), partial(self._attend, call.q, parts)
+            return self.sparse(call.q, plan, attend, dense, phase)
 
     def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         reason = self._dense_reason(call)
@@ -76,9 +75,9 @@ class SequenceAttention(SiteAttention):
         reason = reason or (self.faults.stays_dense if call.window is None else WINDOW)
         if reason is not None:
             self.memories.forget(call)
-            return self.dense(reason, dense, DECODING)
+            return self.dense(call.q, reason, dense, DECODING)
         plan, attend = partial(self._plan_decode, call), partial(self._attend_decode, call)
-        return self.sparse(plan, attend, dense, DECODING)
+        return self.sparse(call.q, plan, attend, dense, DECODING)
 
     def _plan_decode(self, call: SequenceCall) -> BlockLayout | str:
         """The keys to read, or why reading all of them is as good."""

@@ -17,6 +17,7 @@ from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
 from accel.sites.call_record import CallRecord, Part
 from accel.sites.faults import Doing, Fault, Faults, errors_pass
+from accel.sites.spent import Spent
 from accel.sites.stopwatch import Stopwatch
 
 
@@ -36,6 +37,7 @@ class SiteAttention:
         record: the counts of the calls.
         faults: what went wrong, and whether the site is still tried.
         stopwatch: times the calls, if set.
+        spent: what the first dense and sparse calls took.
         precision: what the recipe lets queries and keys be rounded to.
     """
 
@@ -47,6 +49,7 @@ class SiteAttention:
         self.record = CallRecord()
         self.faults = Faults(site.full_name, set() if warned is None else warned)
         self.stopwatch: Stopwatch | None = None
+        self.spent = Spent()
         self.precision: Precision | None = None
 
     def timed(self, device: torch.device) -> AbstractContextManager[None]:
@@ -55,6 +58,7 @@ class SiteAttention:
 
     def sparse(
         self,
+        q: Tensor,
         plan: Callable[[], Any],
         attend: Callable[[Any], Tensor],
         dense: Callable[[], Tensor],
@@ -64,6 +68,7 @@ class SiteAttention:
         """The sparse output, or the dense one if planning finds a reason for it or anything fails.
 
         Args:
+            q: the call's queries.
             plan: chooses the blocks: something with a `density`, or the reason why the call runs dense.
             attend: the attention over what was planned.
             dense: the model's own attention.
@@ -77,6 +82,7 @@ class SiteAttention:
         """
         doing: Doing = "planning"
         fault = out = None
+        began = self.spent.start(q, "sparse")
         try:
             planned = plan()
             if not isinstance(planned, str):
@@ -92,19 +98,23 @@ class SiteAttention:
             self.record.count_dense(self.faults.remember(fault), step)
             return result
         if out is None:
-            return self.dense(planned, dense, step)
+            return self.dense(q, planned, dense, step)
         self.faults.failures = 0
         captured = getattr(planned, "captured", None)
         if captured is None:
+            self.spent.stop(q, "sparse", began)
             self.record.count_sparse(planned.density, step)
         else:
             self.record.count_dense(captured, step)
         return out
 
-    def dense(self, reason: str, dense: Callable[[], Tensor], step: Part = None) -> Tensor:
+    def dense(self, q: Tensor, reason: str, dense: Callable[[], Tensor], step: Part = None) -> Tensor:
         """The model's own attention, counted under a reason."""
         self.record.count_dense(reason, step)
-        return dense()
+        began = self.spent.start(q, "dense")
+        out = dense()
+        self.spent.stop(q, "dense", began)
+        return out
 
     def never_sparse(self, *tensors: Tensor) -> str | None:
         """Why no call like this one runs sparse, whatever else it asks for."""

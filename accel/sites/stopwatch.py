@@ -22,11 +22,11 @@ class Stopwatch:
         self._started: Any = None
 
     def start(self, device: torch.device) -> None:
-        self._started = self._mark(device)
+        self._started = mark(device)
 
     def stop(self, device: torch.device) -> None:
         """Add the time since `start`."""
-        self._add(self._started, self._mark(device))
+        self._add(self._started, mark(device))
 
     def _add(self, begin: Any, end: Any) -> None:
         if isinstance(end, float):
@@ -38,25 +38,33 @@ class Stopwatch:
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         """Time a block, whatever other threads time; one that raises is not counted."""
-        begin = self._mark(device)
+        begin = mark(device)
         yield
-        self._add(begin, self._mark(device))
-
-    @staticmethod
-    def _mark(device: torch.device) -> Any:
-        if device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        # The stream of the call's device, which need not be the current one.
-        event.record(torch.cuda.current_stream(device))
-        return event
+        self._add(begin, mark(device))
 
     @property
     def seconds(self) -> float:
         """Waits for the device."""
         if self._events:
             for begin, end in self._events:
-                end.synchronize()
-                self._seconds += begin.elapsed_time(end) / 1000
+                self._seconds += seconds_between(begin, end)
             self._events.clear()
         return self._seconds
+
+
+def mark(device: torch.device) -> Any:
+    """This moment on a device: seconds, or an event of CUDA."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    # The stream of the call's device, which need not be the current one.
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds_between(begin: Any, end: Any) -> float:
+    """Seconds from one mark to another. Waits for the device."""
+    if isinstance(end, float):
+        return end - begin
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000

@@ -103,6 +103,12 @@ class DenseDispatch:
         self.name = name
         self.ring = ring
 
+    @property
+    def label(self) -> str:
+        """The backend, for people."""
+        name = self.name or _AttentionBackendRegistry.get_active_backend()[0]
+        return f"diffusers' {AttentionBackendName(name).value}"
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.over(self.ring, q, k, v, mask)
 

@@ -43,6 +43,11 @@ class Uninstall:
         before = getattr(self.seated, "backend_before", None)
         return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
 
+    @property
+    def dense_backend(self) -> str:
+        """What dense calls run on, for people."""
+        return getattr(self.seated.seat.dense, "label", "PyTorch's attention")
+
 
 def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
     """Seat `fn` at the site; returns the undo."""

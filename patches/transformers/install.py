@@ -43,6 +43,11 @@ class UninstallSequence:
         """False once somebody else has taken the seat or set another attention implementation."""
         return self.module.config is self.seat.config and self.seat.is_wanted
 
+    @property
+    def dense_backend(self) -> str:
+        """What dense calls run on, for people."""
+        return f"transformers' {self.seat.replaced}"
+
 
 def prepare_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
     """The undo of seating `fn` at the site, before anything is touched."""

@@ -203,7 +203,10 @@ def test_summary_reads_as_text_and_as_a_dict(model):
     assert data["sites"][1]["sparse_calls"] == 1 and 0 < data["sites"][1]["density"] < 1
     assert data["density"] == (1 + 2 * data["sparse_density"]) / 3
     text = str(account)
-    assert "dense: 1 calls, dense layer" in text and "blocks.2.attn1" in text
+    assert "dense: 1 calls, dense layer" in text
+    rows = [line.split() for line in text.splitlines() if ".attn1" in line]
+    assert [row[0] for row in rows] == ["blocks.0.attn1", "blocks.1-2.attn1"]
+    assert rows[1][2:4] == ["2", "2"] and rows[0][-3:] == ["dense", "layer", "1"]
 
 
 @torch.no_grad()

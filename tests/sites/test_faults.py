@@ -212,7 +212,7 @@ def test_where_dense_fails_too_the_call_is_to_blame_and_the_site_is_not(monkeypa
 
 
 def failing_dense(sparse):
-    return lambda plan, attend, dense, *rest, **more: sparse(plan, attend, lambda: 1 / 0, *rest, **more)
+    return lambda q, plan, attend, dense, *rest, **more: sparse(q, plan, attend, lambda: 1 / 0, *rest, **more)
 
 
 @mark.parametrize("doing", ["planning", "the kernel"])
@@ -288,7 +288,7 @@ def test_a_fault_holds_no_tensors(failing):
     gc.disable()
     try:
         with warns(FaultWarning):
-            assert attention.sparse(plan, plan_fails, dense).sum() == 3
+            assert attention.sparse(torch.ones(1, 2, 2, 4), plan, plan_fails, dense).sum() == 3
         assert not alive
     finally:
         gc.enable()
