@@ -1,4 +1,4 @@
-"""Autocast around a seat: attention in the type autocast gives it, and the choice of blocks untouched by it.
+"""Autocast around a slot: attention in the type autocast gives it, and the choice of blocks untouched by it.
 
 PyTorch's own attention is one operator that autocast casts the arguments of. Ours is many, and autocast would
 round each of those that choose blocks.

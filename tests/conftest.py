@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A sparse call that fails must fail its test, not go on dense.
 os.environ["ACCEL_STRICT"] = "1"
 # No test waits for a tier to be tried unless it is about that.
-os.environ["ACCEL_PROVE"] = "0"
+os.environ["ACCEL_CHECK"] = "0"
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 from torch import nn
 
+from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import Notices
 from accel.apply.plan import Plan, Step
-from accel.apply.seated import Seated
 from accel.patches.context import Context
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.install import prepare
@@ -29,7 +29,7 @@ class Patch:
     Attributes:
         plan: what was applied.
         models: the patched models by component name.
-        seats: the sites in force.
+        installed: the sites in force.
         told: what has been warned about.
         notices: warns of sites that are never called or were replaced.
     """
@@ -38,7 +38,7 @@ class Patch:
         self.plan = plan
         self.models = dict(models)
         self.hooks: dict[str, ModelHook] = {}
-        self.seats: list[Seated] = []
+        self.installed: list[InstalledSite] = []
         self.told: set[str] = set()
         self.notices = Notices(self.told)
 
@@ -46,13 +46,13 @@ class Patch:
         """Put everything in again that `remove` took out."""
         for component, hook in self.hooks.items():
             hook.attach(self.models[component])
-        for seat in self.seats:
-            seat.uninstall.put_in()
+        for one in self.installed:
+            one.uninstall.put_in()
 
     def remove(self) -> None:
         """Take everything out again. Doing it twice does nothing."""
-        for seat in reversed(self.seats):
-            seat.uninstall()
+        for one in reversed(self.installed):
+            one.uninstall()
         # The hooks go last: by them an interrupted removal is found and taken up again.
         for component, hook in self.hooks.items():
             hook.detach(self.models[component])
@@ -60,8 +60,8 @@ class Patch:
     def time_calls(self) -> Stopwatch:
         """Start timing every attention call, dense ones too; the total is in the stopwatch returned."""
         stopwatch = Stopwatch()
-        for seat in self.seats:
-            seat.attention.stopwatch = stopwatch
+        for one in self.installed:
+            one.attention.stopwatch = stopwatch
         return stopwatch
 
     def after_forward(self, hook: RootHook, model: nn.Module, context: Context) -> None:
@@ -70,17 +70,17 @@ class Patch:
         Raises:
             RuntimeError: if it called none of its sites: the installed library may have changed.
         """
-        self.notices.after_forward(model, self._seats_of(hook), context)
+        self.notices.after_forward(model, self._installed_of(hook), context)
 
     def left_alone(self, hook: RootHook, reason: str) -> None:
         """Count a forward in which the sites run the model's own attention and are not asked."""
-        for seat in self._seats_of(hook):
-            if seat.uninstall.in_force:
-                seat.attention.record.count_dense(reason, None)
+        for one in self._installed_of(hook):
+            if one.uninstall.in_force:
+                one.attention.record.count_dense(reason, None)
 
-    def _seats_of(self, hook: RootHook) -> list[Seated]:
+    def _installed_of(self, hook: RootHook) -> list[InstalledSite]:
         components = {name for name, attached in self.hooks.items() if attached is hook}
-        return [seat for seat in self.seats if seat.site.component in components]
+        return [one for one in self.installed if one.site.component in components]
 
     def hook_failed(self, doing: Doing, error: Exception) -> str:
         """Warn once that a hook failed; returns the reason to count its forward's calls under.
@@ -101,7 +101,7 @@ class Patch:
         self.hooks[component] = hook
         hook.attach(model)
 
-    def _add_seat(self, step: Step) -> None:
+    def _add(self, step: Step) -> None:
         assert step.rule is not None
         site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
         if site.causal:
@@ -114,12 +114,12 @@ class Patch:
         assert isinstance(hook, RootHook)
         attention = GridAttention(site, policy, schedule, hook, reuse, self.told, compensate)
         attention.precision = step.rule.precision
-        self._put_in(Seated(site, attention, prepare(self.models[site.component], site, attention)))
+        self._put_in(InstalledSite(site, attention, prepare(self.models[site.component], site, attention)))
 
-    def _put_in(self, seat: Seated) -> None:
+    def _put_in(self, one: InstalledSite) -> None:
         # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.
-        self.seats.append(seat)
-        seat.uninstall.put_in()
+        self.installed.append(one)
+        one.uninstall.put_in()
 
 
 def sequence_hook(owner: Patch) -> ModelHook:
@@ -129,11 +129,11 @@ def sequence_hook(owner: Patch) -> ModelHook:
     return SequenceHook(owner)
 
 
-def prepared_in_sequence(site: Site, attention: SequenceAttention) -> Seated:
+def prepared_in_sequence(site: Site, attention: SequenceAttention) -> InstalledSite:
     """A layer of a language model that is not in force yet."""
     from accel.patches.transformers.install import prepare_sequence
 
-    return Seated(site, attention, prepare_sequence(site, attention))
+    return InstalledSite(site, attention, prepare_sequence(site, attention))
 
 
 def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
@@ -150,6 +150,6 @@ def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
         for component in patch.models:
             patch._add_hook(component, clock)
         for step in plan.matched:
-            patch._add_seat(step)
+            patch._add(step)
         undo.pop_all()
     return patch

@@ -11,9 +11,9 @@ from operator import add
 from typing import Any
 
 from accel.apply.groups import COLUMNS, Group, groups
+from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import chosen_backends
 from accel.apply.patch import Patch
-from accel.apply.seated import Seated
 from accel.apply.site_summary import SiteSummary
 from accel.kernels.attention.tiers import choose_tier
 from accel.plain_text import plain
@@ -203,57 +203,57 @@ def _escaped(text: str) -> str:
 
 def summarize(patches: Sequence[Patch]) -> Summary:
     """The account of one or more patches."""
-    sites = tuple(_site_summary(seat) for patch in patches for seat in patch.seats)
+    sites = tuple(_site_summary(one) for patch in patches for one in patch.installed)
     untouched = tuple(
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
-    seats = [seat for patch in patches for seat in patch.seats]
-    savings = [saving for seat in seats if (saving := seat.attention.spent.saving()) is not None]
+    installed = [one for patch in patches for one in patch.installed]
+    savings = [saving for one in installed if (saving := one.attention.spent.saving()) is not None]
     return Summary(
         sites,
         untouched,
         patches[0].step_source,
         sum(hook.forwards for patch in patches for hook in patch.hooks.values()),
-        ", ".join(sorted(chosen_backends(seats))),
+        ", ".join(sorted(chosen_backends(installed))),
         ", ".join(dict.fromkeys(patch.plan.called for patch in patches)),
-        _devices(seats),
-        _tiers(seats),
-        tuple(dict.fromkeys(seat.uninstall.dense_backend for seat in seats)),
+        _devices(installed),
+        _tiers(installed),
+        tuple(dict.fromkeys(one.uninstall.dense_backend for one in installed)),
         reduce(add, savings) if savings else None,
     )
 
 
-def _devices(seats: Sequence[Seated]) -> tuple[str, ...]:
-    spent = [seat.attention.spent for seat in seats]
+def _devices(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
+    spent = [one.attention.spent for one in installed]
     forms = [form for each in spent for form in (*each.forms("sparse"), *each.forms("dense"))]
     return tuple(dict.fromkeys(f"{form.device}, {str(form.dtype).removeprefix('torch.')}" for form in forms))
 
 
-def _tiers(seats: Sequence[Seated]) -> tuple[str, ...]:
+def _tiers(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
     found = [
-        choose_tier(form.device, form.dtype, form.shape[-1], precision=seat.attention.precision).name
-        for seat in seats
-        for form in seat.attention.spent.forms("sparse")
+        choose_tier(form.device, form.dtype, form.shape[-1], precision=one.attention.precision).name
+        for one in installed
+        for form in one.attention.spent.forms("sparse")
     ]
     return tuple(dict.fromkeys(found))
 
 
-def _site_summary(seat: Seated) -> SiteSummary:
-    record = seat.attention.record
+def _site_summary(one: InstalledSite) -> SiteSummary:
+    record = one.attention.record
     return SiteSummary(
-        seat.site.full_name,
-        seat.attention.policy.method,
+        one.site.full_name,
+        one.attention.policy.method,
         record.calls,
         record.sparse_calls,
         record.density(),
         dict(record.dense),
-        seat.uninstall.in_force,
+        one.uninstall.in_force,
         record.phases(),
         record.shared_calls,
-        *_residual(seat),
+        *_residual(one),
     )
 
 
-def _residual(seat: Seated) -> tuple[dict[str, int], int]:
-    residual = getattr(seat.attention, "residual", None)
+def _residual(one: InstalledSite) -> tuple[dict[str, int], int]:
+    residual = getattr(one.attention, "residual", None)
     return ({}, 0) if residual is None else (dict(residual.counts), residual.nbytes)

@@ -114,7 +114,7 @@ def foreign_modules(model: nn.Module) -> list[tuple[str, Any]]:
     family = None if is_language_model(model) else family_of(model)
     if family is None:
         return []
-    ours = {*family.seated, *family.seated.values()}
+    ours = {*family.processors, *family.processors.values()}
     return [
         (name, module)
         for name, module in family.attention_modules(model)

@@ -117,7 +117,7 @@ def _report(
         accelerated=_run("accelerated", compared.accelerated, files.get("accelerated")),
         comparisons=compared.comparisons,
         density_by_layer_and_step=density_map(patch),
-        layer_names=tuple(seat.site.full_name for seat in patch.seats) if density_map(patch) else (),
+        layer_names=tuple(one.site.full_name for one in patch.installed) if density_map(patch) else (),
         dense_reasons=account.dense_reasons,
         sparse_calls=sum(site.sparse_calls for site in account.sites),
         versions=versions(),

@@ -1,4 +1,4 @@
-"""accel doctor: what this machine has, which kernel tier it gets, and why; and the tests of tiers."""
+"""accel doctor: what this machine has, which kernel tier it gets, and why; and the checks of tiers."""
 
 from __future__ import annotations
 
@@ -12,56 +12,57 @@ import typer
 
 from accel.cli.options import Json
 from accel.cli.terminal import say
-from accel.kernels.attention.tiers import cannot_run, choose_tier, on_proof
-from accel.kernels.attention.verdicts import PASSED, key, verdict_file
+from accel.kernels.attention.check_results import PASSED, key, results_file
+from accel.kernels.attention.tiers import cannot_run, checked_tiers, choose_tier
 from accel.load.pipeline import best_device
-from accel.machine.tier_proof import prove
+from accel.machine.tier_check import check_tier
 from accel.machine.versions import device_name, versions
 from accel.recipe.files import shipped_recipes
 
 HEAD_DIMS = (64, 96, 128, 256)
-Proving = Annotated[
-    bool, typer.Option("--prove", help="Test, and again, the tiers that run only where they have passed.")
+Checking = Annotated[
+    bool,
+    typer.Option("--check", help="Check, again, the tiers that run only where they have passed."),
 ]
 
 
-def doctor(proving: Proving = False, as_json: Json = False) -> None:
+def doctor(checking: Checking = False, as_json: Json = False) -> None:
     """Say what this machine has and which kernel tier it gets, and why.
 
-    Exits with 1 if a tier is tested and does not pass.
+    Exits with 1 if a tier is checked and fails.
     """
     device = torch.device(best_device())
     tell: Callable[[str], None] = (lambda text: None) if as_json else say
     tell(f"device   {device_name(device)}")
     for package, version in versions().items():
         tell(f"{package:<13} {version}")
-    proofs = prove_all(tell) if proving else []
+    checks = check_all(tell) if checking else []
     choice = choose_tier(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
     tell(f"tier     {choice.name}: {choice.reason}")
     tell(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
     if as_json:
         facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
-        print(json.dumps({**facts, "proofs": proofs, "recipes": list(shipped_recipes())}, default=str))
-    if any(proof["verdict"] != PASSED for proof in proofs):
+        print(json.dumps({**facts, "checks": checks, "recipes": list(shipped_recipes())}, default=str))
+    if any(one["result"] != PASSED for one in checks):
         raise typer.Exit(1)
 
 
-def prove_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Test every tier that has to be, for every type and head dim, on each kind of GPU that PyTorch sees."""
+def check_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Check every tier that has to be, for every type and head dim, on each kind of GPU that PyTorch sees."""
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     calls = {
         key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)
         for gpu in reversed(gpus)
-        for tier in on_proof()
+        for tier in checked_tiers()
         for dtype in (torch.bfloat16, torch.float16)
         for head_dim in HEAD_DIMS
         if cannot_run(tier, gpu, dtype, head_dim) is None
     }
-    proofs = []
+    checks = []
     for tier, gpu, dtype, head_dim in calls.values():
-        found = prove(tier, gpu, dtype, head_dim)
-        proofs.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "verdict": found})
-        tell(f"proof    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
-    kept = f"kept in {verdict_file()}" if proofs else "nothing here runs only where it has passed a test"
-    tell(f"proof    {kept}")
-    return proofs
+        found = check_tier(tier, gpu, dtype, head_dim)
+        checks.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "result": found})
+        tell(f"check    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
+    kept = f"kept in {results_file()}" if checks else "nothing here runs only where it has passed a check"
+    tell(f"check    {kept}")
+    return checks

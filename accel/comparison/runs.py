@@ -71,7 +71,7 @@ def _compare(role: str, run: Generated, dense: Generated) -> Comparison:
 def density_map(patch: Patch) -> tuple[tuple[float | None, ...], ...]:
     """Rows of layers, columns of steps: density of the sparse calls, None where all ran dense, NaN without
     calls; empty if the steps are not known."""
-    records = [seat.attention.record for seat in patch.seats]
+    records = [one.attention.record for one in patch.installed]
     parts = {part for record in records for part in (*record.sparse, *record.dense_steps)}
     steps = [part for part in parts if isinstance(part, int)]
     if not steps or len(steps) < len(parts):

@@ -21,7 +21,7 @@ from accel.kernels.attention.tiers import choose_tier
 from accel.kernels.decode.attention import decode_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine.measurements import measured_once
-from accel.machine.tier_proof import prove_if_unknown
+from accel.machine.tier_check import check_if_unknown
 from accel.machine.versions import device_name
 from accel.patches.context import Context
 from accel.policies.decode.memory import DecodeMemory
@@ -86,7 +86,7 @@ def break_even(q: Tensor, k: Tensor, policy: Policy) -> float:
     """
     if k.shape[2] < SHORTEST:
         return 0.0
-    prove_if_unknown(q.device, q.dtype, q.shape[3])
+    check_if_unknown(q.device, q.dtype, q.shape[3])
     shape = Shape.of(q, k)
     key = _key(q, shape, policy)
     return measured_once(key, lambda: measure_break_even(shape, policy, q.device, q.dtype))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from accel.files import whole_file
-from accel.kernels.attention.verdicts import entries, verdict_file
+from accel.kernels.attention.check_results import entries, results_file
 
 _KNOWN: dict[str, float] = {}
 
@@ -25,7 +25,7 @@ def measured_once(key: str, measure: Callable[[], float]) -> float:
 
 def cache_file() -> Path:
     """Where they are kept; deleting the file measures again."""
-    return verdict_file().with_name("crossover.json")
+    return results_file().with_name("crossover.json")
 
 
 def _write_file() -> None:

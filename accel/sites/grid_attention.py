@@ -11,7 +11,7 @@ from torch import Tensor
 
 from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
-from accel.machine import tier_proof
+from accel.machine import tier_check
 from accel.patches.context import Context
 from accel.patches.diffusers.forward import OUTSIDE, Forward
 from accel.patches.diffusers.root_hook import RootHook
@@ -50,7 +50,7 @@ class Planned:
 
 
 class GridAttention(SiteAttention):
-    """The attention function that is seated at one site of a diffusion model (an `AttentionFn`).
+    """The attention function that is installed at one site of a diffusion model (an `AttentionFn`).
 
     Args:
         site: where; only its place among the layers and its heads are kept.
@@ -150,7 +150,7 @@ class GridAttention(SiteAttention):
     ) -> Tensor:
         """[B, H, N, D] each, in the layout's order -> [B, M, H, D] in the model's."""
         q, k, v = qkv
-        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
+        tier_check.check_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         if planned.captured is not None:
             assert self.residual is not None
             out = self.residual.capture(qkv, planned.layout, context, planned.key, forward.kept, call)

@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from accel.patches.transformers.call import SequenceCall
 from accel.policies.decode.memory import DecodeMemory
-from accel.sites.worth import Worth
+from accel.sites.pays_off import PaysOff
 
 
 @dataclass
@@ -19,11 +19,11 @@ class Memory:
 
     Args:
         decode: what was found for its last token.
-        worth: which lengths did not pay.
+        pays_off: which lengths did not pay.
     """
 
     decode: DecodeMemory = field(default_factory=DecodeMemory)
-    worth: Worth = field(default_factory=Worth)
+    pays_off: PaysOff = field(default_factory=PaysOff)
 
 
 class Memories:

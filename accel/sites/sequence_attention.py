@@ -12,7 +12,7 @@ from torch import Tensor
 
 from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
-from accel.machine import tier_proof
+from accel.machine import tier_check
 from accel.patches.context import Context
 from accel.patches.observers import recorder, tracer
 from accel.patches.site import Site
@@ -23,16 +23,16 @@ from accel.recipe.schedule import Schedule
 from accel.sites.call_record import DECODING, PROMPT
 from accel.sites.fixed_blocks import window_layout, with_dense_queries
 from accel.sites.memories import Memories
+from accel.sites.pays_off import SLOWER
 from accel.sites.sequence_decode import MOST_QUERIES, SequenceDecode
 from accel.sites.site_attention import SiteAttention
 from accel.sites.unpadded import Layouts, Parts
-from accel.sites.worth import SLOWER
 
 WINDOW = "sliding window"
 
 
 class SequenceAttention(SiteAttention):
-    """The attention function that is seated at one layer of a language model (a `SequenceFn`).
+    """The attention function that is installed at one layer of a language model (a `SequenceFn`).
 
     Sparse where what each query may see is exactly causal, cache, padding and a sliding window included; all
     else is dense, as the model would have run it. Under a window nothing is chosen and nothing lost: its
@@ -108,12 +108,12 @@ class SequenceAttention(SiteAttention):
         if self.schedule.min_tokens is not None:
             return self._layouts(parts, visible.window)
         keys = call.k[:, :, : visible.kv_len]
-        worth = self.memories.of(call).worth
-        most = worth.most(call.q, keys, self.policy)
+        pays_off = self.memories.of(call).pays_off
+        most = pays_off.most(call.q, keys, self.policy)
         if most == 0:
             return SLOWER
         layouts = self._layouts(parts, visible.window)
-        return layouts if worth.pays(call.q, keys, layouts.density, most) else SLOWER
+        return layouts if pays_off.pays(call.q, keys, layouts.density, most) else SLOWER
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
         """Why this call runs dense, as far as shapes tell; the most general reason first."""
@@ -142,7 +142,7 @@ class SequenceAttention(SiteAttention):
 
     def _attend(self, q: Tensor, parts: Parts, layouts: Layouts) -> Tensor:
         """[B, M, H, D] for the queries [B, H, M, D] of all parts."""
-        tier_proof.prove_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
+        tier_check.check_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         outs = []
         for part, layout in zip(parts.calls, layouts.each, strict=True):
             out, lse = block_sparse_attention(

@@ -85,11 +85,11 @@ def profile(pipe: Any, run: Callable[[], Any], policy_at: PolicyAt, recipe: Reci
     found: dict[str, dict[int, Tensor]] = {}
     with accelerated(pipe, recipe), torch.no_grad():
         for patch in patches_of(pipe):
-            for seat in patch.seats:
-                inner: Any = seat.uninstall
-                fn = seat.attention
-                see = partial(_see, found.setdefault(seat.site.full_name, {}), policy_at)
-                inner.seated.seat.fn = partial(_watched, fn, see)
+            for one in patch.installed:
+                inner: Any = one.uninstall
+                fn = one.attention
+                see = partial(_see, found.setdefault(one.site.full_name, {}), policy_at)
+                inner.routed.slot.fn = partial(_watched, fn, see)
         run()
     known = {name: errors for name, errors in found.items() if errors}
     steps = sorted({step for errors in known.values() for step in errors})

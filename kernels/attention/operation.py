@@ -61,7 +61,7 @@ def block_sparse_attention(
         return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `TIERS`; None takes the fastest one that is known to run right on this machine
             (`choose_tier`). A tier that is asked for and cannot run is an error, never replaced.
-        precision: what queries and keys may be rounded to, where a tier that does so has passed its test.
+        precision: what queries and keys may be rounded to, where a tier that does so has passed its check.
 
     Returns:
         out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing

@@ -36,16 +36,16 @@ class Tier:
         cannot_run: why it cannot run heads of a size and type on a device, to be read after the tier's name;
             None where it can. Types that are no floats, and the meta device, never get here.
         cannot_take: why it cannot run a layout, likewise.
-        on_proof: whether it may run by the machine's choice, once it has passed its test there.
+        needs_check: whether it may run by the machine's choice, once it has passed its check there.
         precision: what it rounds queries and keys to. Such a tier runs only where this is asked for.
         error: the norm of the error over that of the output, in float64, which a tier that rounds may have in
-            its test; None for those held to the tolerance of all.
+            its check; None for those held to the tolerance of all.
     """
 
     module: str
     cannot_run: Callable[[torch.device, torch.dtype, int], str | None]
     cannot_take: Callable[[BlockLayout], str | None] = takes_all
-    on_proof: bool = False
+    needs_check: bool = False
     precision: Precision | None = None
     error: float | None = None
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from accel.kernels.attention.check_results import PASSED, check_result
 from accel.kernels.attention.tier import FLOATS, Precision, Tier
-from accel.kernels.attention.verdicts import PASSED, verdict
 
 if TYPE_CHECKING:
     from accel.kernels.layout.layout import BlockLayout
 
-# Where each tier's `TIER` is. Those that run only once they are proven come first to last as they are tried.
+# Where each tier's `TIER` is. Of those that need a check, the first that has passed it runs.
 TIERS: dict[str, str] = {
     "reference": "accel.kernels.attention.reference",
     "torch": "accel.kernels.attention.gathered",
@@ -34,12 +34,12 @@ def tier(name: str) -> Tier:
     return found
 
 
-def on_proof(precision: Precision | None = None) -> tuple[str, ...]:
-    """The tiers that run where they have passed their test: those that round nothing, or to a precision."""
-    return tuple(name for name in TIERS if tier(name).on_proof and tier(name).precision == precision)
+def checked_tiers(precision: Precision | None = None) -> tuple[str, ...]:
+    """The tiers that run where they have passed their check: those that round nothing, or to a precision."""
+    return tuple(name for name in TIERS if tier(name).needs_check and tier(name).precision == precision)
 
 
-UNTESTED = "has not been tested on this machine yet; `accel doctor --prove` does so"
+UNCHECKED = "has not been checked on this machine yet; `accel doctor --check` does so"
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def choose_tier(
     precision: Precision | None = None,
 ) -> TierChoice:
     """The tier for heads of `head_dim` in `dtype` on `device`, and for `layout` if one is given: Triton on a
-    GPU, or a faster one that has passed its test there; PyTorch elsewhere.
+    GPU, or a faster one that has passed its check there; PyTorch elsewhere.
 
     Args:
-        precision: what queries and keys may be rounded to, where a tier that does so has passed its test.
+        precision: what queries and keys may be rounded to, where a tier that does so has passed its check.
     """
     device = torch.device(device)
     not_triton = cannot_run("triton", device, dtype, head_dim)
@@ -90,22 +90,22 @@ def _choose_on_gpu(
     precision: Precision | None,
 ) -> TierChoice:
     reason = "a Triton kernel for any GPU"
-    rounding = on_proof(precision) if precision else ()
-    for name in (*rounding, *on_proof()):
+    rounding = checked_tiers(precision) if precision else ()
+    for name in (*rounding, *checked_tiers()):
         if cannot_run(name, device, dtype, head_dim) is not None:
             continue
         against = untrusted(name, device, dtype, head_dim)
         if against is None and layout is not None:
             against = cannot_take(name, layout)
         if against is None:
-            return TierChoice(name, "a kernel for this GPU, which has passed its test on this machine")
+            return TierChoice(name, "a kernel for this GPU, which has passed its check on this machine")
         reason += f"; the {name} tier {against}"
     return TierChoice("triton", reason)
 
 
 def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why a tier that needs proof is not taken for calls that it could run; none if it is."""
-    found = verdict(name, device, dtype, head_dim) or UNTESTED
+    """Why a tier that needs a check is not chosen for calls that it could run, or None."""
+    found = check_result(name, device, dtype, head_dim) or UNCHECKED
     return None if found == PASSED else found
 
 

@@ -61,4 +61,4 @@ def _not_installed() -> str | None:
     return None
 
 
-TIER = Tier("accel.kernels.cudnn.attention", cannot_run, cannot_take, on_proof=True)
+TIER = Tier("accel.kernels.cudnn.attention", cannot_run, cannot_take, needs_check=True)

@@ -33,7 +33,7 @@ TIER = Tier(
     "accel.kernels.fp8.attention",
     cannot_run,
     cannot_take,
-    on_proof=True,
+    needs_check=True,
     precision="fp8",
     error=0.08,
 )

@@ -3,7 +3,7 @@
 A prototype of its schedule ran on an H200; this kernel adds to it ragged lengths, grouped heads, causality,
 padding, windows, orders, the LSE, empty lists, fp16 and more head dims. Tests compile it, read its machine
 code and run its source in an emulator of Gluon. By itself it is chosen only on machines where it has passed
-`accel.kernels.proof.forms`.
+`accel.kernels.check.forms`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tier of the Gluon kernel for Hopper: chosen where it has passed its test."""
+"""The tier of the Gluon kernel for Hopper: chosen where it has passed its check."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def cannot_take(layout: BlockLayout) -> str | None:
     return None if rows == 128 else f"takes query blocks of 128, got {rows}"
 
 
-TIER = Tier("accel.kernels.hopper.attention", cannot_run, cannot_take, on_proof=True)
+TIER = Tier("accel.kernels.hopper.attention", cannot_run, cannot_take, needs_check=True)

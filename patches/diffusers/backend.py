@@ -1,7 +1,7 @@
 """The one attention backend that diffusers' own dispatcher calls for accelerated processors.
 
 The member below is an `AttentionBackendName` that is not listed in the enum: processors can carry it, but
-neither `set_attention_backend("...")` nor the environment can select it for a model that has no seats, and
+neither `set_attention_backend("...")` nor the environment can select it for a model that has no slots, and
 diffusers' process-wide active backend is never touched.
 """
 
@@ -20,13 +20,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from accel.patches.diffusers.ulysses import ParallelRoute, attend_in_parallel
 from accel.patches.observers import records_gradients
-from accel.patches.seat import attend
+from accel.patches.slot import attend
 
 NAME = "sparse_accel"
 
 
 class Routed(NamedTuple):
-    """What travels in the mask's place: the model's own mask, and the number of the seat to call."""
+    """What travels in the mask's place: the model's own mask, and the number of the slot to call."""
 
     mask: Tensor | None
     handle: Tensor
@@ -59,7 +59,7 @@ def _routed_attention(
     enable_gqa: bool = False,
     _parallel_config: ParallelRoute | None = None,
 ) -> Tensor:
-    """[B, M, H, D] attention through a seat: that of `attn_mask`, of the mode it is called under, or, where a
+    """[B, M, H, D] attention through a slot: that of `attn_mask`, of the mode it is called under, or, where a
     model's tokens are spread over processes, of what replaces its configuration."""
     if _parallel_config is not None:
         mask = attn_mask.mask if isinstance(attn_mask, Routed) else attn_mask

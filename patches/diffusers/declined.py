@@ -68,14 +68,14 @@ def why_not(model: nn.Module) -> str:
     if declined := known_name(model, DECLINED):
         return f"{name} is left as it is: {DECLINED[declined]}."
     attention = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
-    seatable = Counter(
+    routable = Counter(
         f"{type(module).__name__} with {type(module.processor).__name__}"
         for module in model.modules()
         if getattr(module, "processor", None) is not None
     )
-    if seatable:
+    if routable:
         return (
-            f"Found {counted(seatable)} in {name}; not supported because no family says what its tokens are. "
+            f"Found {counted(routable)} in {name}; not supported because no family says what its tokens are. "
             'CONTRIBUTING.md, "Add a model", says how to add one.'
         )
     if not attention:

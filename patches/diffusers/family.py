@@ -69,7 +69,7 @@ class Family:
         attention_modules: model -> its self-attention modules by dotted name.
         read_grid: (model, args, kwargs) of a forward -> its token grid; every argument is in kwargs too.
         read_timestep: (args, kwargs) of a forward -> its timestep, 1000 for pure noise where it is known.
-        seated: stock processor class -> the class that replaces it.
+        processors: stock processor class -> the class that replaces it.
         text_padding: what the model does with padded text, see `Context`.
         text_free: names of the attention modules that text, and what is pooled of it, has not reached yet:
             those of a first block whose modulation knows the timestep alone.
@@ -78,7 +78,7 @@ class Family:
     attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
     read_grid: Callable[[nn.Module, tuple, dict[str, Any]], TokenGrid]
     read_timestep: Callable[[tuple, dict[str, Any]], Tensor]
-    seated: dict[type, type]
+    processors: dict[type, type]
     text_padding: TextPadding | None = None
     text_free: tuple[str, ...] = ()
 
@@ -93,7 +93,7 @@ def family_of(model: nn.Module) -> Family | None:
         source.attention_modules,
         source.read_grid,
         getattr(source, "read_timestep", timestep_argument),
-        source.SEATED,
+        source.PROCESSORS,
         getattr(source, "TEXT_PADDING", None),
         getattr(source, "TEXT_FREE", ()),
     )
@@ -109,13 +109,13 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     if family is None:
         raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")
     modules = family.attention_modules(model)
-    known = {*family.seated, *family.seated.values()}
+    known = {*family.processors, *family.processors.values()}
     found = [(name, module) for name, module in modules if type(module.processor) in known]
     if modules and not found:
         theirs = sorted({type(module.processor).__name__ for _, module in modules})
         raise ValueError(
             f"the attention of this {type(model).__name__} runs {', '.join(theirs)}, which cannot be made "
-            f"sparse; set {', '.join(stock.__name__ for stock in family.seated)} back first"
+            f"sparse; set {', '.join(stock.__name__ for stock in family.processors)} back first"
         )
     return [
         Site(name, component, module, layer, len(found), heads_of(module), text_free=name in family.text_free)

@@ -20,55 +20,55 @@ class Uninstall:
     """
 
     module: Any
-    seated: Any
+    routed: Any
 
     def put_in(self) -> None:
         """Do what is to be undone, unless the user has set another kind of processor."""
-        if type(stock(self.module.processor)) is type(self.seated.original):
-            set_processor(self.module, self.seated)
+        if type(stock(self.module.processor)) is type(self.routed.original):
+            set_processor(self.module, self.routed)
 
     def __call__(self) -> None:
-        if self.module.processor is self.seated:
-            set_processor(self.module, self.seated.original)
+        if self.module.processor is self.routed:
+            set_processor(self.module, self.routed.original)
 
     @property
     def in_force(self) -> bool:
         """False once somebody else has replaced the processor."""
-        return self.module.processor is self.seated
+        return self.module.processor is self.routed
 
     @property
     def chosen_backend(self) -> str | None:
         """The dense backend that was chosen while ours was in place; None if it is what it was."""
-        chosen = getattr(self.seated.seat.dense, "name", None)
-        before = getattr(self.seated, "backend_before", None)
+        chosen = getattr(self.routed.slot.dense, "name", None)
+        before = getattr(self.routed, "backend_before", None)
         return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
 
     @property
     def dense_backend(self) -> str:
         """What dense calls run on, for people."""
-        return getattr(self.seated.seat.dense, "label", "PyTorch's attention")
+        return getattr(self.routed.slot.dense, "label", "PyTorch's attention")
 
 
 def install(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
-    """Seat `fn` at the site; returns the undo."""
+    """Install `fn` at the site; returns the undo."""
     uninstall = prepare(model, site, fn)
     uninstall.put_in()
     return uninstall
 
 
 def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
-    """The undo of seating `fn` at the site, before anything is touched: an interrupt finds it in place."""
+    """The undo of installing `fn` at the site, before anything is touched: an interrupt finds it in place."""
     family = family_of(model)
     assert family is not None
     module: Any = site.module
     original = stock(module.processor)
-    return Uninstall(module, family.seated[type(original)](original, fn))
+    return Uninstall(module, family.processors[type(original)](original, fn))
 
 
 def stock(processor: Any) -> Any:
-    """The stock processor that a seated one replaces, or the processor itself.
+    """The stock processor that a routed one replaces, or the processor itself.
 
-    A seated one may come back after its removal: whoever kept the processors of an accelerated model sets
+    A routed one may come back after its removal: whoever kept the processors of an accelerated model sets
     them again, as `unfuse_qkv_projections` does.
     """
     return getattr(processor, "original", processor)

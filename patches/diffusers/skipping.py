@@ -21,7 +21,7 @@ def may_skip(module: Any) -> bool:
     return getattr(module, "_is_cached", False) or any(hasattr(hook, "new_forward") for hook in hooks)
 
 
-def introduce(seated: type, stock: type) -> None:
+def introduce(routed: type, stock: type) -> None:
     """Let diffusers skip a processor as it skips the stock one; does nothing where it cannot skip that.
 
     diffusers looks processors up by class to perturb or skip them, for some kinds of guidance.
@@ -32,4 +32,4 @@ def introduce(seated: type, stock: type) -> None:
         metadata = AttentionProcessorRegistry.get(stock)
     except ValueError:
         return
-    AttentionProcessorRegistry.register(seated, metadata)
+    AttentionProcessorRegistry.register(routed, metadata)

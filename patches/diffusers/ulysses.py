@@ -1,7 +1,7 @@
-"""The way a seat is reached when a model's sequence is spread over processes.
+"""The way a slot is reached when a model's sequence is spread over processes.
 
 diffusers exchanges tokens for heads, calls a forward operator on the whole sequence of the process's heads,
-and exchanges back. That operator is the seat; all communication stays diffusers'.
+and exchanges back. That operator is the slot; all communication stays diffusers'.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from diffusers.models.attention_dispatch import _templated_context_parallel_atte
 from torch import Tensor
 
 from accel.patches.observers import records_gradients
-from accel.patches.seat import attend, seat_at
+from accel.patches.slot import attend, slot_at
 
 
 @dataclass(frozen=True)
 class ParallelRoute:
-    """What travels in the place of a processor's parallel configuration: it, and the number of its seat."""
+    """What travels in the place of a processor's parallel configuration: it, and the number of its slot."""
 
     config: Any
     handle: Tensor
@@ -42,9 +42,9 @@ def attend_in_parallel(
     enable_gqa: bool,
     route: ParallelRoute,
 ) -> Tensor:
-    """This process's tokens of all heads, [B, m, H, D], through a seat, which sees all tokens of its heads.
+    """This process's tokens of all heads, [B, m, H, D], through a slot, which sees all tokens of its heads.
 
-    Around a ring, and where gradients are recorded, the seat is called with this process's tokens, and its
+    Around a ring, and where gradients are recorded, the slot is called with this process's tokens, and its
     dense attention is diffusers' parallel one.
 
     Raises:
@@ -55,9 +55,9 @@ def attend_in_parallel(
     if records_gradients(query, key, value):
         if torch.compiler.is_compiling():
             return dispatch_attention_fn(query, key, value, attn_mask=mask, parallel_config=route.config)
-        seat: Any = seat_at(route.handle)
-        return seat.fn(
-            query, key, value, mask, lambda: seat.dense.over(route.config, query, key, value, mask)
+        slot: Any = slot_at(route.handle)
+        return slot.fn(
+            query, key, value, mask, lambda: slot.dense.over(route.config, query, key, value, mask)
         )
     require_shares(query.shape[2], route.context_parallel_config)
     return _templated_context_parallel_attention(

@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 
 from accel.patches.observers import records_gradients
 from accel.patches.transformers.call import unknown_keyword
-from accel.patches.transformers.seat import SequenceSeat, attend_sequence
+from accel.patches.transformers.slot import SequenceSlot, attend_sequence
 
 NAME = "accel_block_sparse"
 
@@ -22,17 +22,17 @@ NAME = "accel_block_sparse"
 def block_sparse(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The function called `NAME`: what is seated at the module.
+    """The function called `NAME`: what is installed at the module.
 
-    The model's own where code is traced that the seat's operator could not serve, or that is to be exported.
+    The model's own where code is traced that the slot's operator could not serve, or that is to be exported.
     """
-    seat: SequenceSeat = vars(module)["accel_seat"]
+    slot: SequenceSlot = vars(module)["accel_slot"]
     if not torch.compiler.is_compiling():
-        return seat.run(module, query, key, value, attention_mask, kwargs)
+        return slot.run(module, query, key, value, attention_mask, kwargs)
     differentiated = kwargs.get("dropout") or records_gradients(query, key, value)
     if differentiated or unknown_keyword(kwargs) or torch.compiler.is_exporting():
-        return seat.dense(module, query, key, value, attention_mask, **kwargs)
-    return attend_sequence(seat, query, key, value, attention_mask, kwargs), None
+        return slot.dense(module, query, key, value, attention_mask, **kwargs)
+    return attend_sequence(slot, query, key, value, attention_mask, kwargs), None
 
 
 def register() -> None:

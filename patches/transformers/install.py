@@ -11,7 +11,7 @@ from accel.patches.site import Site
 from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.call import SequenceFn
 from accel.patches.transformers.interface import interface_of
-from accel.patches.transformers.seat import SequenceSeat
+from accel.patches.transformers.slot import SequenceSlot
 
 
 @dataclass(frozen=True)
@@ -23,38 +23,38 @@ class UninstallSequence:
     """
 
     module: Any
-    seat: SequenceSeat
+    slot: SequenceSlot
 
     def put_in(self) -> None:
         """Do what is to be undone."""
-        self.module.accel_seat = self.seat
-        self.module.register_forward_pre_hook(self.seat.before, with_kwargs=True)
-        self.module.config = self.seat.config
+        self.module.accel_slot = self.slot
+        self.module.register_forward_pre_hook(self.slot.before, with_kwargs=True)
+        self.module.config = self.slot.config
 
     def __call__(self) -> None:
-        if self.module.config is self.seat.config:
-            self.module.config = self.seat.stock
-        remove_hooks_of(self.seat, self.module)
-        if vars(self.module).get("accel_seat") is self.seat:
-            del self.module.accel_seat
+        if self.module.config is self.slot.config:
+            self.module.config = self.slot.stock
+        remove_hooks_of(self.slot, self.module)
+        if vars(self.module).get("accel_slot") is self.slot:
+            del self.module.accel_slot
 
     @property
     def in_force(self) -> bool:
-        """False once somebody else has taken the seat or set another attention implementation."""
-        return self.module.config is self.seat.config and self.seat.is_wanted
+        """False once somebody else has taken the slot or set another attention implementation."""
+        return self.module.config is self.slot.config and self.slot.is_wanted
 
     @property
     def dense_backend(self) -> str:
         """What dense calls run on, for people."""
-        return f"transformers' {self.seat.replaced}"
+        return f"transformers' {self.slot.replaced}"
 
 
 def prepare_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
-    """The undo of seating `fn` at the site, before anything is touched."""
+    """The undo of installing `fn` at the site, before anything is touched."""
     module: Any = site.module
     interface = interface_of(module)
     assert interface is not None
     config = copy.copy(module.config)
     config._attn_implementation_internal = NAME
     dense = interface.dense(module.config._attn_implementation)
-    return UninstallSequence(module, SequenceSeat(fn, dense, module, module.config, config))
+    return UninstallSequence(module, SequenceSlot(fn, dense, module, module.config, config))

@@ -82,8 +82,8 @@ def asks_for_its_name(module: Any) -> bool:
 
 def stock_config(module: Any) -> Any:
     """The configuration that an attention module shares with its model, accelerated or not."""
-    seat = vars(module).get("accel_seat")
-    return module.config if seat is None else seat.stock
+    slot = vars(module).get("accel_slot")
+    return module.config if slot is None else slot.stock
 
 
 def _why_left_alone(asking: list[tuple[str, Any]]) -> str:

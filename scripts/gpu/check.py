@@ -129,13 +129,13 @@ def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[st
     """The tiers to time as NAME:HEAD_DIM, and why there is none; both empty where a stage names no tiers."""
     if not stage.times_tiers:
         return [], None
-    tests = [one for one in stages() if one.proves]
-    proven = [
-        one.proves or ""
+    tests = [one for one in stages() if one.checks]
+    passed = [
+        one.checks or ""
         for one in tests
         if options.even_failing or (record.finished(one.name) and _passed(record.stages[one.name]))
     ]
-    return proven, None if proven else f"the tests of none of {', '.join(gpu_tiers())} have passed"
+    return passed, None if passed else f"the tests of none of {', '.join(gpu_tiers())} have passed"
 
 
 def _passed(entry: dict[str, Any]) -> bool:

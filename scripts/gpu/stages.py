@@ -20,8 +20,8 @@ SMALL = ("--shape", "1,12,8192,128")
 HOPPER = "tests/kernels/hopper/test_hopper_attention.py"
 # What the files of cases are told by; each of many processes has one core.
 ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton", "OMP_NUM_THREADS": "1"}
-# Tests that start whole files of cases, or trials of tiers: those are stages of their own.
-ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "trial_of_a_gpu")
+# Tests that start whole files of cases, or checks of tiers: those are stages of their own.
+ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "check_on_a_gpu")
 HEAD_DIMS = (128, 64, 96, 256)
 PREFLIGHT = "preflight"
 
@@ -35,7 +35,7 @@ class Stage:
         seconds: how long it should take on an H200.
         limit: seconds after which it is ended. It keeps its rows, and `--resume` goes on behind them.
         alone: it measures time, so that nothing else may run.
-        proves: "tier:head_dim" whose bfloat16 tests these are: without them it is not timed.
+        checks: "tier:head_dim" whose bfloat16 tests these are: without them it is not timed.
         times_tiers: `--tier` is added for every tier that has passed its tests.
         needs: what must be installed, modules or programs.
         small: further arguments for a quick try.
@@ -48,7 +48,7 @@ class Stage:
     seconds: int
     limit: int
     alone: bool = False
-    proves: str | None = None
+    checks: str | None = None
     times_tiers: bool = False
     needs: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def tests_of_tiers(dtype: torch.dtype) -> list[Stage]:
             f"{tier} {kind} D{dim}",
             files,
             tier_id(tier, kind, dim),
-            proves=f"{tier}:{dim}" if dtype == torch.bfloat16 else None,
+            checks=f"{tier}:{dim}" if dtype == torch.bfloat16 else None,
         )
         for tier in gpu_tiers()
         for dim in HEAD_DIMS
@@ -105,7 +105,7 @@ def tier_id(tier: str, kind: str, dim: int | str = "") -> str:
 
 
 def other_tests() -> list[Stage]:
-    """All other tests marked `gpu`, and the proofs of tiers."""
+    """All other tests marked `gpu`, and the checks of tiers."""
     cases = sorted((ROOT / "tests" / "kernels").rglob("*_cases.py"))
     tiers = [tier_id(tier, kind) for tier in gpu_tiers() for kind in ("bfloat16", "float16")]
     return [
@@ -117,11 +117,11 @@ def other_tests() -> list[Stage]:
             sorted(gpu_files() - {HOPPER}),
             f"not ({' or '.join([*ELSEWHERE, *tiers])})",
         ),
-        Stage("trial D128", script("gpu.prove_tiers", "128"), 150, 330, each_machine=True),
+        Stage("check D128", script("gpu.check_tiers", "128"), 150, 330, each_machine=True),
     ]
 
 
-def tests_of(name: str, files: list[str], match: str = "", proves: str | None = None) -> Stage:
+def tests_of(name: str, files: list[str], match: str = "", checks: str | None = None) -> Stage:
     """The tests marked `gpu` in some files; in a file of cases all, since it is only run where they apply."""
     marked = [] if files[0].endswith("_cases.py") else ["-m", "gpu"]
     chosen = ["-k", match] if match else []
@@ -132,7 +132,7 @@ def tests_of(name: str, files: list[str], match: str = "", proves: str | None = 
         (sys.executable, *pytest, *marked, *chosen, *files),
         seconds=120,
         limit=300,
-        proves=proves,
+        checks=checks,
         environment={"TEST_ROWS": OUT, "TEST_SECONDS": "70", **ON_GPU},
     )
 
@@ -168,7 +168,7 @@ def measurements() -> list[Stage]:
 
 def timed(name: str, command: tuple[str, ...], seconds: int, limit: int, **rest) -> Stage:  # type: ignore[no-untyped-def]
     # Tiers are tried in a stage of their own, not in the middle of what is timed.
-    return Stage(name, command, seconds, limit, alone=True, environment={"ACCEL_PROVE": "0"}, **rest)
+    return Stage(name, command, seconds, limit, alone=True, environment={"ACCEL_CHECK": "0"}, **rest)
 
 
 def sanitizers() -> list[Stage]:

@@ -88,14 +88,14 @@ def tests(found: Found) -> list[str]:
         if entry["status"] == "failed" and not wrong:
             failed.append(f"- {name}: {last_line(entry.get('output', ''))}")
         cells.append([name, entry["status"], outcomes["passed"], len(wrong), outcomes["skipped"]])
-    proofs = [f"- {row['key']}: {row['verdict']}" for row in found.rows("trial D128")]
+    checks = [f"- {row['key']}: {row['result']}" for row in found.rows("check D128")]
     heading = ("part", "", "passed", "failed", "skipped")
     lines = table(heading, cells) + (["Failed:", "", *failed, ""] if failed else [])
-    return [*lines, "What the trial of a tier said, which decides what runs:", "", *_listed(found, proofs)]
+    return [*lines, "What the check of a tier said, which decides what runs:", "", *_listed(found, checks)]
 
 
-def _listed(found: Found, proofs: list[str]) -> list[str]:
-    return [*(proofs or [found.why_not("trial D128")]), ""]
+def _listed(found: Found, checks: list[str]) -> list[str]:
+    return [*(checks or [found.why_not("check D128")]), ""]
 
 
 def _why(row: dict) -> str:
@@ -134,7 +134,7 @@ def left_out(found: Found) -> list[str]:
 def tiers_and_tests(found: Found, timed: list[str]) -> list[str]:
     """The tiers whose tests ran but that were not timed, and those timed that have not passed."""
     tests = {
-        one.proves: found.stages[one.name] for one in stages() if one.proves and one.name in found.stages
+        one.checks: found.stages[one.name] for one in stages() if one.checks and one.name in found.stages
     }
     absent = [f"{tier} was not timed: its tests have not passed" for tier in tests if tier not in timed]
     failing = [tier for tier, entry in tests.items() if tier in timed and entry["status"] != "passed"]

@@ -87,7 +87,7 @@ def traces(model) -> list:
 def assert_whole_or_gone(model, clean) -> None:
     if patches_of(model):
         (patch,) = patches_of(model)
-        assert [seat.site.name for seat in patch.seats] == [step.site.name for step in patch.plan.matched]
+        assert [one.site.name for one in patch.installed] == [step.site.name for step in patch.plan.matched]
         assert all(site.in_force for site in summary(model).sites)
     else:
         assert traces(model) == clean

@@ -1,4 +1,4 @@
-"""Two hundred times in and out, with forwards in between, leave no object, seat, hook or name behind."""
+"""Two hundred times in and out, with forwards in between, leave no object, slot, hook or name behind."""
 
 import gc
 from collections import Counter
@@ -9,7 +9,7 @@ from pytest import mark
 import tiny
 import tiny_language
 from accel import accelerate_model, restore_model
-from accel.patches.seat import _SEATS
+from accel.patches.slot import _SLOTS
 from accel.recipe.recipe import Recipe
 
 CYCLES = 200
@@ -57,8 +57,8 @@ def test_cycles_with_forwards_leave_nothing(kind):
             restore_model(model)
 
     cycle(3)  # what is kept once for a shape is there from now on
-    alive, seats = objects(), len(_SEATS)
+    alive, slots = objects(), len(_SLOTS)
     cycle(CYCLES)
     grown = {kind.__name__: n for kind, n in (objects() - alive).items()}
-    assert not grown and len(_SEATS) == seats and hooks(model) == before
+    assert not grown and len(_SLOTS) == slots and hooks(model) == before
     assert torch.equal(model(**inputs)[0], expected)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from packaging.version import Version
 
+from accel.kernels.check.exactness import disagreement
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
-from accel.kernels.proof.exactness import disagreement
 
 
 @dataclass(frozen=True)

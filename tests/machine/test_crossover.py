@@ -28,8 +28,8 @@ from accel.policies.decode.stages import Decode
 from accel.policies.hip import Hip
 from accel.policies.permuted import Permuted
 from accel.recipe.recipe import Recipe
-from accel.sites import worth
-from accel.sites.worth import DENSE_FOR, SLOWER, Worth
+from accel.sites import pays_off
+from accel.sites.pays_off import DENSE_FOR, SLOWER, PaysOff
 
 DECODE = Decode(sink=64, window=64, budget=32, chunks=(32, 16), keep=(64,), refresh=(4, 2))
 POLICY = Hip(block_size=(64, 64), sink=64, window=64, decode=DECODE)
@@ -189,7 +189,7 @@ def recipe(density, **schedule):
 )
 @torch.no_grad()
 def test_the_density_a_call_really_has_decides(monkeypatch, density, limit, reasons):
-    monkeypatch.setattr(worth, "break_even", lambda *call: limit)
+    monkeypatch.setattr(pays_off, "break_even", lambda *call: limit)
     model = accelerate_model(tiny_language.llama(), recipe(density))
     model(tiny_language.tokens(300))
     assert summary(model).dense_reasons == reasons
@@ -198,7 +198,7 @@ def test_the_density_a_call_really_has_decides(monkeypatch, density, limit, reas
 @torch.no_grad()
 def test_a_request_that_was_too_dense_plans_again_after_a_while(monkeypatch):
     """Parts of one prompt, each after a cache: another request's density says nothing of it."""
-    monkeypatch.setattr(worth, "break_even", lambda *call: 0.5)
+    monkeypatch.setattr(pays_off, "break_even", lambda *call: 0.5)
     model = accelerate_model(tiny_language.llama(num_hidden_layers=1), recipe(0.9))
     plans = []
     layout = Hip.layout
@@ -213,7 +213,7 @@ def test_a_request_that_was_too_dense_plans_again_after_a_while(monkeypatch):
 
 
 def test_lengths_are_judged_apart():
-    judge = Worth()
+    judge = PaysOff()
     q, k = torch.zeros(1, 1, 100, 16), torch.zeros(1, 1, 100, 16)
     full = BlockLayout.full(100, 100, (16, 16), causal=True)
     assert judge.pays(q, k, full.density, 1.5) and not judge.pays(q, k, full.density, 0.5)

@@ -49,7 +49,7 @@ def test_sparse_calls_run_in_its_type_and_choose_outside_it(case, monkeypatch):
     model, policy, inputs = case
     expected = output(model, inputs)
     accelerate_model(model, recipe(**policy))
-    chosen = type(patches_of(model)[0].seats[0].attention.policy)
+    chosen = type(patches_of(model)[0].installed[0].attention.policy)
     seen = []
 
     def layout(self, q, k, grid, context, original=chosen.layout):

@@ -10,8 +10,8 @@ import torch
 from pytest import fixture, mark, raises, warns
 
 import accel.sites.grid_attention
+import accel.sites.pays_off
 import accel.sites.sequence_attention
-import accel.sites.worth
 import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
@@ -202,8 +202,8 @@ def test_where_dense_fails_too_the_call_is_to_blame_and_the_site_is_not(monkeypa
     expected = output(model, inputs)
     with monkeypatch.context() as patch:
         broken(patch, module, policy, "the kernel", TypeError("bad call"))
-        for seat in patches_of(model)[0].seats:
-            patch.setattr(seat.attention, "sparse", failing_dense(seat.attention.sparse))
+        for one in patches_of(model)[0].installed:
+            patch.setattr(one.attention, "sparse", failing_dense(one.attention.sparse))
         with raises(ZeroDivisionError), warnings.catch_warnings():
             warnings.simplefilter("error")
             output(model, inputs)
@@ -246,7 +246,7 @@ def test_a_measurement_that_fails_is_a_fault_of_its_layer(monkeypatch):
     model, recipe, inputs, _, _ = text()
     expected = output(model, inputs)
     accelerate_model(model, recipe, min_tokens=None)
-    monkeypatch.setattr(accel.sites.worth, "break_even", Broken(MemoryError(), None))
+    monkeypatch.setattr(accel.sites.pays_off, "break_even", Broken(MemoryError(), None))
     with warns(FaultWarning):
         assert torch.equal(output(model, inputs), expected)
     assert summary(model).dense_reasons == {"out of memory in planning": 2}

@@ -92,7 +92,7 @@ def test_a_models_cached_layouts_end_with(change):
         }
     )
     model = accelerate_model(tiny.wan(), recipe)
-    attention = patches_of(model)[0].seats[0].attention
+    attention = patches_of(model)[0].installed[0].attention
     calls = []
     real = attention.policy
     attention.policy = Counting(real, calls)

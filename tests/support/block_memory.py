@@ -52,7 +52,7 @@ def peaks(model: WanTransformer3DModel, arguments: dict[str, Any], recipes: list
         accelerate_model(model, name, **ALL_SPARSE)
         model(**arguments)  # what is made once for a grid and kept is not the peak's
         found[name] = peak_bytes(lambda: model(**arguments))
-        assert not patches_of(model)[0].seats[0].attention.record.dense
+        assert not patches_of(model)[0].installed[0].attention.record.dense
         restore_model(model)
     return found
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels.attention import verdicts
+from accel.kernels.attention import check_results
 
 
 @contextmanager
 def fake_hopper(cache: Path, name: str = "NVIDIA H200") -> Iterator[pytest.MonkeyPatch]:
-    """PyTorch tells of one Hopper GPU called `name`; verdicts are kept below `cache`."""
+    """PyTorch tells of one Hopper GPU called `name`; results are kept below `cache`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -22,7 +22,7 @@ def fake_hopper(cache: Path, name: str = "NVIDIA H200") -> Iterator[pytest.Monke
         patch.setattr(torch.cuda, "get_device_name", lambda device: name)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.delenv("ACCEL_PROVE", raising=False)
+        patch.delenv("ACCEL_CHECK", raising=False)
         forget()
         yield patch
     forget()
@@ -30,5 +30,5 @@ def fake_hopper(cache: Path, name: str = "NVIDIA H200") -> Iterator[pytest.Monke
 
 def forget() -> None:
     """What a new process knows: nothing."""
-    verdicts.known.cache_clear()
-    verdicts.key.cache_clear()
+    check_results.known.cache_clear()
+    check_results.key.cache_clear()

@@ -28,6 +28,6 @@ class KeepEveryCausalBlock:
 def keep_everything(model: Any, **changes: Any) -> Any:
     """Accelerate a language model so that its sparse calls drop nothing."""
     accelerate_model(model, DENSE, **changes)
-    for seat in patches_of(model)[0].seats:
-        seat.attention.policy = KeepEveryCausalBlock()
+    for one in patches_of(model)[0].installed:
+        one.attention.policy = KeepEveryCausalBlock()
     return model

@@ -73,8 +73,8 @@ def accelerate(model: Any, policy: dict[str, Any] | None) -> None:
     rule = {"match": "*", "policy": policy or {"method": "dense"}}
     accelerate_model(model, Recipe.model_validate({"rules": [rule]}))
     if policy is None:
-        for seat in patches_of(model)[0].seats:
-            seat.attention.policy = KeepEverything()
+        for one in patches_of(model)[0].installed:
+            one.attention.policy = KeepEverything()
 
 
 @torch.no_grad()

@@ -80,5 +80,5 @@ def keep_every_block(model: Any, **rest: Any) -> Any:
 
 
 def attentions(model: Any) -> list[Any]:
-    """The attention functions that are seated in a model or pipeline."""
-    return [seat.attention for patch in patches_of(model) for seat in patch.seats]
+    """The attention functions that are installed in a model or pipeline."""
+    return [one.attention for patch in patches_of(model) for one in patch.installed]

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from accel.kernels.attention import tiers
-from accel.kernels.attention.tiers import cannot_run, cannot_take, choose_tier, on_proof
+from accel.kernels.attention.tiers import cannot_run, cannot_take, checked_tiers, choose_tier
 from accel.kernels.cudnn import attention as cudnn
 from accel.kernels.cudnn import tier as cudnn_tier
 from accel.kernels.layout.layout import BlockLayout
@@ -121,11 +121,11 @@ def test_where_it_runs(monkeypatch, capability, dtype, dim, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(cudnn_tier, "_not_installed", lambda: None)
-    monkeypatch.setattr(tiers, "verdict", lambda *call: None)
+    monkeypatch.setattr(tiers, "check_result", lambda *call: None)
     found = cannot_run("cudnn", "cuda", dtype, dim)
     assert found is None if reason is None else reason in found
     choice = choose_tier("cuda", dtype, dim)
-    assert choice.name == "triton", "not before it has passed its test"
+    assert choice.name == "triton", "not before it has passed its check"
 
 
 def test_it_needs_its_package(monkeypatch):
@@ -141,8 +141,8 @@ def test_it_needs_its_package(monkeypatch):
     cudnn_tier._not_installed.cache_clear()
 
 
-def test_it_runs_only_on_proof():
-    assert "cudnn" in on_proof()
+def test_it_runs_only_once_checked():
+    assert "cudnn" in checked_tiers()
 
 
 def test_the_package_has_the_signature_of_the_stand_in():

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
-from accel.kernels.attention.tiers import cannot_run, cannot_take, on_proof
+from accel.kernels.attention.tiers import cannot_run, cannot_take, checked_tiers
 from accel.kernels.fp8 import attention as hopper_fp8
 from accel.kernels.fp8 import kernel as hopper_fp8_kernel
 from accel.kernels.fp8 import specification as fp8_attention
@@ -114,7 +114,7 @@ def test_what_the_kernel_lacks_is_an_error(base_case, changes, dtype, message):
 def test_what_it_lacks_is_known_before_it_is_called(base_case, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert cannot_run("fp8", "cuda", torch.bfloat16, 128) is None and "fp8" not in on_proof()
+    assert cannot_run("fp8", "cuda", torch.bfloat16, 128) is None and "fp8" not in checked_tiers()
     assert "head dims 64 and 128, not 96" in cannot_run("fp8", "cuda", torch.bfloat16, 96)
     assert "does not take torch.float32" in cannot_run("fp8", "cuda", torch.float32, 64)
     for name in ("rows", "columns", "order"):

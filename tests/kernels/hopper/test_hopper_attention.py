@@ -6,11 +6,11 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
+from accel.kernels.check import forms
 from accel.kernels.hopper import attention as hopper_attention
 from accel.kernels.hopper import kernel as hopper_kernel
 from accel.kernels.hopper.attention import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
-from accel.kernels.proof import forms as proof
 
 EMULATED = {
     "plain": {},
@@ -55,12 +55,12 @@ def test_the_kernels_source_is_as_exact_as_eager_when_emulated(
     assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
 
 
-def test_the_proof_passes_when_emulated(emulated, monkeypatch):
+def test_the_check_passes_when_emulated(emulated, monkeypatch):
     """All forms of call but the tail, which is another kernel's."""
-    monkeypatch.setattr(proof, "KEY_ROWS", (64,))
-    monkeypatch.setattr(proof, "TILES", (2,))
-    monkeypatch.delitem(proof.FORMS, "with a tail")
-    assert proof.first_failure("hopper", "cpu", torch.bfloat16, 64) is None
+    monkeypatch.setattr(forms, "KEY_ROWS", (64,))
+    monkeypatch.setattr(forms, "TILES", (2,))
+    monkeypatch.delitem(forms.FORMS, "with a tail")
+    assert forms.first_failure("hopper", "cpu", torch.bfloat16, 64) is None
 
 
 def test_strided_views_when_emulated(base_case, emulated, assert_exact):

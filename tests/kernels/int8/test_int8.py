@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels.attention.tiers import cannot_run, choose_tier, on_proof
+from accel.kernels.attention.tiers import cannot_run, checked_tiers, choose_tier
 from kernel_cases import run_cases
 
 CASES = Path(__file__).with_name("int8_cases.py")
@@ -48,13 +48,13 @@ def test_it_is_never_chosen_unasked(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    monkeypatch.setattr(tiers, "verdict", lambda *call: "passed")
+    monkeypatch.setattr(tiers, "check_result", lambda *call: "passed")
     call = "cuda", torch.bfloat16, 128
-    assert "int8" not in on_proof() and choose_tier(*call).name == "triton"
+    assert "int8" not in checked_tiers() and choose_tier(*call).name == "triton"
     assert choose_tier(*call, precision="int8").name == "int8"
     assert choose_tier("cuda", torch.bfloat16, 256, precision="int8").name == "triton"
-    monkeypatch.setattr(tiers, "verdict", lambda *call: None)
-    assert choose_tier(*call, precision="int8").name == "triton", "not before it has passed its test"
+    monkeypatch.setattr(tiers, "check_result", lambda *call: None)
+    assert choose_tier(*call, precision="int8").name == "triton", "not before it has passed its check"
 
 
 REFUSED = {

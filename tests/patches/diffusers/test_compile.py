@@ -130,6 +130,6 @@ def test_compiled_blocks_with_hooks_of_diffusers(treat):
 
 @mark.parametrize("name", ["attend", "attend_sequence"])
 def test_cuda_graphs_are_recorded_around_attention(name):
-    import_module("accel.patches.transformers.seat")
+    import_module("accel.patches.transformers.slot")
     operator = getattr(torch.ops.sparse_accel, name).default
     assert torch.Tag.cudagraph_unsafe in operator.tags

@@ -115,8 +115,8 @@ def test_a_backend_chosen_before_serves_the_dense_calls_and_survives():
     for block in model.blocks:
         block.attn1.set_attention_backend("_native_math")
     accelerate_model(model, RADIAL)
-    seats = [block.attn1.processor.seat for block in model.blocks]
-    assert {seat.dense.name for seat in seats} == {AttentionBackendName._NATIVE_MATH}
+    slots = [block.attn1.processor.slot for block in model.blocks]
+    assert {slot.dense.name for slot in slots} == {AttentionBackendName._NATIVE_MATH}
     restore_model(model)
     assert model.blocks[0].attn1.processor._attention_backend == AttentionBackendName._NATIVE_MATH
 

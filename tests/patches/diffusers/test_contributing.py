@@ -96,8 +96,8 @@ def test_the_grid_is_right_and_keeping_everything_is_dense(toy):
     expected = toy(**arguments)
     accelerate_model(toy, RADIAL, method="dense")
     policy = KeepEverything()
-    for seat in patches_of(toy)[0].seats:
-        seat.attention.policy = policy
+    for one in patches_of(toy)[0].installed:
+        one.attention.policy = policy
     torch.testing.assert_close(toy(**arguments), expected, atol=1e-5, rtol=1e-5)
     assert policy.grid == TokenGrid(3, 8, 10, 21, text_first=True)
     assert summary(toy).calls == 3 and summary(toy).sparse_density == 1

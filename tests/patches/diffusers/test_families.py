@@ -50,10 +50,10 @@ class KeepEverything:
         return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
 
 
-def seat_everywhere(model, policy) -> None:
+def choose_everywhere(model, policy) -> None:
     accelerate_model(model, recipe(method="dense"))
-    for seat in patches_of(model)[0].seats:
-        seat.attention.policy = policy
+    for one in patches_of(model)[0].installed:
+        one.attention.policy = policy
 
 
 @mark.parametrize("size", [LANDSCAPE, PORTRAIT], ids=["landscape", "portrait"])
@@ -62,7 +62,7 @@ def test_the_grid_is_the_inputs_and_keeping_everything_is_dense(case, size):
     model, arguments = case.model(), case.arguments(size, batch=2)
     expected = output(model, arguments)
     policy = KeepEverything()
-    seat_everywhere(model, policy)
+    choose_everywhere(model, policy)
     got = output(model, arguments)
     account = summary(model)
     assert not account.dense_reasons and account.sparse_density == 1
@@ -104,7 +104,7 @@ def test_sparse_runs_at_the_planned_density(case):
     model, arguments = case.model(), case.arguments(size, batch=2)
     policy = EveryOtherBlock() if case.image else Radial(decay=0.3, block_size=(16, 16))
     expected = output(model, arguments)
-    seat_everywhere(model, policy)
+    choose_everywhere(model, policy)
     got = output(model, arguments)
     account = summary(model)
     grids = [case.grid(size), TokenGrid(*size, text_tokens=VALID)] if case.calls == 2 else [case.grid(size)]

@@ -59,12 +59,12 @@ def chequerboard(q, k, grid, context) -> BlockLayout:
     return BlockLayout.from_mask((keep % 2 == 0)[None, None], (16, 16), q.shape[2], k.shape[2])
 
 
-def seat(pipe, choose) -> Noting:
+def choosing(pipe, choose) -> Noting:
     policy = Noting(choose)
     accelerate_model(pipe, recipe(method="dense"))
     for patch in patches_of(pipe):
-        for seated in patch.seats:
-            seated.attention.policy = policy
+        for one in patch.installed:
+            one.attention.policy = policy
     return policy
 
 
@@ -87,7 +87,7 @@ def test_a_generation(case, size):
 
 
 def check_that_keeping_everything_is_dense(case, size, pipe, expected):
-    policy = seat(pipe, everything)
+    policy = choosing(pipe, everything)
     got = case.run(pipe, size)
     account = summary(pipe)
     assert not account.dense_reasons and account.sparse_density == 1
@@ -108,7 +108,7 @@ def check_steps(contexts):
 
 def check_that_sparse_is_as_dense_as_planned(case, size, pipe, expected):
     choose = chequerboard if case.image else Radial(decay=0.3, block_size=(16, 16)).layout
-    policy = seat(pipe, choose)
+    policy = choosing(pipe, choose)
     got = case.run(pipe, size)
     account = summary(pipe)
     planned = sum(density(choose, grid) * calls for grid, calls in policy.grids.items())

@@ -76,8 +76,8 @@ def test_hunyuan_video15_makes_no_mask_of_token_pairs():
     accelerate_model(model, RADIAL, method="dense")
     seen = []
     for block in model.transformer_blocks:
-        seat = block.attn.processor.seat
-        seat.dense = Spy(seat.dense, seen)
+        slot = block.attn.processor.slot
+        slot.dense = Spy(slot.dense, seen)
     with torch.no_grad():
         output(model, arguments)
     tokens = 3 * 8 * 9 + TEXT + 5 + 3
@@ -126,7 +126,7 @@ def test_hunyuan_video15_spreads_padding_nowhere():
 
 @mark.parametrize("name", ["cosmos", "wan-animate", "flux"])
 @torch.no_grad()
-def test_any_active_backend_leads_to_the_seat(name):
+def test_any_active_backend_leads_to_the_slot(name):
     """One that is active in the whole process, and is not PyTorch's default, is what dense calls run on."""
     case = CASES[name]
     model, arguments = case.model(), case.arguments(SIZE if case.image else (3, 8, 9))

@@ -193,7 +193,7 @@ def test_processors_kept_from_an_accelerated_model_are_stock_in_effect():
 
 
 @mark.parametrize("how", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_copied_processor_stays_seated(how):
+def test_a_copied_processor_stays_routed(how):
     model = accelerate_model(CASES["flux"].model(), recipe())
     processor = find_sites(model)[0].module.processor
     clone = how(processor)

@@ -38,8 +38,8 @@ def test_keeping_every_block_equals_dense(model, shape, batch):
     inputs = tiny.inputs(model, *shape, batch)
     expected = model(**inputs)[0]
     accelerate_model(model, recipe(method="dense"))
-    for seat in patches_of(model)[0].seats:
-        seat.attention.policy = KeepEverything()
+    for one in patches_of(model)[0].installed:
+        one.attention.policy = KeepEverything()
     got = model(**inputs)[0]
     assert summary(model).sparse_density == 1
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)

@@ -12,8 +12,8 @@ from accel.patches.transformers.mask import NOT_CAUSAL, visible_keys
 from accel.recipe.recipe import Recipe
 from accel.sites import sequence_decode
 from accel.sites.call_record import CallRecord
+from accel.sites.pays_off import SLOWER
 from accel.sites.sequence_decode import COVERED, MOST_QUERIES
-from accel.sites.worth import SLOWER
 
 ROOM = 500
 
@@ -185,7 +185,7 @@ def test_the_machine_is_asked_once_where_no_length_is_given(monkeypatch, pays):
 
 def ages(model):
     """For each request that the first layer remembers, the tokens since its first stage ran."""
-    memories = patches_of(model)[0].seats[0].attention.memories
+    memories = patches_of(model)[0].installed[0].attention.memories
     return [memory.decode.age for memory in memories._of_caches.values()]
 
 

@@ -11,7 +11,7 @@ import tiny_language as tiny
 from accel import accelerate_model, summary
 from accel.accelerate import patches_of
 from accel.recipe.recipe import Recipe
-from accel.sites import worth
+from accel.sites import pays_off
 
 BOUNDS = {"kind": "bounds", "budget": 32, "sink": 16, "window": 16, "refresh": [8, 4]}
 STAGES = {"kind": "stages", "budget": 32, "sink": 16, "window": 16}
@@ -127,7 +127,8 @@ def test_a_changed_cache_is_searched_anew(decode, change):
     for _ in range(4):
         request.step()
     ages = [
-        memory.decode.age for memory in patches_of(model)[0].seats[0].attention.memories._of_caches.values()
+        memory.decode.age
+        for memory in patches_of(model)[0].installed[0].attention.memories._of_caches.values()
     ]
     assert ages == [2]
     change(request.cache)
@@ -144,7 +145,7 @@ def test_what_is_remembered_goes_with_its_cache():
     for request in requests(model):
         request.run()
     del request
-    memories = patches_of(model)[0].seats[0].attention.memories
+    memories = patches_of(model)[0].installed[0].attention.memories
     assert not list(memories._of_caches) and not memories._of_storages
     assert copy.deepcopy(memories)._of_caches is not memories._of_caches
 
@@ -160,7 +161,7 @@ def test_beam_search_is_that_of_a_model_that_searches_at_every_token():
 def test_one_requests_density_says_nothing_of_the_next(monkeypatch):
     """Where the machine decides, a prompt that was too dense must not keep another one dense."""
     densities = []
-    monkeypatch.setattr(worth, "break_even", lambda q, k, policy: densities.pop())
+    monkeypatch.setattr(pays_off, "break_even", lambda q, k, policy: densities.pop())
     model = accelerate_model(tiny.llama(), "llm-permuted", min_tokens=None, dense_layers=0)
     densities += [2.0, 2.0, 1e-9, 1e-9]
     for expected in (0, 2):

@@ -34,8 +34,8 @@ def record(tmp_path):
 def few(monkeypatch):
     """Two tiers, of which one fails its tests, and something to time."""
     chosen = [
-        small("tests one", proves="one:128"),
-        small("tests two", "failed", proves="two:128"),
+        small("tests one", checks="one:128"),
+        small("tests two", "failed", checks="two:128"),
         small("kernels", alone=True, times_tiers=True),
     ]
     monkeypatch.setattr(gpu_check, "stages", lambda: chosen)
@@ -82,11 +82,11 @@ def test_what_is_finished_is_not_repeated(record, few):
     assert set(again.stages) == {stage.name for stage in few}
 
 
-def test_verdicts_that_a_machine_keeps_are_found_anew(record):
-    stage = small("proofs", each_machine=True)
+def test_results_that_a_machine_keeps_are_found_anew(record):
+    stage = small("checks", each_machine=True)
     for _ in range(2):
-        assert gpu_check.run_all([stage], record, enough()) == ["proofs"]
-        assert len(record.stages["proofs"]["rows"]) == 1
+        assert gpu_check.run_all([stage], record, enough()) == ["checks"]
+        assert len(record.stages["checks"]["rows"]) == 1
 
 
 @mark.parametrize(

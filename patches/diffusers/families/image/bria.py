@@ -5,16 +5,16 @@ from __future__ import annotations
 from diffusers.models.transformers.transformer_bria import BriaAttnProcessor
 
 from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 
 
-class SeatedBriaProcessor(DispatchingProcessor, BriaAttnProcessor):  # type: ignore[misc]
-    """Bria joint attention with a seat."""
+class RoutedBriaProcessor(DispatchingProcessor, BriaAttnProcessor):  # type: ignore[misc]
+    """Bria joint attention with a slot."""
 
     __call__ = rerouted(BriaAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {BriaAttnProcessor: SeatedBriaProcessor}
+PROCESSORS: dict[type, type] = {BriaAttnProcessor: RoutedBriaProcessor}
 
 attention_modules = joint_attention
 read_grid = positioned_grid

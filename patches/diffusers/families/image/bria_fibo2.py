@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from accel.patches.diffusers.families.image.positions import unit_timestep
 from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedBriaFibo2Processor(DispatchingProcessor, BriaFibo2AttnProcessor):  # type: ignore[misc]
-    """Bria FIBO 2 joint attention with a seat."""
+class RoutedBriaFibo2Processor(DispatchingProcessor, BriaFibo2AttnProcessor):  # type: ignore[misc]
+    """Bria FIBO 2 joint attention with a slot."""
 
     __call__ = rerouted(BriaFibo2AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {BriaFibo2AttnProcessor: SeatedBriaFibo2Processor}
+PROCESSORS: dict[type, type] = {BriaFibo2AttnProcessor: RoutedBriaFibo2Processor}
 
 read_timestep = unit_timestep
 

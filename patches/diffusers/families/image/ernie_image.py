@@ -8,21 +8,21 @@ from diffusers.models.transformers.transformer_ernie_image import ErnieImageSing
 from torch import nn
 
 from accel.patches.diffusers.reading import lengths, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedErnieImageProcessor(  # type: ignore[misc]
+class RoutedErnieImageProcessor(  # type: ignore[misc]
     DispatchingProcessor, ErnieImageSingleStreamAttnProcessor
 ):
-    """ERNIE-Image joint attention with a seat."""
+    """ERNIE-Image joint attention with a slot."""
 
     __call__ = rerouted(ErnieImageSingleStreamAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {ErnieImageSingleStreamAttnProcessor: SeatedErnieImageProcessor}
+PROCESSORS: dict[type, type] = {ErnieImageSingleStreamAttnProcessor: RoutedErnieImageProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

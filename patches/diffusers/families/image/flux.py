@@ -6,31 +6,31 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
 
 from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid, unit_timestep
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 
 
-class SeatedFluxProcessor(DispatchingProcessor, FluxAttnProcessor):  # type: ignore[misc]
-    """Flux joint attention with a seat."""
+class RoutedFluxProcessor(DispatchingProcessor, FluxAttnProcessor):  # type: ignore[misc]
+    """Flux joint attention with a slot."""
 
     __call__ = rerouted(FluxAttnProcessor.__call__)
 
 
-class SeatedFlux2Processor(DispatchingProcessor, Flux2AttnProcessor):  # type: ignore[misc]
-    """Flux.2 joint attention with a seat."""
+class RoutedFlux2Processor(DispatchingProcessor, Flux2AttnProcessor):  # type: ignore[misc]
+    """Flux.2 joint attention with a slot."""
 
     __call__ = rerouted(Flux2AttnProcessor.__call__)
 
 
-class SeatedFlux2ParallelProcessor(DispatchingProcessor, Flux2ParallelSelfAttnProcessor):  # type: ignore[misc]
-    """Flux.2 attention of a single-stream block with a seat."""
+class RoutedFlux2ParallelProcessor(DispatchingProcessor, Flux2ParallelSelfAttnProcessor):  # type: ignore[misc]
+    """Flux.2 attention of a single-stream block with a slot."""
 
     __call__ = rerouted(Flux2ParallelSelfAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {
-    FluxAttnProcessor: SeatedFluxProcessor,
-    Flux2AttnProcessor: SeatedFlux2Processor,
-    Flux2ParallelSelfAttnProcessor: SeatedFlux2ParallelProcessor,
+PROCESSORS: dict[type, type] = {
+    FluxAttnProcessor: RoutedFluxProcessor,
+    Flux2AttnProcessor: RoutedFlux2Processor,
+    Flux2ParallelSelfAttnProcessor: RoutedFlux2ParallelProcessor,
 }
 
 attention_modules = joint_attention

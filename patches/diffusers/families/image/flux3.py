@@ -12,17 +12,17 @@ from torch import nn
 
 from accel.patches.diffusers.families.image.positions import unit_timestep
 from accel.patches.diffusers.reading import lengths, modules_like, raster_size
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedFlux3Processor(DispatchingProcessor, Flux3AttnProcessor):  # type: ignore[misc]
-    """FLUX.3 joint attention with a seat."""
+class RoutedFlux3Processor(DispatchingProcessor, Flux3AttnProcessor):  # type: ignore[misc]
+    """FLUX.3 joint attention with a slot."""
 
     __call__ = rerouted(Flux3AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {Flux3AttnProcessor: SeatedFlux3Processor}
+PROCESSORS: dict[type, type] = {Flux3AttnProcessor: RoutedFlux3Processor}
 
 read_timestep = unit_timestep
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from diffusers.models.transformers.transformer_glm_image import GlmImageAttnProcessor
 
 from accel.patches.diffusers.families.image.text_then_latent import block_attention, latent_grid_after_text
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 
 
-class SeatedGlmImageProcessor(DispatchingProcessor, GlmImageAttnProcessor):  # type: ignore[misc]
-    """GLM-Image joint attention with a seat."""
+class RoutedGlmImageProcessor(DispatchingProcessor, GlmImageAttnProcessor):  # type: ignore[misc]
+    """GLM-Image joint attention with a slot."""
 
     __call__ = rerouted(GlmImageAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {GlmImageAttnProcessor: SeatedGlmImageProcessor}
+PROCESSORS: dict[type, type] = {GlmImageAttnProcessor: RoutedGlmImageProcessor}
 
 attention_modules = block_attention
 read_grid = latent_grid_after_text

@@ -8,19 +8,19 @@ from diffusers.models.transformers.transformer_hunyuanimage import HunyuanImageA
 
 from accel.patches.diffusers.families.image.positions import joint_attention
 from accel.patches.diffusers.reading import lengths
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedHunyuanImageProcessor(DispatchingProcessor, HunyuanImageAttnProcessor):  # type: ignore[misc]
-    """HunyuanImage joint attention with a seat."""
+class RoutedHunyuanImageProcessor(DispatchingProcessor, HunyuanImageAttnProcessor):  # type: ignore[misc]
+    """HunyuanImage joint attention with a slot."""
 
     __call__ = rerouted(HunyuanImageAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {HunyuanImageAttnProcessor: SeatedHunyuanImageProcessor}
+PROCESSORS: dict[type, type] = {HunyuanImageAttnProcessor: RoutedHunyuanImageProcessor}
 
 attention_modules = joint_attention
 

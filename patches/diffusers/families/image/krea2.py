@@ -9,19 +9,19 @@ from torch import nn
 
 from accel.patches.diffusers.families.image.positions import unit_timestep
 from accel.patches.diffusers.reading import lengths, modules_like, raster_size
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "anywhere"
 
 
-class SeatedKrea2Processor(DispatchingProcessor, Krea2AttnProcessor):  # type: ignore[misc]
-    """Krea 2 joint attention with a seat."""
+class RoutedKrea2Processor(DispatchingProcessor, Krea2AttnProcessor):  # type: ignore[misc]
+    """Krea 2 joint attention with a slot."""
 
     __call__ = rerouted(Krea2AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {Krea2AttnProcessor: SeatedKrea2Processor}
+PROCESSORS: dict[type, type] = {Krea2AttnProcessor: RoutedKrea2Processor}
 
 read_timestep = unit_timestep
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from diffusers.models.transformers.transformer_longcat_image import LongCatImageAttnProcessor
 
 from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid, unit_timestep
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 
 
-class SeatedLongCatImageProcessor(DispatchingProcessor, LongCatImageAttnProcessor):  # type: ignore[misc]
-    """LongCat-Image joint attention with a seat."""
+class RoutedLongCatImageProcessor(DispatchingProcessor, LongCatImageAttnProcessor):  # type: ignore[misc]
+    """LongCat-Image joint attention with a slot."""
 
     __call__ = rerouted(LongCatImageAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {LongCatImageAttnProcessor: SeatedLongCatImageProcessor}
+PROCESSORS: dict[type, type] = {LongCatImageAttnProcessor: RoutedLongCatImageProcessor}
 
 attention_modules = joint_attention
 read_grid = positioned_grid

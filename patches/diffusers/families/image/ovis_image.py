@@ -5,16 +5,16 @@ from __future__ import annotations
 from diffusers.models.transformers.transformer_ovis_image import OvisImageAttnProcessor
 
 from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid, unit_timestep
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 
 
-class SeatedOvisImageProcessor(DispatchingProcessor, OvisImageAttnProcessor):  # type: ignore[misc]
-    """Ovis-Image joint attention with a seat."""
+class RoutedOvisImageProcessor(DispatchingProcessor, OvisImageAttnProcessor):  # type: ignore[misc]
+    """Ovis-Image joint attention with a slot."""
 
     __call__ = rerouted(OvisImageAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {OvisImageAttnProcessor: SeatedOvisImageProcessor}
+PROCESSORS: dict[type, type] = {OvisImageAttnProcessor: RoutedOvisImageProcessor}
 
 attention_modules = joint_attention
 read_grid = positioned_grid

@@ -8,25 +8,25 @@ from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProc
 from torch import nn
 
 from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedPixArtProcessor(SeatedProcessor, AttnProcessor2_0):
-    """PixArt self-attention with a seat."""
+class RoutedPixArtProcessor(RoutedProcessor, AttnProcessor2_0):
+    """PixArt self-attention with a slot."""
 
     __call__ = rerouted(AttnProcessor2_0.__call__)
 
 
-class SeatedFusedPixArtProcessor(SeatedProcessor, FusedAttnProcessor2_0):
-    """PixArt self-attention with fused projections and a seat."""
+class RoutedFusedPixArtProcessor(RoutedProcessor, FusedAttnProcessor2_0):
+    """PixArt self-attention with fused projections and a slot."""
 
     __call__ = rerouted(FusedAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {
-    AttnProcessor2_0: SeatedPixArtProcessor,
-    FusedAttnProcessor2_0: SeatedFusedPixArtProcessor,
+PROCESSORS: dict[type, type] = {
+    AttnProcessor2_0: RoutedPixArtProcessor,
+    FusedAttnProcessor2_0: RoutedFusedPixArtProcessor,
 }
 
 

@@ -8,19 +8,19 @@ from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStream
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import lengths, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "anywhere"
 
 
-class SeatedQwenImageProcessor(DispatchingProcessor, QwenDoubleStreamAttnProcessor2_0):  # type: ignore[misc]
-    """Qwen-Image joint attention with a seat."""
+class RoutedQwenImageProcessor(DispatchingProcessor, QwenDoubleStreamAttnProcessor2_0):  # type: ignore[misc]
+    """Qwen-Image joint attention with a slot."""
 
     __call__ = rerouted(QwenDoubleStreamAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {QwenDoubleStreamAttnProcessor2_0: SeatedQwenImageProcessor}
+PROCESSORS: dict[type, type] = {QwenDoubleStreamAttnProcessor2_0: RoutedQwenImageProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -8,25 +8,25 @@ from diffusers.models.attention_processor import FusedJointAttnProcessor2_0, Joi
 from torch import nn
 
 from accel.patches.diffusers.reading import lengths, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedSD3Processor(SeatedProcessor, JointAttnProcessor2_0):
-    """Stable Diffusion 3 joint attention with a seat."""
+class RoutedSD3Processor(RoutedProcessor, JointAttnProcessor2_0):
+    """Stable Diffusion 3 joint attention with a slot."""
 
     __call__ = rerouted(JointAttnProcessor2_0.__call__)
 
 
-class SeatedFusedSD3Processor(SeatedProcessor, FusedJointAttnProcessor2_0):
-    """Stable Diffusion 3 joint attention with fused projections and a seat."""
+class RoutedFusedSD3Processor(RoutedProcessor, FusedJointAttnProcessor2_0):
+    """Stable Diffusion 3 joint attention with fused projections and a slot."""
 
     __call__ = rerouted(FusedJointAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {
-    JointAttnProcessor2_0: SeatedSD3Processor,
-    FusedJointAttnProcessor2_0: SeatedFusedSD3Processor,
+PROCESSORS: dict[type, type] = {
+    JointAttnProcessor2_0: RoutedSD3Processor,
+    FusedJointAttnProcessor2_0: RoutedFusedSD3Processor,
 }
 
 

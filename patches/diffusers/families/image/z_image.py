@@ -12,19 +12,19 @@ from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF, ZSin
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedZImageProcessor(DispatchingProcessor, ZSingleStreamAttnProcessor):  # type: ignore[misc]
-    """Z-Image joint attention with a seat."""
+class RoutedZImageProcessor(DispatchingProcessor, ZSingleStreamAttnProcessor):  # type: ignore[misc]
+    """Z-Image joint attention with a slot."""
 
     __call__ = rerouted(ZSingleStreamAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {ZSingleStreamAttnProcessor: SeatedZImageProcessor}
+PROCESSORS: dict[type, type] = {ZSingleStreamAttnProcessor: RoutedZImageProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

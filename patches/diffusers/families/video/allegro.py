@@ -8,17 +8,17 @@ from diffusers.models.attention_processor import AllegroAttnProcessor2_0
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedAllegroProcessor(SeatedProcessor, AllegroAttnProcessor2_0):
-    """Allegro self-attention with a seat."""
+class RoutedAllegroProcessor(RoutedProcessor, AllegroAttnProcessor2_0):
+    """Allegro self-attention with a slot."""
 
     __call__ = rerouted(AllegroAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {AllegroAttnProcessor2_0: SeatedAllegroProcessor}
+PROCESSORS: dict[type, type] = {AllegroAttnProcessor2_0: RoutedAllegroProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

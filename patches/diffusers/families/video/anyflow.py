@@ -8,17 +8,17 @@ from diffusers.models.transformers.transformer_anyflow import AnyFlowAttnProcess
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedAnyFlowProcessor(DispatchingProcessor, AnyFlowAttnProcessor):  # type: ignore[misc]
-    """AnyFlow self-attention with a seat."""
+class RoutedAnyFlowProcessor(DispatchingProcessor, AnyFlowAttnProcessor):  # type: ignore[misc]
+    """AnyFlow self-attention with a slot."""
 
     __call__ = rerouted(AnyFlowAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {AnyFlowAttnProcessor: SeatedAnyFlowProcessor}
+PROCESSORS: dict[type, type] = {AnyFlowAttnProcessor: RoutedAnyFlowProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -8,25 +8,25 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0, Fuse
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedCogVideoXProcessor(SeatedProcessor, CogVideoXAttnProcessor2_0):
-    """CogVideoX joint attention with a seat."""
+class RoutedCogVideoXProcessor(RoutedProcessor, CogVideoXAttnProcessor2_0):
+    """CogVideoX joint attention with a slot."""
 
     __call__ = rerouted(CogVideoXAttnProcessor2_0.__call__)
 
 
-class SeatedFusedCogVideoXProcessor(SeatedProcessor, FusedCogVideoXAttnProcessor2_0):
-    """CogVideoX joint attention with fused projections and a seat."""
+class RoutedFusedCogVideoXProcessor(RoutedProcessor, FusedCogVideoXAttnProcessor2_0):
+    """CogVideoX joint attention with fused projections and a slot."""
 
     __call__ = rerouted(FusedCogVideoXAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {
-    CogVideoXAttnProcessor2_0: SeatedCogVideoXProcessor,
-    FusedCogVideoXAttnProcessor2_0: SeatedFusedCogVideoXProcessor,
+PROCESSORS: dict[type, type] = {
+    CogVideoXAttnProcessor2_0: RoutedCogVideoXProcessor,
+    FusedCogVideoXAttnProcessor2_0: RoutedFusedCogVideoXProcessor,
 }
 
 

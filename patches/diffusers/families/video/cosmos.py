@@ -1,7 +1,7 @@
 """Cosmos 1, 2 and 2.5 (Predict and Transfer): video tokens only.
 
 The stock processor calls diffusers' dispatcher without a backend of its own, so it runs whatever is active in
-the whole process. In its seated twin that one name means the way to the seat, under any active backend; dense
+the whole process. In its routed twin that one name means the way to the slot, under any active backend; dense
 calls still go to the active one.
 """
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from accel.patches.diffusers.backend import DenseDispatch, plain_attention
 from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
-from accel.patches.seat import DenseFn
+from accel.patches.slot import DenseFn
 
 
 def calling_plain_attention(stock_call: Any) -> FunctionType:
@@ -28,8 +28,8 @@ def calling_plain_attention(stock_call: Any) -> FunctionType:
     return twin
 
 
-class SeatedCosmosProcessor(SeatedProcessor, CosmosAttnProcessor2_0):
-    """Cosmos self-attention with a seat."""
+class RoutedCosmosProcessor(RoutedProcessor, CosmosAttnProcessor2_0):
+    """Cosmos self-attention with a slot."""
 
     __call__ = rerouted(calling_plain_attention(CosmosAttnProcessor2_0.__call__))
 
@@ -38,7 +38,7 @@ class SeatedCosmosProcessor(SeatedProcessor, CosmosAttnProcessor2_0):
         return DenseDispatch(None)
 
 
-SEATED: dict[type, type] = {CosmosAttnProcessor2_0: SeatedCosmosProcessor}
+PROCESSORS: dict[type, type] = {CosmosAttnProcessor2_0: RoutedCosmosProcessor}
 
 TEXT_FREE = ("transformer_blocks.0.attn1",)
 

@@ -1,7 +1,7 @@
 """Cosmos 3: text, then video tokens, then those of sound or action if there are any; one sample a forward.
 
 Text tokens attend among themselves, causally, in a call of their own, which is short and stays PyTorch's. In
-the other call the queries of video and sound attend to all keys, those of the text first. The seat is given
+the other call the queries of video and sound attend to all keys, those of the text first. The slot is given
 queries for the text too, zeros whose output is dropped: so a sequence attends to itself, as methods on a grid
 expect, for the price of a few rows of blocks.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 from accel.patches.site import AttentionFn
 
@@ -40,8 +40,8 @@ class WithTextQueries:
         return self.fn(pad(q, missing), k, v, mask, lambda: pad(dense(), missing))[:, missing[4] :]
 
 
-class SeatedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # type: ignore[misc]
-    """Cosmos 3 attention of the generated tokens with a seat."""
+class RoutedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # type: ignore[misc]
+    """Cosmos 3 attention of the generated tokens with a slot."""
 
     def __init__(self, original: Any, fn: AttentionFn) -> None:
         super().__init__(original, WithTextQueries(fn))
@@ -49,7 +49,7 @@ class SeatedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # typ
     __call__ = rerouted(Cosmos3AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {Cosmos3AttnProcessor: SeatedCosmos3Processor}
+PROCESSORS: dict[type, type] = {Cosmos3AttnProcessor: RoutedCosmos3Processor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -8,17 +8,17 @@ from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAtt
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedEasyAnimateProcessor(SeatedProcessor, EasyAnimateAttnProcessor2_0):
-    """EasyAnimate joint attention with a seat."""
+class RoutedEasyAnimateProcessor(RoutedProcessor, EasyAnimateAttnProcessor2_0):
+    """EasyAnimate joint attention with a slot."""
 
     __call__ = rerouted(EasyAnimateAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {EasyAnimateAttnProcessor2_0: SeatedEasyAnimateProcessor}
+PROCESSORS: dict[type, type] = {EasyAnimateAttnProcessor2_0: RoutedEasyAnimateProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

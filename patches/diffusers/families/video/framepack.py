@@ -15,7 +15,7 @@ from accel.patches.diffusers.reading import latent_grid, lengths, patches_of_his
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = hunyuan_video.TEXT_PADDING
-SEATED = hunyuan_video.SEATED
+PROCESSORS = hunyuan_video.PROCESSORS
 
 HISTORY = {
     "latents_clean": ("indices_latents_clean", (1, 2, 2)),

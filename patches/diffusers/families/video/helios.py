@@ -11,17 +11,17 @@ from diffusers.models.transformers.transformer_helios import HeliosAttnProcessor
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, modules_like, patches_of_history
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedHeliosProcessor(DispatchingProcessor, HeliosAttnProcessor):  # type: ignore[misc]
-    """Helios self-attention with a seat."""
+class RoutedHeliosProcessor(DispatchingProcessor, HeliosAttnProcessor):  # type: ignore[misc]
+    """Helios self-attention with a slot."""
 
     __call__ = rerouted(HeliosAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {HeliosAttnProcessor: SeatedHeliosProcessor}
+PROCESSORS: dict[type, type] = {HeliosAttnProcessor: RoutedHeliosProcessor}
 
 TEXT_FREE = ("blocks.0.attn1",)
 

@@ -12,19 +12,19 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedHunyuanVideoProcessor(DispatchingProcessor, HunyuanVideoAttnProcessor2_0):  # type: ignore[misc]
-    """HunyuanVideo joint attention with a seat."""
+class RoutedHunyuanVideoProcessor(DispatchingProcessor, HunyuanVideoAttnProcessor2_0):  # type: ignore[misc]
+    """HunyuanVideo joint attention with a slot."""
 
     __call__ = rerouted(HunyuanVideoAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {HunyuanVideoAttnProcessor2_0: SeatedHunyuanVideoProcessor}
+PROCESSORS: dict[type, type] = {HunyuanVideoAttnProcessor2_0: RoutedHunyuanVideoProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted, traceable
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted, traceable
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
@@ -44,13 +44,13 @@ def with_key_mask_only(stock_call: Callable) -> Callable:
     return call
 
 
-class SeatedHunyuanVideo15Processor(DispatchingProcessor, HunyuanVideo15AttnProcessor2_0):  # type: ignore[misc]
-    """HunyuanVideo-1.5 joint attention with a seat."""
+class RoutedHunyuanVideo15Processor(DispatchingProcessor, HunyuanVideo15AttnProcessor2_0):  # type: ignore[misc]
+    """HunyuanVideo-1.5 joint attention with a slot."""
 
     __call__ = rerouted(with_key_mask_only(HunyuanVideo15AttnProcessor2_0.__call__))
 
 
-SEATED: dict[type, type] = {HunyuanVideo15AttnProcessor2_0: SeatedHunyuanVideo15Processor}
+PROCESSORS: dict[type, type] = {HunyuanVideo15AttnProcessor2_0: RoutedHunyuanVideo15Processor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

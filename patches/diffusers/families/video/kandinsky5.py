@@ -8,17 +8,17 @@ from diffusers.models.transformers.transformer_kandinsky import Kandinsky5AttnPr
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedKandinsky5Processor(DispatchingProcessor, Kandinsky5AttnProcessor):  # type: ignore[misc]
-    """Kandinsky 5 visual self-attention with a seat."""
+class RoutedKandinsky5Processor(DispatchingProcessor, Kandinsky5AttnProcessor):  # type: ignore[misc]
+    """Kandinsky 5 visual self-attention with a slot."""
 
     __call__ = rerouted(Kandinsky5AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {Kandinsky5AttnProcessor: SeatedKandinsky5Processor}
+PROCESSORS: dict[type, type] = {Kandinsky5AttnProcessor: RoutedKandinsky5Processor}
 
 
 def attention_modules(model: Any) -> list[tuple[str, nn.Module]]:

@@ -8,17 +8,17 @@ from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6AttnP
 from torch import nn
 
 from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedKandinsky6Processor(DispatchingProcessor, Kandinsky6AttnProcessor):  # type: ignore[misc]
-    """Kandinsky 6 self-attention of the video with a seat."""
+class RoutedKandinsky6Processor(DispatchingProcessor, Kandinsky6AttnProcessor):  # type: ignore[misc]
+    """Kandinsky 6 self-attention of the video with a slot."""
 
     __call__ = rerouted(Kandinsky6AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {Kandinsky6AttnProcessor: SeatedKandinsky6Processor}
+PROCESSORS: dict[type, type] = {Kandinsky6AttnProcessor: RoutedKandinsky6Processor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

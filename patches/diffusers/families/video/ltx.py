@@ -18,32 +18,32 @@ from diffusers.models.transformers.transformer_ltx2 import (
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import modules_like, raster_size
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedLTXProcessor(DispatchingProcessor, LTXVideoAttnProcessor):  # type: ignore[misc]
-    """LTX-Video self-attention with a seat."""
+class RoutedLTXProcessor(DispatchingProcessor, LTXVideoAttnProcessor):  # type: ignore[misc]
+    """LTX-Video self-attention with a slot."""
 
     __call__ = rerouted(LTXVideoAttnProcessor.__call__)
 
 
-class SeatedLTX2Processor(DispatchingProcessor, LTX2AudioVideoAttnProcessor):  # type: ignore[misc]
-    """LTX-2 video self-attention with a seat."""
+class RoutedLTX2Processor(DispatchingProcessor, LTX2AudioVideoAttnProcessor):  # type: ignore[misc]
+    """LTX-2 video self-attention with a slot."""
 
     __call__ = rerouted(LTX2AudioVideoAttnProcessor.__call__)
 
 
-class SeatedLTX2PerturbedProcessor(DispatchingProcessor, LTX2PerturbedAttnProcessor):  # type: ignore[misc]
-    """LTX-2 video self-attention of a perturbed model, with a seat."""
+class RoutedLTX2PerturbedProcessor(DispatchingProcessor, LTX2PerturbedAttnProcessor):  # type: ignore[misc]
+    """LTX-2 video self-attention of a perturbed model, with a slot."""
 
     __call__ = rerouted(LTX2PerturbedAttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {
-    LTXVideoAttnProcessor: SeatedLTXProcessor,
-    LTX2AudioVideoAttnProcessor: SeatedLTX2Processor,
-    LTX2PerturbedAttnProcessor: SeatedLTX2PerturbedProcessor,
+PROCESSORS: dict[type, type] = {
+    LTXVideoAttnProcessor: RoutedLTXProcessor,
+    LTX2AudioVideoAttnProcessor: RoutedLTX2Processor,
+    LTX2PerturbedAttnProcessor: RoutedLTX2PerturbedProcessor,
 }
 
 

@@ -12,17 +12,17 @@ from diffusers.models.transformers.transformer_minimax_h3 import MiniMaxH3AttnPr
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import modules_like, raster_size
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 
-class SeatedMiniMaxH3Processor(DispatchingProcessor, MiniMaxH3AttnProcessor):  # type: ignore[misc]
-    """MiniMax-H3 packed attention with a seat."""
+class RoutedMiniMaxH3Processor(DispatchingProcessor, MiniMaxH3AttnProcessor):  # type: ignore[misc]
+    """MiniMax-H3 packed attention with a slot."""
 
     __call__ = rerouted(MiniMaxH3AttnProcessor.__call__)
 
 
-SEATED: dict[type, type] = {MiniMaxH3AttnProcessor: SeatedMiniMaxH3Processor}
+PROCESSORS: dict[type, type] = {MiniMaxH3AttnProcessor: RoutedMiniMaxH3Processor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

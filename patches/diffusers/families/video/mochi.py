@@ -8,19 +8,19 @@ from diffusers.models.attention_processor import MochiAttnProcessor2_0
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import SeatedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "dropped"
 
 
-class SeatedMochiProcessor(SeatedProcessor, MochiAttnProcessor2_0):
-    """Mochi joint attention with a seat, called once for each sample."""
+class RoutedMochiProcessor(RoutedProcessor, MochiAttnProcessor2_0):
+    """Mochi joint attention with a slot, called once for each sample."""
 
     __call__ = rerouted(MochiAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {MochiAttnProcessor2_0: SeatedMochiProcessor}
+PROCESSORS: dict[type, type] = {MochiAttnProcessor2_0: RoutedMochiProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -8,19 +8,19 @@ from diffusers.models.transformers.transformer_motif_video import MotifVideoAttn
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.seated_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 
 
-class SeatedMotifProcessor(DispatchingProcessor, MotifVideoAttnProcessor2_0):  # type: ignore[misc]
-    """Motif-Video joint attention with a seat."""
+class RoutedMotifProcessor(DispatchingProcessor, MotifVideoAttnProcessor2_0):  # type: ignore[misc]
+    """Motif-Video joint attention with a slot."""
 
     __call__ = rerouted(MotifVideoAttnProcessor2_0.__call__)
 
 
-SEATED: dict[type, type] = {MotifVideoAttnProcessor2_0: SeatedMotifProcessor}
+PROCESSORS: dict[type, type] = {MotifVideoAttnProcessor2_0: RoutedMotifProcessor}
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

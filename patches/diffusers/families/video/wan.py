@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from accel.patches.diffusers.backend import Routed
 from accel.patches.diffusers.reading import latent_grid
-from accel.patches.diffusers.seated_processor import DispatchingProcessor
+from accel.patches.diffusers.routed_processor import DispatchingProcessor
 from accel.patches.grid import TokenGrid
 from accel.patches.observers import is_recorded
 
 
-class SeatedWanFamilyProcessor(DispatchingProcessor):
-    """Mixin in front of a stock processor: its attention reaches the seat in the place of its mask."""
+class RoutedWanFamilyProcessor(DispatchingProcessor):
+    """Mixin in front of a stock processor: its attention reaches the slot in the place of its mask."""
 
     def __call__(
         self,
@@ -38,31 +38,31 @@ class SeatedWanFamilyProcessor(DispatchingProcessor):
     ) -> Tensor:
         if is_recorded():
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        routed = Routed(attention_mask, self.seat.handle)
+        routed = Routed(attention_mask, self.slot.handle)
         return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
 
 
-class SeatedWanProcessor(SeatedWanFamilyProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
-    """Wan and VACE self-attention with a seat."""
+class RoutedWanProcessor(RoutedWanFamilyProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
+    """Wan and VACE self-attention with a slot."""
 
 
-class SeatedWanAnimateProcessor(SeatedWanFamilyProcessor, transformer_wan_animate.WanAttnProcessor):  # type: ignore[misc]
-    """Wan-Animate self-attention with a seat."""
+class RoutedWanAnimateProcessor(RoutedWanFamilyProcessor, transformer_wan_animate.WanAttnProcessor):  # type: ignore[misc]
+    """Wan-Animate self-attention with a slot."""
 
 
-class SeatedChronoEditProcessor(SeatedWanFamilyProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
-    """ChronoEdit self-attention with a seat."""
+class RoutedChronoEditProcessor(RoutedWanFamilyProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
+    """ChronoEdit self-attention with a slot."""
 
 
-class SeatedSkyReelsV2Processor(SeatedWanFamilyProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
-    """SkyReels-V2 self-attention with a seat."""
+class RoutedSkyReelsV2Processor(RoutedWanFamilyProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
+    """SkyReels-V2 self-attention with a slot."""
 
 
-SEATED: dict[type, type[SeatedWanFamilyProcessor]] = {
-    transformer_wan.WanAttnProcessor: SeatedWanProcessor,
-    transformer_wan_animate.WanAttnProcessor: SeatedWanAnimateProcessor,
-    transformer_chronoedit.WanAttnProcessor: SeatedChronoEditProcessor,
-    transformer_skyreels_v2.SkyReelsV2AttnProcessor: SeatedSkyReelsV2Processor,
+PROCESSORS: dict[type, type[RoutedWanFamilyProcessor]] = {
+    transformer_wan.WanAttnProcessor: RoutedWanProcessor,
+    transformer_wan_animate.WanAttnProcessor: RoutedWanAnimateProcessor,
+    transformer_chronoedit.WanAttnProcessor: RoutedChronoEditProcessor,
+    transformer_skyreels_v2.SkyReelsV2AttnProcessor: RoutedSkyReelsV2Processor,
 }
 
 TEXT_FREE = ("blocks.0.attn1", "vace_blocks.0.attn1")

@@ -1,4 +1,4 @@
-"""Worth: whether the calls of one layer are worth running sparse on this machine."""
+"""PaysOff: whether the calls of one layer are worth running sparse on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DENSE_FOR = 16
 SLOWER = "dense is faster at this length on this machine"
 
 
-class Worth:
+class PaysOff:
     """Compares the density that a recipe really has with the one from which on dense is faster.
 
     The density of a call is known once its blocks are chosen. Where it was too high, the next `DENSE_FOR` - 1

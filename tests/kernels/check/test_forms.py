@@ -1,4 +1,4 @@
-"""The proof passes a tier that is right and catches one that is not."""
+"""The check passes a tier that is right and catches one that is not."""
 
 from dataclasses import MISSING, fields, replace
 from itertools import count
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from accel.kernels.attention import gathered as gathered_attention
-from accel.kernels.attention.tiers import cannot_run, on_proof
+from accel.kernels.attention.tiers import cannot_run, checked_tiers
+from accel.kernels.check import forms
+from accel.kernels.check.forms import FORMS, TILES, first_failure, problem
 from accel.kernels.layout.layout import BlockLayout
-from accel.kernels.proof import forms as proof
-from accel.kernels.proof.forms import FORMS, TILES, first_failure, problem
 
 CPU = torch.device("cpu")
 RIGHT = gathered_attention.block_sparse_attention
@@ -18,8 +18,8 @@ RIGHT = gathered_attention.block_sparse_attention
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(proof, "KEY_ROWS", (64,))
-    monkeypatch.setattr(proof, "TILES", (1, 2))
+    monkeypatch.setattr(forms, "KEY_ROWS", (64,))
+    monkeypatch.setattr(forms, "TILES", (1, 2))
 
 
 @pytest.mark.parametrize(("dtype", "dim"), [(torch.float32, 32), (torch.bfloat16, 64)], ids=["fp32", "bf16"])
@@ -100,8 +100,8 @@ def test_a_tier_that_is_wrong_is_caught_and_named(monkeypatch, short, broken, fa
 @pytest.mark.parametrize("tiles", TILES, ids="tiles{}".format)
 def test_the_last_key_is_missed_among_many(monkeypatch, tiles):
     """In half precision too, where rounding could hide it."""
-    monkeypatch.setattr(proof, "KEY_ROWS", (128,))
-    monkeypatch.setattr(proof, "TILES", (tiles,))
+    monkeypatch.setattr(forms, "KEY_ROWS", (128,))
+    monkeypatch.setattr(forms, "TILES", (tiles,))
     monkeypatch.setattr(gathered_attention, "block_sparse_attention", last_key_dropped)
     found = first_failure("torch", "cpu", torch.bfloat16, 64)
     assert found and found.startswith("plain")
@@ -151,14 +151,14 @@ ROUNDED = {
 def test_a_tier_that_rounds_is_held_to_its_own_error(spoil, reason):
     q, k, v, layout = problem(FORMS["plain"], 64, 4, CPU, torch.float32, 16)
     out, lse = RIGHT(q, k, v, layout, return_lse=True)
-    found = proof.rounded_too_far((spoil(out), lse), q, k, v, layout, 0.015)
+    found = forms.rounded_too_far((spoil(out), lse), q, k, v, layout, 0.015)
     assert found is None if reason is None else reason in found
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dim", [64, 96, 128, 256], ids="D{}".format)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("tier", on_proof())
+@pytest.mark.parametrize("tier", checked_tiers())
 def test_the_tiers_that_need_it_pass_on_a_gpu(tier, dtype, dim):
     if not torch.cuda.is_available() or cannot_run(tier, "cuda", dtype, dim):
         pytest.skip("not for this machine")

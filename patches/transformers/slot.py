@@ -1,4 +1,4 @@
-"""SequenceSeat: a seat in a language model's layer, and the operator that compiled code reaches it by."""
+"""SequenceSlot: a slot in a language model's layer, and the operator that compiled code reaches it by."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from accel.patches.autocast import as_autocast, autocast_dtype, cast, under_autocast
-from accel.patches.seat import Seat, seat_at
+from accel.patches.slot import Slot, slot_at
 from accel.patches.transformers.announced import CacheWatch
 from accel.patches.transformers.call import SequenceCall, SequenceFn, unknown_keyword
 from accel.patches.transformers.dense import eager
 from accel.patches.transformers.interface import DenseForward
 
 
-class SequenceSeat(Seat):
-    """A sequence function seated at one attention module.
+class SequenceSlot(Slot):
+    """A sequence function installed at one attention module.
 
     Args:
         fn: called for every attention of the layer.
         dense: what the stock layer calls, whose dense calls run on it.
         module: the layer's attention module.
         stock: the configuration that the module shares with its model.
-        config: the module's own while the seat is taken.
+        config: the module's own while the slot is taken.
     """
 
     dense: DenseForward  # type: ignore[assignment]
@@ -46,7 +46,7 @@ class SequenceSeat(Seat):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the model's implementation is still the one that the seat was taken from."""
+        """Whether the model's implementation is still the one that the slot was taken from."""
         return self.stock._attn_implementation == self.replaced
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -110,12 +110,12 @@ def sequence_call(
 
 
 def attend_sequence(
-    seat: SequenceSeat, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    slot: SequenceSlot, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
-    """The seat's attention as one opaque operator, for code that is being traced."""
+    """The slot's attention as one opaque operator, for code that is being traced."""
     q, k, v = as_autocast(q, k, v)
     return torch.ops.sparse_accel.attend_sequence(
-        q, k, v, mask, kwargs.get("s_aux"), kwargs.get("position_bias"), seat.handle,
+        q, k, v, mask, kwargs.get("s_aux"), kwargs.get("position_bias"), slot.handle,
         kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("sliding_window"), kwargs.get("is_causal"),
     )  # fmt: skip
 
@@ -135,8 +135,8 @@ def _attend_op(
     window: int | None,
     causal: bool | None,
 ) -> Tensor:
-    seat = seat_at(handle)
-    assert isinstance(seat, SequenceSeat)
+    slot = slot_at(handle)
+    assert isinstance(slot, SequenceSlot)
     kwargs: dict[str, Any] = {
         "scaling": scale,
         "softcap": softcap,
@@ -144,7 +144,7 @@ def _attend_op(
         "is_causal": causal,
     }
     kwargs |= {"s_aux": sinks, "position_bias": bias}
-    return seat.run(seat.module, q, k, v, mask, kwargs)[0]
+    return slot.run(slot.module, q, k, v, mask, kwargs)[0]
 
 
 @_attend_op.register_fake

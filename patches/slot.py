@@ -1,4 +1,4 @@
-"""Seat: where an attention function sits in a model, reachable by number from compiled code.
+"""Slot: where an attention function sits in a model, reachable by number from compiled code.
 
 `torch.compile` specialises on Python objects and integers, so a different function for every layer recompiles
 the same block for every layer. A number in a tensor is data: every layer shares one graph, and one opaque
@@ -23,14 +23,14 @@ from accel.patches.site import AttentionFn
 DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-class Seat:
+class Slot:
     """An attention function together with the dense attention it stands in for.
 
     Args:
         fn: called for every attention of the site.
         dense: the model's own attention; q [B, M, H, D], k, v [B, N, Hkv, D], mask or None -> [B, M, H, D].
 
-    Copying or unpickling a seat gives a new one with a number of its own.
+    Copying or unpickling a slot gives a new one with a number of its own.
     """
 
     def __init__(self, fn: AttentionFn, dense: DenseFn) -> None:
@@ -40,7 +40,7 @@ class Seat:
 
     def _take_number(self) -> None:
         number = next(_NUMBERS)
-        _SEATS[number] = self
+        _SLOTS[number] = self
         # On the CPU whatever the model's device: reading it never waits for an accelerator.
         self.handle = torch.tensor(number, dtype=torch.int64, device="cpu")
 
@@ -52,12 +52,12 @@ class Seat:
         self._take_number()
 
 
-_SEATS: WeakValueDictionary[int, Seat] = WeakValueDictionary()
+_SLOTS: WeakValueDictionary[int, Slot] = WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    """Run the function seated at `handle`: a plain call in eager mode, one opaque operator when traced.
+    """Run the function installed at `handle`: a plain call in eager mode, one opaque operator when traced.
 
     Somebody who intercepts attention while it is traced gets PyTorch's to intercept, as in the stock model.
     """
@@ -76,23 +76,23 @@ def dense_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
 
 
-def seat_at(handle: Tensor) -> Seat:
-    """The seat whose number a tensor holds."""
-    return _SEATS[int(handle)]
+def slot_at(handle: Tensor) -> Slot:
+    """The slot whose number a tensor holds."""
+    return _SLOTS[int(handle)]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    seat = seat_at(handle)
+    slot = slot_at(handle)
 
     def dense() -> Tensor:
-        return seat.dense(q, k, v, mask)
+        return slot.dense(q, k, v, mask)
 
     dtype = autocast_dtype(q.device)
     if dtype is None:
-        return seat.fn(q, k, v, mask, dense)
+        return slot.fn(q, k, v, mask, dense)
     with torch.autocast(q.device.type, enabled=False):
         low = cast(q, dtype), cast(k, dtype), cast(v, dtype)
-        return seat.fn(*low, mask, under_autocast(dense, q.device, dtype))
+        return slot.fn(*low, mask, under_autocast(dense, q.device, dtype))
 
 
 # Whether a call is sparse, and by which blocks, is decided again each time: a recorded graph would replay one

@@ -1,4 +1,4 @@
-"""Proof: whether a tier computes on this machine what the reference does, on small calls of every form.
+"""Forms: small calls of every kind that check whether a tier computes here what the reference does.
 
 A configuration that compiles may still give NaN or hang, so what runs by choice of the machine is run first.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from accel.kernels.attention.tiers import cannot_take, load_tier
 from accel.kernels.attention.tiers import tier as tier_of
+from accel.kernels.check.exactness import disagreement, rounded_too_far
 from accel.kernels.layout.layout import KEY_ROWS, BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.work_order import processors
-from accel.kernels.proof.exactness import disagreement, rounded_too_far
 
 TILES = range(1, 10)  # of 128 keys: every number that a pipeline of four stages starts, wraps and ends with
 BATCH, ROWS = 2, 128

@@ -1,4 +1,4 @@
-"""SeatedProcessor: a stock diffusers processor whose attention goes through a seat.
+"""RoutedProcessor: a stock diffusers processor whose attention goes through a slot.
 
 Every stock processor ends in PyTorch's `scaled_dot_product_attention`, called by itself or, once our backend
 is chosen, by diffusers' dispatcher. A `TorchFunctionMode` that is entered inside the processor sees that one
@@ -22,11 +22,11 @@ from accel.patches.diffusers.backend import BACKEND, DenseDispatch, register
 from accel.patches.diffusers.skipping import introduce
 from accel.patches.diffusers.ulysses import ParallelRoute, is_ring
 from accel.patches.observers import is_recorded, records_gradients
-from accel.patches.seat import DenseFn, Seat, attend, dense_sdpa
 from accel.patches.site import AttentionFn
+from accel.patches.slot import DenseFn, Slot, attend, dense_sdpa
 
 
-class SeatedProcessor:
+class RoutedProcessor:
     """Mixin in front of a stock processor that calls PyTorch's attention itself.
 
     Subclasses set `__call__ = rerouted(Stock.__call__)`. Projections, norms, rotary embedding, masks and
@@ -34,10 +34,10 @@ class SeatedProcessor:
 
     Args:
         original: the stock processor that is put back on removal, and runs what is recorded.
-        fn: the attention function to seat.
+        fn: the attention function to install.
 
     Without arguments the class gives a stock processor: so diffusers rebuilds those that an IP-Adapter leaves
-    alone, by `type(processor)()`, and a seat has its place and cannot be rebuilt.
+    alone, by `type(processor)()`, and a slot has its place and cannot be rebuilt.
     """
 
     def __new__(cls, original: Any = None, *rest: Any) -> Any:
@@ -49,7 +49,7 @@ class SeatedProcessor:
     def __init__(self, original: Any, fn: AttentionFn) -> None:
         introduce(type(self), type(original))
         self.original = original
-        self.seat = Seat(fn, self.dense_of(original))
+        self.slot = Slot(fn, self.dense_of(original))
 
     @staticmethod
     def dense_of(original: Any) -> DenseFn:
@@ -58,11 +58,11 @@ class SeatedProcessor:
 
 
 def stock_class(cls: type) -> type:
-    """The stock processor's class that a seated one is a subclass of."""
-    return next(parent for parent in cls.__mro__ if not issubclass(parent, SeatedProcessor))
+    """The stock processor's class that a routed one is a subclass of."""
+    return next(parent for parent in cls.__mro__ if not issubclass(parent, RoutedProcessor))
 
 
-class DispatchingProcessor(SeatedProcessor):
+class DispatchingProcessor(RoutedProcessor):
     """Mixin in front of a stock processor that hands `self._attention_backend` to diffusers' dispatcher."""
 
     def __init__(self, original: Any, fn: AttentionFn) -> None:
@@ -88,38 +88,38 @@ class DispatchingProcessor(SeatedProcessor):
     def _attention_backend(self, chosen: AttentionBackendName | str | None) -> None:
         # `set_attention_backend` on an accelerated model chooses what its dense calls run on.
         self.original._attention_backend = chosen
-        self.seat.dense = DenseDispatch(chosen, self.seat.dense.ring)  # type: ignore[attr-defined]
+        self.slot.dense = DenseDispatch(chosen, self.slot.dense.ring)  # type: ignore[attr-defined]
 
     @property
     def _parallel_config(self) -> ParallelRoute | None:
-        return None if self._parallel is None else ParallelRoute(self._parallel, self.seat.handle)
+        return None if self._parallel is None else ParallelRoute(self._parallel, self.slot.handle)
 
     @_parallel_config.setter
     def _parallel_config(self, config: Any) -> None:
         # `enable_parallelism` on an accelerated model.
         self.original._parallel_config = self._parallel = config
         ring = config if is_ring(config) else None
-        self.seat.dense = DenseDispatch(self.seat.dense.name, ring)  # type: ignore[attr-defined]
+        self.slot.dense = DenseDispatch(self.slot.dense.name, ring)  # type: ignore[attr-defined]
 
 
 def rerouted(stock_call: Callable) -> Callable:
-    """A processor's `__call__`, of the same signature, whose attention goes through the processor's seat."""
+    """A processor's `__call__`, of the same signature, whose attention goes through the processor's slot."""
 
     @functools.wraps(stock_call)
-    def call(self: SeatedProcessor, *args: Any, **kwargs: Any) -> Any:
+    def call(self: RoutedProcessor, *args: Any, **kwargs: Any) -> Any:
         if is_recorded():
             return self.original(*args, **kwargs)
-        with Rerouted(self.seat.handle):
+        with Rerouted(self.slot.handle):
             return stock_call(self, *args, **kwargs)
 
     return call
 
 
 class Rerouted(TorchFunctionMode):
-    """Sends plain `scaled_dot_product_attention` to a seat and leaves every other function alone.
+    """Sends plain `scaled_dot_product_attention` to a slot and leaves every other function alone.
 
     Args:
-        handle: the seat's number.
+        handle: the slot's number.
     """
 
     def __init__(self, handle: Tensor) -> None:
@@ -151,6 +151,6 @@ def is_plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: An
 def routed_sdpa(
     handle: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **plain: Any
 ) -> Tensor:
-    """q [B, H, M, D], k and v [B, Hkv, N, D] -> [B, H, M, D], through the seat at `handle`."""
+    """q [B, H, M, D], k and v [B, Hkv, N, D] -> [B, H, M, D], through the slot at `handle`."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return attend(q, k, v, attn_mask, handle).transpose(1, 2)

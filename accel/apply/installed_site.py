@@ -1,4 +1,4 @@
-"""Seated: one site that is in force: its attention function, and what takes it out again."""
+"""InstalledSite: one site that is in force: its attention function, and what takes it out again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seated:
+class InstalledSite:
     """One site in force: its function and its undo."""
 
     site: Site

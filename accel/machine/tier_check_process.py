@@ -1,4 +1,4 @@
-"""The trial of a tier: its test in a child process, which may hang or die, and what the end of it says.
+"""The process that checks a tier: a child, which may hang or die, and what its end says.
 
 The child compiles all kernels first, by several threads, and says so; only then does its time run. A slow
 compiler says nothing about a tier.
@@ -18,21 +18,21 @@ from typing import IO
 
 import torch
 
-from accel.kernels.attention.verdicts import PASSED
-from accel.kernels.proof.forms import OUT_OF_MEMORY, compile_calls, first_failure
+from accel.kernels.attention.check_results import PASSED
+from accel.kernels.check.forms import OUT_OF_MEMORY, compile_calls, first_failure
 
 SECONDS = 300
 COMPILE_SECONDS = 1800
 COMPILED = "compiled"
-NOT_TESTED = "could not be tested on this machine"
-VERDICT = "verdict: "
+NOT_CHECKED = "could not be checked on this machine"
+RESULT = "result: "
 KILLED_FROM_OUTSIDE = (-9, -15)  # by the system where memory ran out, say
 
 
-def trial(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Test a tier for one type and head dim: `PASSED`, or what speaks against it, to be read after its name.
+def check_in_process(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Check a tier for one type and head dim: `PASSED`, or what is wrong, phrased to follow its name.
 
-    What begins with `NOT_TESTED` says nothing about the tier.
+    A result that begins with `NOT_CHECKED` says nothing about the tier.
     """
     return outcome(command(tier, device, dtype, head_dim), SECONDS, COMPILE_SECONDS)
 
@@ -45,21 +45,21 @@ def command(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 
 def child(tier: str, device: str, dtype: str, head_dim: int) -> None:
-    """Print the name of each form of call before it is tested and, last, the verdict."""
+    """Print the name of each form of call before it runs and, last, the result."""
     if hasattr(signal, "alarm"):
-        # Ends a test that hangs where the parent has gone.
+        # Ends a check that hangs after the parent has gone.
         signal.alarm(COMPILE_SECONDS + SECONDS + 10)
     torch.zeros(1, device=device)
     try:
         compile_calls(tier, device, getattr(torch, dtype), head_dim)
         said(COMPILED)
         failure = first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)
-        found = PASSED if failure is None else f"failed its test on this machine: {failure}"
+        found = PASSED if failure is None else f"failed its check on this machine: {failure}"
     except RuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        found = f"{NOT_TESTED}: {OUT_OF_MEMORY}"
-    said(VERDICT + found)
+        found = f"{NOT_CHECKED}: {OUT_OF_MEMORY}"
+    said(RESULT + found)
 
 
 def said(line: str) -> None:
@@ -73,8 +73,8 @@ def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> s
         seconds: how long it may run once it has compiled, which may take `compile_seconds`.
     """
     if getattr(sys, "frozen", False) or not sys.executable:
-        return f"{NOT_TESTED}: this program is not a Python interpreter that could start another"
-    # The same devices, and the compiled kernels: an interpreted one proves nothing of them.
+        return f"{NOT_CHECKED}: this program is not a Python interpreter that could start another"
+    # The same devices, and the compiled kernels: an interpreted one says nothing about them.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complaints:
         try:
@@ -83,14 +83,14 @@ def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> s
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            return f"{NOT_TESTED}: {error}"
+            return f"{NOT_CHECKED}: {error}"
         try:
             late = _late(process, printed, seconds, compile_seconds)
         finally:
             _end(process)
         if late is None and process.returncode in KILLED_FROM_OUTSIDE:
-            return f"{NOT_TESTED}: its test was killed from outside"
-        end = late or f"ended its test's process with code {process.returncode}"
+            return f"{NOT_CHECKED}: its check was killed from outside"
+        end = late or f"ended the process of its check with code {process.returncode}"
         return judged(_text(printed), _text(complaints), end)
 
 
@@ -107,9 +107,9 @@ def _late(
         if compiled is None and COMPILED in _text(printed).splitlines():
             compiled = now
         if compiled is None and now - started > compile_seconds:
-            return f"{NOT_TESTED}: its kernels were not compiled within {compile_seconds:g} s"
+            return f"{NOT_CHECKED}: its kernels were not compiled within {compile_seconds:g} s"
         if compiled is not None and now - compiled > seconds:
-            return f"did not finish its test within {seconds:g} s"
+            return f"did not finish its check within {seconds:g} s"
 
 
 def _text(file: IO[bytes]) -> str:
@@ -127,12 +127,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def judged(printed: str, complaints: str, end: str) -> str:
-    """The verdict from the lines on the child's two outputs and from how it ended."""
+    """The result from the lines on the child's two outputs and from how it ended."""
     lines = printed.splitlines()
-    if end.startswith(NOT_TESTED):
+    if end.startswith(NOT_CHECKED):
         return end
     for line in lines:
-        if line.startswith(VERDICT):
-            return line.removeprefix(VERDICT)
+        if line.startswith(RESULT):
+            return line.removeprefix(RESULT)
     why = "".join(f" ({line.strip()})" for line in complaints.strip().splitlines()[-1:])
-    return f"{end}, at: {lines[-1]}{why}" if lines else f"{NOT_TESTED}: it never began, and {end}{why}"
+    return f"{end}, at: {lines[-1]}{why}" if lines else f"{NOT_CHECKED}: it never began, and {end}{why}"

@@ -1,4 +1,4 @@
-"""Try every tier that runs only where it has passed its test on the machine; verdicts are kept there."""
+"""Check every tier that runs only where it has passed its check on the machine; results are kept there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 import torch
 import typer
 
-from accel.kernels.attention.tiers import cannot_run, on_proof
-from accel.machine.tier_proof import prove
+from accel.kernels.attention.tiers import cannot_run, checked_tiers
+from accel.machine.tier_check import check_tier
 from scripts.row_file import Row, RowFile
 
 
@@ -20,13 +20,17 @@ def main(
 ) -> None:
     """One row a tier, in bfloat16."""
     rows, device = RowFile(out), torch.device("cuda")
-    for tier in on_proof():
+    for tier in checked_tiers():
         if cannot_run(tier, device, torch.bfloat16, dim) is None:
-            rows.add(f"{tier} bfloat16 D{dim}", partial(verdict, tier, device, dim), 310)
+            rows.add(f"{tier} bfloat16 D{dim}", partial(result, tier, device, dim), 310)
 
 
-def verdict(tier: str, device: torch.device, dim: int) -> Row:
-    return {"tier": tier, "head_dim": dim, "verdict": prove(tier, device, torch.bfloat16, dim, again=False)}
+def result(tier: str, device: torch.device, dim: int) -> Row:
+    return {
+        "tier": tier,
+        "head_dim": dim,
+        "result": check_tier(tier, device, torch.bfloat16, dim, again=False),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a verdict that is kept makes of the choice of a tier, on a machine that says it has a Hopper GPU."""
+"""What a kept result makes of the choice of a tier, on a machine that says it has a Hopper GPU."""
 
 import json
 import subprocess
@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from accel.kernels.attention import verdicts
-from accel.kernels.attention.tiers import UNTESTED, choose_tier
-from accel.kernels.attention.verdicts import PASSED, key, verdict, verdict_file
+from accel.kernels.attention import check_results
+from accel.kernels.attention.check_results import PASSED, check_result, key, results_file
+from accel.kernels.attention.tiers import UNCHECKED, choose_tier
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from fake_hopper import fake_hopper, forget
@@ -26,8 +26,8 @@ def hopper(tmp_path):
 
 def kept(found, dtype=torch.bfloat16, dim=128):
     """What an earlier process kept."""
-    verdict_file().parent.mkdir(parents=True, exist_ok=True)
-    verdict_file().write_text(json.dumps({key("hopper", CUDA, dtype, dim): found}))
+    results_file().parent.mkdir(parents=True, exist_ok=True)
+    results_file().write_text(json.dumps({key("hopper", CUDA, dtype, dim): found}))
     forget()
 
 
@@ -36,28 +36,28 @@ def choice(dtype=torch.bfloat16, dim=128, layout=None):
 
 
 TABLE = {
-    "passed": (PASSED, "hopper", "passed its test on this machine"),
+    "passed": (PASSED, "hopper", "passed its check on this machine"),
     "failed": (
-        "failed its test on this machine: plain: out: error",
+        "failed its check on this machine: plain: out: error",
         "triton",
-        "the hopper tier failed its test",
+        "the hopper tier failed its check",
     ),
-    "hung": ("did not finish its test within 300 s", "triton", "the hopper tier did not finish its test"),
+    "hung": ("did not finish its check within 300 s", "triton", "the hopper tier did not finish its check"),
 }
 
 
 @pytest.mark.parametrize(("found", "name", "reason"), TABLE.values(), ids=TABLE.keys())
-def test_the_verdict_chooses_and_is_the_reason(hopper, found, name, reason):
+def test_the_result_chooses_and_is_the_reason(hopper, found, name, reason):
     kept(found)
     assert choice().name == name and reason in choice().reason
 
 
-def test_without_a_verdict_triton_runs_and_says_how_to_get_one(hopper):
-    assert choice().name == "triton" and UNTESTED in choice().reason
-    assert "accel doctor --prove" in choice().reason
+def test_without_a_result_triton_runs_and_says_how_to_get_one(hopper):
+    assert choice().name == "triton" and UNCHECKED in choice().reason
+    assert "accel doctor --check" in choice().reason
 
 
-def test_a_verdict_is_about_one_type_and_head_dim(hopper):
+def test_a_result_is_about_one_type_and_head_dim(hopper):
     kept(PASSED)
     assert [choice().name, choice(dim=64).name, choice(torch.float16).name] == ["hopper", "triton", "triton"]
 
@@ -65,14 +65,14 @@ def test_a_verdict_is_about_one_type_and_head_dim(hopper):
 CHANGES = {
     "gpu": lambda patch: patch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe"),
     "torch": lambda patch: patch.setattr(torch, "__version__", "2.99"),
-    "driver": lambda patch: patch.setattr(verdicts, "_driver", lambda: "NVRM version: 999.1"),
-    "sources": lambda patch: patch.setattr(verdicts, "_sources", lambda: "0123"),
+    "driver": lambda patch: patch.setattr(check_results, "_driver", lambda: "NVRM version: 999.1"),
+    "sources": lambda patch: patch.setattr(check_results, "_sources", lambda: "0123"),
     "triton": lambda patch: patch.setattr("triton.__version__", "99.0"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_verdict_is_about_one_machine(hopper, change):
+def test_a_result_is_about_one_machine(hopper, change):
     kept(PASSED)
     assert choice().name == "hopper"
     change(hopper)
@@ -111,28 +111,28 @@ FOREIGN = ["", "[1]", "{broken", '{"a": 3}', "null", "\x00\xff", "[" * 100_000, 
 @pytest.mark.parametrize("content", FOREIGN, ids=range(len(FOREIGN)))
 def test_a_file_that_is_not_ours_says_nothing(hopper, content):
     kept(PASSED)
-    verdict_file().write_text(content, encoding="latin-1")
+    results_file().write_text(content, encoding="latin-1")
     forget()
-    assert choice().name == "triton" and UNTESTED in choice().reason
+    assert choice().name == "triton" and UNCHECKED in choice().reason
 
 
 def test_a_folder_in_the_place_of_the_file_says_nothing(hopper):
-    verdict_file().mkdir(parents=True)
-    assert UNTESTED in choice().reason
+    results_file().mkdir(parents=True)
+    assert UNCHECKED in choice().reason
 
 
 def test_the_file_is_read_once(hopper):
     kept(PASSED)
     assert choice().name == "hopper"
-    verdict_file().unlink()
-    assert choice().name == "hopper" and verdict("hopper", CUDA, torch.float16, 128) is None
+    results_file().unlink()
+    assert choice().name == "hopper" and check_result("hopper", CUDA, torch.float16, 128) is None
 
 
 def test_importing_and_calling_on_a_cpu_reads_no_file():
     code = (
         "import torch\n"
-        "from accel.kernels.attention import verdicts\n"
-        "verdicts.read_file = verdicts.verdict_file = None\n"
+        "from accel.kernels.attention import check_results\n"
+        "check_results.read_file = check_results.results_file = None\n"
         "from accel.kernels.attention.operation import block_sparse_attention\n"
         "from accel.kernels.layout.layout import BlockLayout\n"
         "print(block_sparse_attention(*torch.randn(3, 1, 1, 9, 8), BlockLayout.full(9, 9)).shape)"

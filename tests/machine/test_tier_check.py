@@ -15,11 +15,11 @@ import tiny
 import tiny_language
 from accel import accelerate_model
 from accel.cli import doctor
+from accel.kernels.attention.check_results import PASSED, results_file
 from accel.kernels.attention.tiers import cannot_run, choose_tier
-from accel.kernels.attention.verdicts import PASSED, verdict_file
-from accel.machine import tier_proof, tier_trial
-from accel.machine.tier_proof import prove, prove_if_unknown
-from accel.machine.tier_trial import NOT_TESTED, command, outcome
+from accel.machine import tier_check, tier_check_process
+from accel.machine.tier_check import check_if_unknown, check_tier
+from accel.machine.tier_check_process import NOT_CHECKED, command, outcome
 from accel.recipe.recipe import DENSE, Recipe
 from fake_hopper import fake_hopper, forget
 
@@ -28,7 +28,7 @@ VIDEO = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "block_size": [16, 16]}}]}
 )
 CALL = torch.device("cuda"), torch.bfloat16, 128
-FAILED = "failed its test on this machine: plain: LSE: error 1.0"
+FAILED = "failed its check on this machine: plain: LSE: error 1.0"
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
@@ -46,7 +46,7 @@ def tried(hopper):
         says = PASSED
 
     tried = Tried()
-    hopper.setattr(tier_proof, "trial", lambda *call: tried.append(call) or tried.says)
+    hopper.setattr(tier_check, "check_in_process", lambda *call: tried.append(call) or tried.says)
     return tried
 
 
@@ -55,48 +55,48 @@ def python(code: str) -> list[str]:
 
 
 ENDS = {
-    "passed": ("print('plain'); print('verdict: passed')", PASSED),
-    "failed": ("print('verdict: failed its test')", "failed its test"),
-    "noise": ("print('verdict: passed'); print('leaked'); sys.exit(3)", PASSED),
+    "passed": ("print('plain'); print('result: passed')", PASSED),
+    "failed": ("print('result: failed its check')", "failed its check"),
+    "noise": ("print('result: passed'); print('leaked'); sys.exit(3)", PASSED),
     "hang": (
         "print('compiled\\nlate', flush=True); time.sleep(60)",
-        "did not finish its test within 1.5 s, at: late",
+        "did not finish its check within 1.5 s, at: late",
     ),
     "slow-compiler": (
         "print('warming', flush=True); time.sleep(60)",
-        f"{NOT_TESTED}: its kernels were not compiled within 2 s",
+        f"{NOT_CHECKED}: its kernels were not compiled within 2 s",
     ),
     "compiler-without-haste": (
-        "time.sleep(2.5); print('compiled', flush=True); print('verdict: passed')",
+        "time.sleep(2.5); print('compiled', flush=True); print('result: passed')",
         PASSED,
     ),
     "hang-of-a-grandchild": (
         "print('compiled\\nplain', flush=True); subprocess.run([sys.executable, '-c', 'while True: pass'])",
-        "did not finish its test within 1.5 s, at: plain",
+        "did not finish its check within 1.5 s, at: plain",
     ),
     "abort": (
         "print('plain', flush=True); os.abort()",
-        "ended its test's process with code -6, at: plain",
+        "ended the process of its check with code -6, at: plain",
     ),
     "error": (
         "print('plain', flush=True); sys.exit('CUDA error')",
-        "ended its test's process with code 1, at: plain (CUDA error)",
+        "ended the process of its check with code 1, at: plain (CUDA error)",
     ),
     "killed": (
         "print('plain', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
-        f"{NOT_TESTED}: its test was killed from outside",
+        f"{NOT_CHECKED}: its check was killed from outside",
     ),
     "no-device": (
         "sys.exit('all CUDA-capable devices are busy')",
-        f"{NOT_TESTED}: it never began, and ended its test's process with code 1 "
+        f"{NOT_CHECKED}: it never began, and ended the process of its check with code 1 "
         "(all CUDA-capable devices are busy)",
     ),
-    "interpreter": ("print('verdict:', os.environ.get('TRITON_INTERPRET'))", "None"),
+    "interpreter": ("print('result:', os.environ.get('TRITON_INTERPRET'))", "None"),
 }
 
 
 @mark.parametrize(("code", "expected"), ENDS.values(), ids=ENDS.keys())
-def test_how_a_child_ends_is_the_verdict(monkeypatch, code, expected):
+def test_how_a_child_ends_is_the_result(monkeypatch, code, expected):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     started = time.monotonic()
     run, compiling = 1.5 if "1.5" in expected or "haste" in code else 60, 2 if "2 s" in expected else 60
@@ -105,9 +105,9 @@ def test_how_a_child_ends_is_the_verdict(monkeypatch, code, expected):
 
 
 def test_a_program_without_an_interpreter_tests_nothing(monkeypatch):
-    assert outcome(["/no/such/python"], 9, 9).startswith(f"{NOT_TESTED}: [Errno 2]")
+    assert outcome(["/no/such/python"], 9, 9).startswith(f"{NOT_CHECKED}: [Errno 2]")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert outcome(python("pass"), 9, 9).startswith(f"{NOT_TESTED}: this program")
+    assert outcome(python("pass"), 9, 9).startswith(f"{NOT_CHECKED}: this program")
 
 
 def test_an_interrupt_takes_the_child_along(monkeypatch):
@@ -126,15 +126,16 @@ def test_an_interrupt_takes_the_child_along(monkeypatch):
     assert children[0].returncode == -9
 
 
-def test_the_child_runs_the_proof_and_says_how_it_ended(monkeypatch):
+def test_the_child_runs_the_check_and_says_how_it_ended(monkeypatch):
     """The true child, on the PyTorch tier and a few of the calls."""
     interpreter, flag, code = command("torch", torch.device("cpu"), torch.float32, 16)
     few = (
-        "from accel.kernels.proof import forms as proof; proof.TILES = (2,); proof.KEY_ROWS = (64,); "
-        "from accel.machine.tier_trial"
+        "from accel.kernels.check import forms; forms.TILES = (2,); forms.KEY_ROWS = (64,); "
+        "from accel.machine.tier_check_process"
     )
     assert (
-        outcome([interpreter, flag, code.replace("from accel.machine.tier_trial", few)], 120, 120) == PASSED
+        outcome([interpreter, flag, code.replace("from accel.machine.tier_check_process", few)], 120, 120)
+        == PASSED
     )
 
 
@@ -143,36 +144,36 @@ def fake_out_of_memory(*_, **__):
 
 
 SAID = {
-    "passed": (lambda *_, **__: None, "verdict: passed"),
-    "failed": (lambda *_, **__: "plain: out", "verdict: failed its test on this machine: plain: out"),
-    "memory": (fake_out_of_memory, f"verdict: {NOT_TESTED}: out of memory"),
+    "passed": (lambda *_, **__: None, "result: passed"),
+    "failed": (lambda *_, **__: "plain: out", "result: failed its check on this machine: plain: out"),
+    "memory": (fake_out_of_memory, f"result: {NOT_CHECKED}: out of memory"),
 }
 
 
 @mark.parametrize(("first_failure", "line"), SAID.values(), ids=SAID.keys())
 def test_what_the_child_says(monkeypatch, capsys, first_failure, line):
-    monkeypatch.setattr(tier_trial, "first_failure", first_failure)
-    monkeypatch.setattr(tier_trial.signal, "alarm", lambda seconds: None)
-    tier_trial.child("torch", "cpu", "float32", 16)
+    monkeypatch.setattr(tier_check_process, "first_failure", first_failure)
+    monkeypatch.setattr(tier_check_process.signal, "alarm", lambda seconds: None)
+    tier_check_process.child("torch", "cpu", "float32", 16)
     assert capsys.readouterr().out == f"compiled\n{line}\n"
 
 
 def test_a_tier_is_tried_once_a_machine_and_says_so(tried):
-    with warns(UserWarning, match=r"trying the hopper tier for bfloat16 and head dim 128.* kept in .*\.json"):
-        prove_if_unknown(*CALL)
+    with warns(UserWarning, match=r"checking the hopper tier for bfloat16 and head dim 128.* in .*\.json"):
+        check_if_unknown(*CALL)
     assert choose_tier(*CALL).name == "hopper"
-    prove_if_unknown(*CALL)
+    check_if_unknown(*CALL)
     forget()
-    prove_if_unknown(*CALL)
-    assert tried == [("hopper", *CALL)] and list(json.loads(verdict_file().read_text()).values()) == [PASSED]
+    check_if_unknown(*CALL)
+    assert tried == [("hopper", *CALL)] and list(json.loads(results_file().read_text()).values()) == [PASSED]
 
 
 def test_a_tier_that_fails_is_told_of_and_left_out(tried):
     tried.says = FAILED
-    with warns(UserWarning, match="the hopper tier failed its test .* the Triton tier runs instead"):
-        prove_if_unknown(*CALL)
+    with warns(UserWarning, match="the hopper tier failed its check .* the Triton tier runs instead"):
+        check_if_unknown(*CALL)
     forget()
-    prove_if_unknown(*CALL)
+    check_if_unknown(*CALL)
     assert len(tried) == 1 and choose_tier(*CALL).name == "triton" and FAILED in choose_tier(*CALL).reason
 
 
@@ -180,27 +181,27 @@ def test_each_type_and_head_dim_is_tried(tried):
     calls = [CALL, (CALL[0], torch.float16, 128), (CALL[0], torch.bfloat16, 64)]
     for call in calls:
         with warns(UserWarning):
-            prove_if_unknown(*call)
+            check_if_unknown(*call)
     forget()
     assert len(tried) == 3 and {choose_tier(*call).name for call in calls} == {"hopper"}
 
 
 def test_what_says_nothing_of_the_tier_is_not_kept(tried):
-    tried.says = f"{NOT_TESTED}: out of memory"
+    tried.says = f"{NOT_CHECKED}: out of memory"
     with warns(UserWarning):
-        prove_if_unknown(*CALL)
-    prove_if_unknown(*CALL)
-    assert len(tried) == 1 and not verdict_file().exists()
+        check_if_unknown(*CALL)
+    check_if_unknown(*CALL)
+    assert len(tried) == 1 and not results_file().exists()
     assert f"the hopper tier {tried.says}" in choose_tier(*CALL).reason
     forget()
     tried.says = PASSED
     with warns(UserWarning):
-        prove_if_unknown(*CALL)
+        check_if_unknown(*CALL)
     assert choose_tier(*CALL).name == "hopper"
 
 
 NOT_TRIED = {
-    "switched-off": (CALL, lambda patch: patch.setenv("ACCEL_PROVE", "0")),
+    "switched-off": (CALL, lambda patch: patch.setenv("ACCEL_CHECK", "0")),
     "captured": (CALL, lambda patch: patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)),
     "cpu": ((torch.device("cpu"), torch.bfloat16, 128), lambda patch: None),
     "float32": ((CALL[0], torch.float32, 128), lambda patch: None),
@@ -212,39 +213,45 @@ NOT_TRIED = {
 @mark.filterwarnings("error")
 def test_where_nothing_is_tried(hopper, tried, call, change):
     change(hopper)
-    prove_if_unknown(*call)
+    check_if_unknown(*call)
     assert not tried and choose_tier(*call).name != "hopper"
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(hopper, tried):
     hopper.setenv("XDG_CACHE_HOME", "/dev/null")
     with warns(UserWarning):
-        prove_if_unknown(*CALL)
-    assert choose_tier(*CALL).name == "hopper" and prove("hopper", *CALL, again=False) == PASSED
+        check_if_unknown(*CALL)
+    assert choose_tier(*CALL).name == "hopper" and check_tier("hopper", *CALL, again=False) == PASSED
     assert len(tried) == 1
 
 
 @mark.parametrize("content", ["", "{broken", "[1]"])
 def test_a_file_that_is_not_ours_is_replaced(tried, content):
-    verdict_file().parent.mkdir(parents=True)
-    verdict_file().write_text(content)
-    assert prove("hopper", *CALL) == PASSED
-    assert list(json.loads(verdict_file().read_text()).values()) == [PASSED]
+    results_file().parent.mkdir(parents=True)
+    results_file().write_text(content)
+    assert check_tier("hopper", *CALL) == PASSED
+    assert list(json.loads(results_file().read_text()).values()) == [PASSED]
 
 
-def test_trying_again_replaces_the_verdict(tried):
+def test_trying_again_replaces_the_result(tried):
     tried.says = FAILED
-    prove("hopper", *CALL)
+    check_tier("hopper", *CALL)
     tried.says = PASSED
-    assert prove("hopper", *CALL, again=False) == FAILED and prove("hopper", *CALL) == PASSED
+    assert check_tier("hopper", *CALL, again=False) == FAILED and check_tier("hopper", *CALL) == PASSED
     forget()
     assert choose_tier(*CALL).name == "hopper"
 
 
-def test_threads_wait_for_one_trial(hopper):
+def test_threads_wait_for_one_check(hopper):
     tried = []
-    hopper.setattr(tier_proof, "trial", lambda *call: tried.append(call) or time.sleep(0.3) or PASSED)
-    threads = [threading.Thread(target=prove, args=("hopper", *CALL, False)) for _ in range(3)]
+
+    def slow_check(*call):
+        tried.append(call)
+        time.sleep(0.3)
+        return PASSED
+
+    hopper.setattr(tier_check, "check_in_process", slow_check)
+    threads = [threading.Thread(target=check_tier, args=("hopper", *CALL, False)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -252,35 +259,35 @@ def test_threads_wait_for_one_trial(hopper):
     assert len(tried) == 1
 
 
-def test_processes_wait_for_one_trial(hopper, tried, tmp_path):
+def test_processes_wait_for_one_check(hopper, tried, tmp_path):
     code = f"""
 import sys, time, torch
 sys.path.insert(0, {str(SUPPORT)!r})
 from pathlib import Path
-from accel.machine import tier_proof
+from accel.machine import tier_check
 from fake_hopper import fake_hopper
-def trial(*call):
+def check_in_process(*call):
     Path({str(tmp_path / "begun")!r}).touch()
     time.sleep(2)
     return "passed"
-tier_proof.trial = trial
+tier_check.check_in_process = check_in_process
 with fake_hopper(Path({str(tmp_path)!r})):
-    tier_proof.prove_if_unknown(torch.device("cuda"), torch.bfloat16, 128)
+    tier_check.check_if_unknown(torch.device("cuda"), torch.bfloat16, 128)
 """
     other = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "begun").exists():
         assert other.poll() is None, other.stderr.read()
         time.sleep(0.05)
-    assert not verdict_file().exists()
-    assert prove("hopper", *CALL, again=False) == PASSED and not tried
-    assert "trying the hopper tier" in other.communicate(timeout=60)[1] and other.returncode == 0
+    assert not results_file().exists()
+    assert check_tier("hopper", *CALL, again=False) == PASSED and not tried
+    assert "checking the hopper tier" in other.communicate(timeout=60)[1] and other.returncode == 0
 
 
 @mark.parametrize("kind", ["video", "text"])
 @torch.no_grad()
-def test_applying_and_sparse_calls_ask_for_the_proof_of_their_shape(monkeypatch, kind):
+def test_applying_and_sparse_calls_ask_for_the_check_of_their_shape(monkeypatch, kind):
     asked = []
-    monkeypatch.setattr(tier_proof, "prove_if_unknown", lambda *call: asked.append(call))
+    monkeypatch.setattr(tier_check, "check_if_unknown", lambda *call: asked.append(call))
     if kind == "video":
         model = accelerate_model(tiny.wan(), VIDEO)
         at_once = set(asked)
@@ -294,15 +301,15 @@ def test_applying_and_sparse_calls_ask_for_the_proof_of_their_shape(monkeypatch,
     assert set(asked) == at_once == {(torch.device("cpu"), torch.float32, 16, None)}
 
 
-def test_a_dense_recipe_asks_for_no_proof(monkeypatch):
-    monkeypatch.setattr(tier_proof, "prove_if_unknown", None)
+def test_a_dense_recipe_asks_for_no_check(monkeypatch):
+    monkeypatch.setattr(tier_check, "check_if_unknown", None)
     accelerate_model(tiny.wan(), DENSE)
 
 
-def proofs(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
+def checks(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
     patch.setattr(doctor, "best_device", lambda: "cuda")
     try:
-        doctor.doctor(proving=True, **options)
+        doctor.doctor(checking=True, **options)
     except Exit as end:
         assert end.exit_code == 1
         return "FAILED " + capsys.readouterr().out
@@ -310,9 +317,9 @@ def proofs(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
 
 
 def test_the_doctor_tries_every_type_and_head_dim(hopper, tried, capsys):
-    printed = proofs(hopper, capsys)
+    printed = checks(hopper, capsys)
     assert "NVIDIA H200, bfloat16, head dim 128: passed" in printed and "FAILED" not in printed
-    assert "tier     hopper: " in printed and str(verdict_file()) in printed
+    assert "tier     hopper: " in printed and str(results_file()) in printed
     assert {(call[2], call[3]) for call in tried} >= {
         (dtype, dim) for dtype in (torch.bfloat16, torch.float16) for dim in (64, 128)
     }
@@ -320,39 +327,39 @@ def test_the_doctor_tries_every_type_and_head_dim(hopper, tried, capsys):
 
 def test_the_doctor_fails_with_the_tier(hopper, tried, capsys):
     tried.says = FAILED
-    printed = proofs(hopper, capsys)
+    printed = checks(hopper, capsys)
     assert (
         printed.startswith("FAILED") and f"head dim 64: {FAILED}" in printed and "tier     triton" in printed
     )
-    data = json.loads(proofs(hopper, capsys, as_json=True).removeprefix("FAILED "))
-    assert {proof["verdict"] for proof in data["proofs"]} == {FAILED}
+    data = json.loads(checks(hopper, capsys, as_json=True).removeprefix("FAILED "))
+    assert {one["result"] for one in data["checks"]} == {FAILED}
 
 
 def test_the_doctor_has_nothing_to_try_on_a_cpu(capsys):
     if torch.cuda.is_available():
         skip("there is a GPU")
-    doctor.doctor(proving=True)
+    doctor.doctor(checking=True)
     assert "nothing here" in capsys.readouterr().out
 
 
 @mark.gpu
-def test_the_trial_of_a_gpu_passes(tmp_path, monkeypatch):
+def test_the_check_on_a_gpu_passes(tmp_path, monkeypatch):
     if not torch.cuda.is_available() or cannot_run("hopper", *CALL):
         skip("needs a Hopper GPU")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tier_trial.trial("hopper", *CALL) == PASSED
+    assert tier_check_process.check_in_process("hopper", *CALL) == PASSED
 
 
 def test_a_precision_is_tried_and_used_only_where_a_rule_asks_for_it(tried):
-    with warns(UserWarning, match="trying the fp8 tier"):
-        prove_if_unknown(*CALL, precision="fp8")
+    with warns(UserWarning, match="checking the fp8 tier"):
+        check_if_unknown(*CALL, precision="fp8")
     assert [call[0] for call in tried] == ["fp8", "hopper"]
     assert choose_tier(*CALL).name == "hopper" and choose_tier(*CALL, precision="fp8").name == "fp8"
 
 
 def test_the_precision_of_a_rule_reaches_its_sites(monkeypatch):
     asked = []
-    monkeypatch.setattr(tier_proof, "prove_if_unknown", lambda *call: asked.append(call[3]))
+    monkeypatch.setattr(tier_check, "check_if_unknown", lambda *call: asked.append(call[3]))
     rule = {"match": "*", "precision": "int8", "policy": {"method": "radial", "block_size": [16, 16]}}
     accelerate_model(tiny.wan(), Recipe.model_validate({"rules": [rule], "schedule": {"dense_steps": 0}}))
     assert asked and set(asked) == {"int8"}

@@ -1,6 +1,6 @@
-"""Verdicts: what the tests of tiers found on this machine.
+"""Check results: what the checks of tiers found on this machine.
 
-Kernels only read the file, once a process; `accel.machine.tier_proof` tests and writes.
+Kernels only read the file, once a process; `accel.machine.tier_check` makes the checks and writes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ PASSED = "passed"
 T = TypeVar("T")
 
 
-def verdict(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """`PASSED`, or what speaks against the tier, to be read after its name; None if it was never tested."""
+def check_result(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """`PASSED`, or what is wrong, phrased to follow the tier's name; None if it was never checked."""
     return known().get(key(tier, device, dtype, head_dim))
 
 
 @cache
 def known() -> dict[str, str]:
-    """Key to verdict: what earlier processes found, and this one."""
+    """Key to result: what this process and earlier ones found."""
     return read_file()
 
 
 def read_file() -> dict[str, str]:
-    """The verdicts that are kept; empty if there is no file, or one that cannot be read."""
-    return entries(verdict_file(), str)
+    """The kept results; empty if there is no file, or one that cannot be read."""
+    return entries(results_file(), str)
 
 
 def entries(path: Path, kind: type[T]) -> dict[str, T]:
@@ -44,15 +44,15 @@ def entries(path: Path, kind: type[T]) -> dict[str, T]:
     return {key: found for key, found in items if isinstance(found, kind)}
 
 
-def verdict_file() -> Path:
-    """Where they are kept; deleting the file has the tiers tested again."""
+def results_file() -> Path:
+    """Where they are kept; deleting the file has the tiers checked again."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "sparse-accel" / "tiers.json"
 
 
 @lru_cache(maxsize=256)
 def key(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """All that a verdict depends on: tier, type, head dim, GPU, versions and kernel sources."""
+    """All that a result depends on: tier, type, head dim, GPU, versions and kernel sources."""
     return " | ".join((tier, str(dtype).removeprefix("torch."), str(head_dim), *_machine(device), _sources()))
 
 
@@ -78,6 +78,6 @@ def _driver() -> str:
 
 @cache
 def _sources() -> str:
-    """A hash of all kernel sources: tiers share files, and one test too many costs little."""
+    """A hash of all kernel sources: tiers share files, and one check too many costs little."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
