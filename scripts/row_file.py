@@ -1,7 +1,7 @@
-"""RowFile: measurements on disk as soon as they are made, so that a crash, a hang or a kill costs only one.
+"""Rows of measurements on disk: as JSON lines while they are measured, as one JSON table when published.
 
-A measurement is announced before it begins. Run again on the same file, a script makes only those that it
-has not announced yet; one that was announced and has no result took its process with it.
+RowFile announces a measurement before it begins. Run again on the same file, a script makes only those not
+announced yet; one that was announced and has no result ended its process. A crash or a hang costs one row.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import faulthandler
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from accel.files import whole_file
 
 Row = dict[str, Any]
 POISONED = 75  # exit status: a CUDA error after which this process can measure nothing more
@@ -23,26 +25,26 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.announced = {row["key"] for row in _lines(path)}
+        self.announced = {row["key"] for row in read_lines(path)}
 
     def begin(self, key: str, limit: float) -> bool:
-        """Announce a measurement, unless it was announced before: False then. If it takes longer than `limit`
-        seconds, a deadlocked kernel say, this process ends."""
+        """Announce a measurement; False if it was announced before. This process ends if it takes longer than
+        `limit` seconds, as a deadlocked kernel does."""
         if key in self.announced:
             return False
         self.announced.add(key)
-        self._write({"key": key, "begun": True})
+        append_line(self.path, {"key": key, "begun": True})
         faulthandler.dump_traceback_later(limit, exit=True)
         return True
 
     def end(self, key: str, row: Row) -> None:
-        """Write the result of what was begun last."""
+        """Write the result of the measurement begun last."""
         faulthandler.cancel_dump_traceback_later()
-        self._write({"key": key, **row})
+        append_line(self.path, {"key": key, **row})
 
     def add(self, key: str, measure: Callable[[], Row], limit: float = 120) -> Row | None:
-        """The result of `measure`, once written; none if it was announced before or raised, which is written
-        as `failed`. A CUDA error ends the process with `POISONED`."""
+        """The result of `measure`, once written. None if it was announced before, or if it raised, which is
+        written as `failed`. A CUDA error ends the process with `POISONED`."""
         if not self.begin(key, limit):
             return None
         try:
@@ -58,21 +60,17 @@ class RowFile:
         print(f"{key}: {row}", flush=True)
         return row
 
-    def _write(self, row: Row) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
 
 def is_poison(text: str) -> bool:
-    """Whether an error says that the CUDA context of its process is lost."""
+    """Whether an error means that the CUDA context of its process is lost."""
     return any(sign in text for sign in POISON)
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[str]]:
-    """The results in a file, the last of each key, and the keys of what was begun and has none."""
+    """The results in a file, the last of each key, and the keys that were begun and have no result."""
     results: dict[str, Row] = {}
     lost: dict[str, None] = {}
-    for row in _lines(path):
+    for row in read_lines(path):
         if row.get("begun"):
             lost[row["key"]] = None
         else:
@@ -81,8 +79,33 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     return list(results.values()), list(lost)
 
 
-def _lines(path: Path) -> list[Row]:
-    """Whole lines only: the last one may still be in the writing."""
+def append_line(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_lines(path: Path) -> list[Row]:
+    """The rows of a file of JSON lines, if there is one, but not a last line that is still being written."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_table(path: Path, rows: Iterable[Row], head: Row | None = None) -> None:
+    """Write one JSON object: `head`, then the rows, each on its line; as lists if `head` names "columns"."""
+    head = head or {}
+    lines = ",\n".join(json.dumps(list(row.values()) if "columns" in head else row) for row in rows)
+    facts = json.dumps(head, indent=1)[:-2] + "," if head else "{"
+    with whole_file(path) as unfinished:
+        unfinished.write_text(f'{facts}\n "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows that `write_table` wrote; none if the file does not exist."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "columns" not in found:
+        return found["rows"]
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scripts.page import markdown
+
 NOT_MEASURED = "not measured"
 Row = dict[str, Any]
 
@@ -49,16 +51,13 @@ class Found:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Lines of a table in Markdown; nothing at all is `NOT_MEASURED`."""
-    head, lines = list(head), [list(row) for row in rows]
-    if not lines:
-        return [NOT_MEASURED, ""]
-    cells = [head, ["---"] * len(head), *lines]
-    return ["| " + " | ".join(cell(value) for value in row) + " |" for row in cells] + [""]
+    """Lines of a table in Markdown; `NOT_MEASURED` if it has no rows."""
+    lines = [[cell(value) for value in row] for row in rows]
+    return [markdown(list(head), lines), ""] if lines else [NOT_MEASURED, ""]
 
 
 def cell(value: Any) -> str:
-    """A value as text: numbers with three digits, none as `NOT_MEASURED`."""
+    """A value as text: numbers with three digits, None as `NOT_MEASURED`."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, bool):

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,10 +20,6 @@ from scripts.row_file import POISONED, Row, read_rows
 ATTEMPTS = 5  # one more after each hang or crash
 POLL = 0.5  # seconds
 LAST_WORDS = 4000  # characters
-# A session of its own would outlive this program where that is killed.
-OWN_GROUP: dict[str, Any] = (
-    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
-)
 
 
 def run_stage(stage: Stage, arguments: list[str], record: Record, limit: float) -> dict[str, Any]:
@@ -63,6 +58,7 @@ def run_stage(stage: Stage, arguments: list[str], record: Record, limit: float) 
     return final
 
 
+# A new session, unlike a group, would outlive this program if that is killed.
 def run_once(
     stage: Stage, arguments: list[str], rows: Path, log: Path, deadline: float, save: Callable[[], bool]
 ) -> int | None:
@@ -73,7 +69,7 @@ def run_once(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **changes}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, **OWN_GROUP
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, process_group=0
         )
     size = -1
     try:

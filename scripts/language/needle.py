@@ -12,7 +12,6 @@ executed, executed blocks / blocks of a dense causal kernel over all layers, den
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,9 @@ from accel.load.language_model import load_language_model
 from accel.recipe.recipe import DENSE
 from scripts.language.depths import Questions, Sample, draw_many
 from scripts.language.methods import METHODS, available, reachable, shipped, turned
-from scripts.language.report import Row, insert, plot, report
+from scripts.language.report import PAGE, Row, plot, report
+from scripts.page import insert
+from scripts.row_file import read_table, write_table
 
 DENSE_QUERIES = 64
 SAMPLES = {1024: 4, 2048: 3, 4096: 2}
@@ -46,7 +47,7 @@ def hidden_states(model: Any, sample: Sample) -> Tensor:
 
 @torch.no_grad()
 def losses(model: Any, sample: Sample, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every token after the first, [length - 1]: negative log-likelihood, whether it is the likeliest."""
+    """Of every token after the first: its negative log-likelihood, and whether it is the likeliest."""
     tokens = sample.tokens[0, 1:].to(hidden.device)
     logits = model.lm_head(hidden[:-1]).float()
     return torch.nn.functional.cross_entropy(logits, tokens, reduction="none"), logits.argmax(-1) == tokens
@@ -76,7 +77,7 @@ def measure(model: Any, recipe: Recipe, data: list[Sample], dense: list[Tensor])
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[int, str, str, float | None]]:
-    """(length, mode, method, density asked for): dense first; none is the recipe's own density."""
+    """(length, mode, method, density asked for): dense first; None is the recipe's own density."""
     for length in options.lengths:
         for mode in options.modes:
             yield length, mode, "dense", None
@@ -109,12 +110,7 @@ def sweep(model: Any, options: argparse.Namespace, done: set[tuple[Any, ...]]) -
 
 
 def read_rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    return [
-        Row(**each | {"right_by_depth": tuple(each["right_by_depth"])})
-        for each in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    return [Row(**row | {"right_by_depth": tuple(row["right_by_depth"])}) for row in read_table(path)]
 
 
 def arguments() -> argparse.Namespace:
@@ -142,12 +138,11 @@ def main() -> None:
         for row in sweep(load_language_model(options.model).model, options, done):
             rows.append(row)
             print(row, flush=True)
-            lines = ",\n".join(json.dumps(asdict(each)) for each in rows)
-            store.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+            write_table(store, map(asdict, rows))
     place = {name: number for number, name in enumerate((*MODES, "dense", *METHODS))}
     rows.sort(key=lambda row: (place[row.mode], place.get(row.method, len(place))))
     options.out.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
-    insert(options.out.with_suffix(".md"), report(rows))
+    insert(options.out.with_suffix(".md"), PAGE, report(rows))
 
 
 if __name__ == "__main__":

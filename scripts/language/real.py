@@ -10,14 +10,13 @@ Settings are to be chosen on `--split choosing` and reported on `--split reporti
 
 Methods are shipped recipes, files of your own, or "oracle": the default with the true mass of blocks, at the
 full price of QKᵀ. `@ship` behind a name leaves a recipe its own budget, else it is turned to each of the
-densities. Last queries are sparse like all others unless `--dense-queries` says else, so that none know what
-is asked.
+densities. The last queries are sparse like all others unless `--dense-queries` says otherwise, so that no
+query knows what is asked.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -34,9 +33,11 @@ from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.recipe import DENSE
 from scripts.language.facts import SPLITS, Prompt, draw
 from scripts.language.methods import solve, turn_of, with_policy
-from scripts.language.real_report import insert, page, price
+from scripts.language.real_report import PAGE, page, price
 from scripts.language.texts import read
 from scripts.language.weights import in_bfloat16, load
+from scripts.page import insert
+from scripts.row_file import append_line, read_lines
 
 METHODS = (
     "oracle",
@@ -60,7 +61,7 @@ class Row:
 
     Args:
         split, text, number: which prompt, see `facts.draw`.
-        asked: the density a recipe was turned to; none is its own budget.
+        asked: the density a recipe was turned to; None is its own budget.
         density: executed blocks / blocks of dense causal attention, over the layers that see everything.
         found, asked_for: tokens of answers that are the likeliest, and all of them, by place.
         exact, facts: answers all of whose tokens are, and all answers, by place.
@@ -88,19 +89,6 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         return self.model, self.length, self.split, self.text, self.number, self.method, self.asked
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, none if there is no file; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Row(**json.loads(line)) for line in lines if line.endswith("}")]
-
-
-def append(path: Path, row: Row) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
 
 
 def full_layers(model: Any) -> list[int]:
@@ -162,7 +150,7 @@ def by_place(prompt: Prompt, right: Tensor, nll: Tensor) -> dict[str, dict[str, 
 
 @cache
 def recipe_of(method: str, density: float | None, length: int, dense_queries: int) -> Recipe:
-    """A method's recipe, turned to a density unless it is none; "dense" is dense.
+    """A method's recipe, turned to a density unless it is None; "dense" is dense.
 
     Raises:
         ValueError: if the method has nothing that can be turned.
@@ -260,12 +248,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    rows = read_rows(options.out)
+    rows = [Row(**row) for row in read_lines(options.out)]
     if options.page:
-        insert(options.page, page(rows, prices(rows)))
+        insert(options.page, PAGE, page(rows, prices(rows)))
         return
     for row in sweep(options, {row.key for row in rows}):
-        append(options.out, row)
+        append_line(options.out, asdict(row))
         found = {place: f"{row.found[place]}/{row.asked_for[place]}" for place in row.found}
         print(row.model, row.length, row.text, row.number, row.method, row.asked, f"{row.density:.3f}", found,
               f"{row.text_nll:.3f}", f"{row.cpu_seconds:.1f}s", flush=True)  # fmt: skip

@@ -9,17 +9,20 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from accel.policies.parts.scores import BlockScore, Wanted
+from scripts.page import markdown
 
 if TYPE_CHECKING:
     from scripts.language.real import Row
 
-BEGIN, END = "<!-- language.real: begin -->", "<!-- language.real: end -->"
-HEAD = """| method | density asked for | executed | scattered: tokens right | exact | end: tokens right | exact | text NLL over dense | share of QKᵀ in the score |
-|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
+PAGE = "language.real"  # the markers of its part of the page
+HEAD = (
+    "method", "density asked for", "executed", "scattered: tokens right", "exact", "end: tokens right",
+    "exact", "text NLL over dense", "share of QKᵀ in the score",
+)  # fmt: skip
 
 
 def price(score: BlockScore | None) -> float | None:
-    """Multiplications that a score makes, as a share of those of QKᵀ; none if it is not made of products."""
+    """Multiplications that a score makes, as a share of those of QKᵀ; None if it is not made of products."""
     if score is None:
         return None
     share = score.channels if isinstance(score, Wanted) else 1.0
@@ -49,13 +52,12 @@ def table(cell: tuple[str, str, int], rows: list[Row], prices: dict[str, float |
         for method in methods
     }
     ranked = sorted(by_method.items(), key=lambda item: (item[0][0] != "dense", -share(item[1], "scattered")))
-    lines = [f"### {model}, {length:,} tokens, {split}: {len(dense)} prompts", "", HEAD]
-    lines += [line(method, of_method, dense, prices) for method, of_method in ranked]
-    return "\n".join(lines)
+    lines = [line(method, of_method, dense, prices) for method, of_method in ranked]
+    return f"### {model}, {length:,} tokens, {split}: {len(dense)} prompts\n\n{markdown(HEAD, lines)}"
 
 
 def share(rows: list[Row], place: str) -> float:
-    """Of all answer tokens of a place, those that are right."""
+    """The share of a place's answer tokens that are right."""
     return sum(row.found[place] for row in rows) / max(sum(row.asked_for[place] for row in rows), 1)
 
 
@@ -64,7 +66,7 @@ def line(
     rows: list[Row],
     dense: dict[tuple[str, int], Row],
     prices: dict[str, float | None],
-) -> str:
+) -> list[Any]:
     name, asked = method
     of_dense = [dense[row.text, row.number] for row in rows]
     cells: list[Any] = [Path(name).stem if name.endswith(".yaml") else name, "-" if asked is None else asked]
@@ -82,18 +84,4 @@ def line(
         cells.append("-" if paid is None else f"{paid:.3g}")
     if len(rows) < len(dense):
         cells[0] = f"{cells[0]} ({len(rows)} prompts)"
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def insert(path: Path, text: str) -> None:
-    """Put the tables between the markers of a page.
-
-    Raises:
-        ValueError: if the page has no such markers.
-    """
-    whole = path.read_text(encoding="utf-8")
-    if BEGIN not in whole or END not in whole:
-        raise ValueError(f"{path} has no lines {BEGIN!r} and {END!r} for the tables to stand between")
-    before, _, rest = whole.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    return cells

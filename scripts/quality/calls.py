@@ -11,7 +11,6 @@ exactly; those are of one CPU core and mean something on a quiet machine only.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,9 +33,9 @@ from scripts.quality.error import Probes
 from scripts.quality.methods import METHODS, BlockSize, shared
 from scripts.quality.planning_cost import planning_cost
 from scripts.quality.prompts import FIRST_HELD_OUT
-from scripts.quality.rows import read
 from scripts.quality.samples import Sample, demo_samples
 from scripts.quality.synthetic import synthetic_sample
+from scripts.row_file import read_table, write_table
 
 LAYERS = (0, 2, 5, 7)
 STEPS = (2, 4, 7)
@@ -86,7 +85,7 @@ def main(
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="radial: decay")
     captures.mkdir(parents=True, exist_ok=True)
-    rows = [Row(**row) for row in read(out)] if out.exists() else []
+    rows = [Row(**row) for row in read_table(out)]
     first = FIRST_HELD_OUT if held_out else 0
     numbers = range(first, first + prompts) if demo else range(0)
     for sample in samples(numbers, 0 if held_out else synthetic, captures):
@@ -161,9 +160,8 @@ def write(out: Path, rows: list[Row]) -> None:
     """Rows as lists under one list of columns: there are thousands."""
     machine = {"device": device_name("cpu"), "threads": 1, **versions()}
     settings = {"block_sizes": BLOCKS, "probe_steps": PROBE_STEPS}
-    lines = ",\n".join(json.dumps(list(asdict(row).values())) for row in rows)
     head = {"machine": machine, "settings": settings, "columns": [field.name for field in fields(Row)]}
-    out.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n')
+    write_table(out, map(asdict, rows), head)
 
 
 if __name__ == "__main__":

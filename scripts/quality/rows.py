@@ -1,22 +1,12 @@
-"""Rows of the policy benchmarks, as they lie in the JSON files, and what tables are made with."""
+"""Rows of the policy benchmarks: chosen by their values, and summed up."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-
-
-def read(file: Path) -> list[Record]:
-    """Rows by column; they lie in the file as lists, or as they are."""
-    found = json.loads(file.read_text())
-    if "columns" not in found:
-        return found["rows"]
-    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
 
 def of(rows: list[Record], **wanted: Any) -> list[Record]:
@@ -37,8 +27,3 @@ def densities(rows: Iterable[Record]) -> list[float]:
 
 def mean(rows: list[Record], field: str) -> float:
     return statistics.fmean(row[field] for row in rows)
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    table = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)

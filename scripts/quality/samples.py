@@ -17,7 +17,7 @@ from accel.patches.diffusers.install import install
 from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
 from accel.patches.models import find_sites
-from scripts.quality.prompts import prompt_of
+from scripts.quality.prompts import demo_settings, prompt_of
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,6 @@ def watch_dense(number: int, size: int, see: Seen) -> None:
             return out
 
         install(pipe.transformer, site, attend)
-    settings = {key: value for key, value in DEMO_SETTINGS.items() if key != "fps"}
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        pipe(
-            prompt_of(number),
-            **settings | {"height": size, "width": size},
-            generator=generator,
-            output_type="latent",
-        )
+        pipe(prompt_of(number), **demo_settings(size), generator=generator, output_type="latent")

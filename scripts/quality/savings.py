@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from scripts.quality.rows import Record, densities, markdown, of, place
+from scripts.page import markdown
+from scripts.quality.rows import Record, densities, of, place
 
 BASELINES = ("strided, row", "pooled, row")
 SPREAD = "Least / median / greatest saving over the samples, and in how many the error is greater instead:"

@@ -8,7 +8,6 @@ all queries of a frame, which does not average out in what follows.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from accel.policies.parts.scores import Strided
 from scripts.quality.methods import METHODS, default
 from scripts.quality.samples import heads_first, watch_dense
 from scripts.quality.videos import BLOCKS
+from scripts.row_file import read_table, write_table
 
 STEPS = (2, 3, 5, 7)
 DENSITY = 0.4
@@ -41,14 +41,13 @@ def main(
     size: Annotated[int, typer.Option(help="Pixels of a side, 128 or 192.")] = 128,
 ) -> None:
     """Judge every call of a dense run under each method, and write a row for each."""
-    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
+    rows: list[dict[str, Any]] = read_table(out)
     for number in pair:
         if any((row["pair"], row["size"]) == (number, size) for row in rows):
             continue
         rows += judge_run(number, size)
         found = {"machine": {"device": device_name("cpu"), **versions()}, "density": DENSITY}
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        out.write_text(f'{json.dumps(found, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n')
+        write_table(out, rows, found)
 
 
 def judge_run(number: int, size: int) -> list[dict[str, Any]]:

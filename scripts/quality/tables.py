@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from scripts.line_plot import Panel, line_plot
-from scripts.quality.rows import Record, densities, markdown, mean, median, of, read
+from scripts.page import markdown
+from scripts.quality.rows import Record, densities, mean, median, of
 from scripts.quality.savings import budget_table, tail_table
+from scripts.row_file import read_table
 
 TITLES = {
     "demo": "Embedded demo, 9x24x24 tokens, blocks of 64 x 64",
@@ -59,14 +61,14 @@ The same on prompts and seeds from 8 on, which no setting was chosen on: single 
 
 def main(folder: Annotated[Path, typer.Argument(help="Where the JSON files are and the tables go.")]) -> None:
     """Read policies*.json, write policies-tables.md and policies.svg."""
-    rows, videos = read(folder / "policies.json"), read(folder / "policies-end-to-end.json")
+    rows, videos = read_table(folder / "policies.json"), read_table(folder / "policies-end-to-end.json")
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     parts = [HEAD]
     for kind in kinds:
         parts += [f"\n## Relative output error: {TITLES[kind]}\n", error_table(of(rows, kind=kind))]
     parts += [CHOICE, choice_table(rows, kinds), BUDGET, budget_table(of(rows, kind="demo"))]
     parts += [TAIL, tail_table(rows, kinds), VIDEOS, end_to_end_table(videos)]
-    calls, pairs = (read(folder / f"policies-held-out{part}.json") for part in ("", "-end-to-end"))
+    calls, pairs = (read_table(folder / f"policies-held-out{part}.json") for part in ("", "-end-to-end"))
     tables = error_table(calls), budget_table(calls), tail_table(calls, ["demo"]), end_to_end_table(pairs)
     parts += [HELD_OUT, "\n\n".join(tables), ""]
     (folder / "policies-tables.md").write_text("\n".join(parts))

@@ -11,12 +11,9 @@ together save a third of the time.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +31,10 @@ from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.schedule import Schedule
 from accel.run.generate import Generated, generate
 from accel.run.settings import GenerateSettings
+from accel.tuning.playback import Playback
 from scripts.quality.methods import BY_LAYER, METHODS, density_of, radial
-from scripts.quality.prompts import prompt_of
+from scripts.quality.prompts import demo_settings, prompt_of
+from scripts.row_file import read_table, write_table
 
 DENSE_STEPS = 0.25
 # The density of radial's usual mask on the demo; the one it really has is what the others get there.
@@ -59,38 +58,6 @@ class Row:
     latent_error: float
 
 
-class DensePrefix:
-    """The forwards that no method changes: recorded in the dense run, played back in the others.
-
-    The first forward always runs, since a recipe checks in it that its sites are called.
-    """
-
-    def __init__(self, transformer: Any, forwards: int) -> None:
-        self.transformer, self.forwards = transformer, forwards
-        self.outputs: list[Any] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        real, recorded, count = self.transformer.forward, len(self.outputs), 0
-
-        @wraps(real)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if 1 < count <= recorded:
-                return self.outputs[count - 1]
-            output = real(*args, **kwargs)
-            if len(self.outputs) < min(count, self.forwards):
-                self.outputs.append(output)
-            return output
-
-        self.transformer.forward = forward
-        try:
-            yield
-        finally:
-            del self.transformer.forward
-
-
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
     pair: Annotated[list[int] | None, typer.Option(help="Number of a prompt and seed; repeat.")] = None,
@@ -102,7 +69,7 @@ def main(
     pipe = load_pipeline("demo")
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(torch.bfloat16)
-    rows = [Row(**row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
+    rows = [Row(**row) for row in read_table(out)]
     every = [f"{name}@{wanted}" for wanted in (RADIAL, 0.4, 0.25) for name in METHODS]
     for number in pair or range(3):
         done = {(row.method, row.wanted) for row in rows if (row.prompt, row.size) == (number, size)}
@@ -117,17 +84,14 @@ def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> It
     """The methods at their densities on one pair."""
     if not todo:
         return
-    defaults = {name: value for name, value in DEMO_SETTINGS.items() if name != "fps"}
-    settings = GenerateSettings(
-        prompt=prompt_of(number), seed=number, **defaults | {"height": size, "width": size}
-    )
+    settings = GenerateSettings(prompt=prompt_of(number), seed=number, **demo_settings(size))
     block, grid = BLOCKS[size], TokenGrid(9, size // 8, size // 8)
-    prefix = DensePrefix(pipe.transformer, int(DENSE_STEPS * DEMO_SETTINGS["num_inference_steps"]) * 2)
-    with prefix.running():
+    playback, forwards = Playback(), int(DENSE_STEPS * DEMO_SETTINGS["num_inference_steps"]) * 2
+    with playback.recording(pipe.transformer, forwards):
         dense = generate(pipe, settings)
     for name, wanted in todo:
         density = density_of(radial(RADIAL, block, grid), grid) if wanted == RADIAL else wanted
-        with prefix.running():
+        with playback.playing(pipe.transformer, forwards):
             sparse = generate(pipe, settings, recipe_of((METHODS | BY_LAYER)[name](density, block, grid)))
         yield compare(sparse, dense, name, wanted, size, number)
 
@@ -149,8 +113,7 @@ def recipe_of(policy: Policy) -> Recipe:
 def write(out: Path, rows: list[Row]) -> None:
     machine = {"device": device_name("cpu"), **versions()}
     settings = {"dense_steps": DENSE_STEPS, "block_sizes": BLOCKS, **DEMO_SETTINGS}
-    found = {"machine": machine, "settings": settings, "rows": [asdict(row) for row in rows]}
-    out.write_text(json.dumps(found, indent=1))
+    write_table(out, map(asdict, rows), {"machine": machine, "settings": settings})
 
 
 if __name__ == "__main__":

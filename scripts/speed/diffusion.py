@@ -20,12 +20,13 @@ from accel.accelerate import accelerated, plan_for
 from accel.apply.summary import summarize
 from accel.comparison.quality import relative_error
 from accel.comparison.runs import compare_runs
-from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
+from accel.demo.paths import DEMO_PROMPTS
 from accel.kernels.attention.tiers import choose_tier
 from accel.load.pipeline import best_device, load_pipeline
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.bench_language import timed
 from accel.run.settings import GenerateSettings
+from scripts.quality.prompts import demo_settings
 from scripts.row_file import RowFile
 from scripts.speed.dense_baseline import best_dense
 
@@ -111,8 +112,7 @@ def demo() -> Row:
     """The embedded demo by its own recipe, twice: the first run pays for compiling kernels."""
     pipe = load_pipeline("demo")
     pipe.set_progress_bar_config(disable=True)
-    settings = {name: value for name, value in DEMO_SETTINGS.items() if name != "fps"}
-    asked = GenerateSettings(prompt=DEMO_PROMPTS[0], **settings)
+    asked = GenerateSettings(prompt=DEMO_PROMPTS[0], **demo_settings())
     recipe = plan_for(pipe).recipe
     compare_runs(pipe, asked, recipe, placing=False)
     compared = compare_runs(pipe, asked, recipe)

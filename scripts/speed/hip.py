@@ -6,10 +6,9 @@ length, if by a small factor. One head of random tokens; the tokens do not matte
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,9 @@ from accel.policies.parts.selectors import TopK
 from accel.policies.policy import Policy
 from accel.policies.search.stages import Stages
 from accel.policies.search.tree import Tree
+from scripts.page import markdown
+from scripts.row_file import write_table
+from scripts.speed.timing import milliseconds
 
 BLOCK = (64, 64)
 LENGTHS = [8192 * 2**power for power in range(8)]
@@ -61,21 +63,18 @@ def main(
                 break
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
     machine["repeats"] = repeats
-    out.write_text(json.dumps({"machine": machine, "budget": budget, "rows": rows}, indent=1) + "\n")
+    write_table(out, rows, {"machine": machine, "budget": budget})
     out.with_suffix(".md").write_text(table(rows, machine, budget))
 
 
 @torch.no_grad()
 def measure(policy: Policy, q: Tensor, k: Tensor, repeats: int, limit: float) -> tuple[float, float]:
     """(median seconds of choosing the blocks, their density); once only where that takes long."""
+    choose = partial(policy.layout, q, k, None, Context())
     times: list[float] = []
     while not times or (len(times) < repeats and sum(times) < limit):
-        begin = time.perf_counter()
-        layout = policy.layout(q, k, None, Context())
-        if q.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times), float(layout.density)
+        times.append(milliseconds(choose, q.device) / 1000)
+    return statistics.median(times), float(choose().density)
 
 
 def table(rows: list[dict], machine: dict, budget: int) -> str:
@@ -89,14 +88,16 @@ def table(rows: list[dict], machine: dict, budget: int) -> str:
         f"{machine['repeats']}), and the factor "
         "from half the length: 2 is linear, 4 quadratic.",
         "",
-        "| tokens | " + " | ".join(METHODS) + " |",
-        "|---|" + "---|" * len(METHODS),
     ]
     times = {(row["method"], row["tokens"]): row["seconds"] for row in rows}
-    for tokens in sorted({row["tokens"] for row in rows}):
-        cells = [_cell(times.get((name, tokens)), times.get((name, tokens // 2))) for name in METHODS]
-        lines.append(f"| {tokens:,} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [
+            f"{tokens:,}",
+            *(_cell(times.get((name, tokens)), times.get((name, tokens // 2))) for name in METHODS),
+        ]
+        for tokens in sorted({row["tokens"] for row in rows})
+    ]
+    return "\n".join([*lines, markdown(["tokens", *METHODS], cells)]) + "\n"
 
 
 def _cell(seconds: float | None, half: float | None) -> str:

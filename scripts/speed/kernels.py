@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from accel.kernels.attention.tiers import TIERS, cannot_run, cannot_take
 from accel.kernels.layout.layout import BlockLayout
 from accel.load.pipeline import best_device
 from accel.machine.versions import device_name, versions
-from scripts.row_file import RowFile, read_rows
+from scripts.row_file import RowFile, read_rows, write_table
 from scripts.speed.dense_baseline import dense_attention
 from scripts.speed.peers import PEERS, Skipped
 from scripts.speed.problems import Problem, error_of
@@ -70,7 +69,7 @@ def main(
     results = read_rows(rows.path)[0]
     write_csv(out, [row for row in results if "rate" in row])
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
-    out.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": results}, indent=1))
+    write_table(out.with_suffix(".json"), results, {"machine": machine})
 
 
 def asked(

@@ -7,7 +7,6 @@ has its parts. Classes are patched to do so, which only a test process may.
 from __future__ import annotations
 
 import functools
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from accel.patches.diffusers.family import FAMILIES
 from accel.patches.models import supported_models
 from accel.recipe.recipe import Recipe
 from accel.sites.call_record import CallRecord
+from scripts.row_file import append_line
 
 # Blocks of 16, so that the few tokens of a tiny model are several blocks.
 DENSITIES = {"kept": 1.0, "sparse": 0.3}
@@ -126,10 +126,7 @@ class Accelerator:
 
     def _write(self) -> None:
         if self.report is not None:
-            with self.report.open("a") as rows:
-                rows.write(
-                    json.dumps(asdict(self.row) | {"accelerated": sorted(self.row.accelerated)}) + "\n"
-                )
+            append_line(self.report, asdict(self.row) | {"accelerated": sorted(self.row.accelerated)})
 
 
 def watch_diffusers(accelerator: Accelerator) -> None:

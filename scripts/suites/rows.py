@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from scripts.row_file import read_lines
 
 
 def row_file(out: Path, library: str, group: str, mode: str) -> Path:
@@ -15,7 +16,5 @@ def row_file(out: Path, library: str, group: str, mode: str) -> Path:
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of one file by test; nothing where there is no file."""
-    if not path.exists():
-        return {}
-    return {row["test"]: row for row in map(json.loads, path.read_text().splitlines())}
+    """The rows of one file by test, if there is one."""
+    return {row["test"]: row for row in read_lines(path)}

@@ -10,15 +10,8 @@ from block_memory import full_size_peaks, inputs, peaks, wan_block
 from memory_meter import MemoryMeter, peak_bytes
 
 MARGIN = 1.05
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = ["radial", "draft", "auto", "permuted", "xattention", "pisa", "nabla"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_meter_counts_what_lives_and_forgets_what_does_not():

@@ -9,12 +9,11 @@ from typing import Annotated
 
 import torch
 import typer
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from accel.demo.needle import BOS, EOS, FILLERS, KEYS, PAD, NeedleTask, needle_prompt
+from scripts.training.tokenizer import word_tokenizer
 
 MODEL = Path(__file__).parents[3] / "accel" / "demo" / "needle-llama"
 SEGMENT = 16  # tokens of a copied segment
@@ -84,19 +83,8 @@ def copied_segments(length: int, rows: int, generator: torch.Generator) -> Batch
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """One token a word, its id the word's place in `words`; lower-cased, a bos in front."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{words[BOS]} $A", special_tokens=[(words[BOS], BOS)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=words[PAD],
-        bos_token=words[BOS],
-        eos_token=words[EOS],
-        model_max_length=32768,
-    )
+    special = {"pad_token": words[PAD], "bos_token": words[BOS], "eos_token": words[EOS]}
+    return word_tokenizer(words, f"{words[BOS]} $A", UNKNOWN, model_max_length=32768, **special)
 
 
 app = typer.Typer(help=__doc__)

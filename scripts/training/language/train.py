@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from accel.demo.needle import NeedleTask
-from scripts.training.language.run import Run, Schedule
+from scripts.training.budget import Budget
+from scripts.training.checkpoint import unused_checkpoint
+from scripts.training.language.stage import NeedleStage, Settings
+from scripts.training.loop import train
+from scripts.training.whole_folder import replace_folder
 
 
 @torch.no_grad()
@@ -22,10 +26,10 @@ def evaluate(
 
     Args:
         prompts: sequences drawn, one forward pass each.
-        queries: values asked for in each; earlier questions stand answered before the later ones.
+        queries: values asked for in each; earlier questions are followed by their answers.
 
     Returns:
-        "all" and "depth 0/4" to "depth 3/4"; a quarter in which no needle fell is nan.
+        "all" and "depth 0/4" to "depth 3/4"; NaN for a quarter without a needle.
     """
     generator = torch.Generator().manual_seed(seed)
     task = NeedleTask(length, pairs, queries)
@@ -41,20 +45,10 @@ def evaluate(
     return {"all": hit.mean().item()} | by_depth
 
 
-def report(run: Run, loss: float) -> None:
-    """Print one line: where the run stands, and its accuracy at length 512 with 4 and with 32 pairs."""
-    scores = [f"512/{k} {evaluate(run.model, 512, k, 16, k)['all']:.3f}" for k in (4, 32)]
-    progress = run.progress
-    typer.echo(
-        f"step {progress.step} {progress.spent() / 60:.1f} min stage {progress.stage} loss {loss:.3f} "
-        f"running {progress.running:.3f} | {' '.join(scores)}"
-    )
-
-
 def main(
     out: Annotated[Path, typer.Option(help="folder for the checkpoint and, in OUT/model, the model")],
     minutes: Annotated[float | None, typer.Option(help="wall-clock budget")] = None,
-    steps: Annotated[int | None, typer.Option(help="budget in updates")] = None,
+    steps: Annotated[int | None, typer.Option(help="budget in updates, instead of minutes")] = None,
     init: Annotated[
         Path | None, typer.Option(help="finish the weights in this folder: no curriculum")
     ] = None,
@@ -67,31 +61,29 @@ def main(
     bf16: Annotated[bool, typer.Option(help="autocast matrix products to bfloat16")] = False,
     seed: int = 0,
     device: str = "cpu",
-    every: Annotated[int, typer.Option(help="updates between checkpoints and reports")] = 200,
+    every: Annotated[int, typer.Option(help="updates between reports, each with the model so far")] = 200,
 ) -> None:
     """Train until the budget is spent."""
-    schedule = Schedule(
-        steps=steps,
-        minutes=minutes,
+    settings = Settings(
         lengths=tuple(int(length) for length in lengths.split(",")),
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         bf16=bf16,
         seed=seed,
     )
-    run = Run(schedule, init, device)
-    checkpoint = out / "state.safetensors"
-    out.mkdir(parents=True, exist_ok=True)
-    if resume:
-        run.load(checkpoint)
-    while run.progress.share(schedule) < 1:
-        loss = run.step()
-        if not math.isfinite(loss):
-            raise SystemExit(f"loss is {loss} at step {run.progress.step}; the last checkpoint is sound")
-        if run.progress.step % every == 0 or run.progress.share(schedule) >= 1:
-            run.save(checkpoint)
-            run.export(out / "model")
-            report(run, loss)
+    stage = NeedleStage(settings, init, device)
+
+    def report(step: int, loss: Tensor) -> None:
+        """Write the model and print its accuracy at length 512 with 4 and with 32 pairs."""
+        if step % every:
+            return
+        replace_folder(out / "model", stage.model.save_pretrained)
+        scores = [f"512/{k} {evaluate(stage.model, 512, k, 16, k)['all']:.3f}" for k in (4, 32)]
+        typer.echo(f"step {step}, loss {loss.item():.3f}, {stage.curriculum}: {', '.join(scores)}")
+
+    checkpoint = unused_checkpoint(out / "state.safetensors", resume)
+    train(stage, Budget(minutes, steps), checkpoint, on_step=report)
+    replace_folder(out / "model", stage.model.save_pretrained)
 
 
 if __name__ == "__main__":

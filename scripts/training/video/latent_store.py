@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from scripts.training.video.sizes import Size
 from scripts.training.video.streams import Stream, seed_for
 from scripts.training.video.whole_clip import encode_clip
-from scripts.training.video.world import draw_clips
+from scripts.training.world.draw import draw_clips
 
 CAPTION_TOKENS = 32
 

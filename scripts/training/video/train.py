@@ -20,9 +20,10 @@ import torch
 import typer
 from torch import Tensor
 
-from scripts.training.video.budget import Budget
+from scripts.training.budget import Budget
+from scripts.training.checkpoint import unused_checkpoint
+from scripts.training.loop import Outcome, train
 from scripts.training.video.finished import load_vae, save_pipeline, save_vae
-from scripts.training.video.loop import Outcome, train
 from scripts.training.video.sizes import SIZES
 from scripts.training.video.transformer_stage import TransformerStage
 from scripts.training.video.vae_stage import VaeStage
@@ -78,7 +79,7 @@ def train_vae(
     Raises:
         FileExistsError: if there is a checkpoint already and `resume` is false.
     """
-    checkpoint = _checkpoint(out, "vae", resume)
+    checkpoint = unused_checkpoint(out / "checkpoints" / "vae.safetensors", resume)
     if (out / "checkpoints/transformer.safetensors").exists():
         typer.echo(f"vae: kept, {out / 'checkpoints/transformer.safetensors'} was trained on it")
         return
@@ -96,21 +97,12 @@ def train_transformer(
         FileExistsError: if there is a checkpoint already and `resume` is false.
         FileNotFoundError: if there is no finished VAE.
     """
-    checkpoint = _checkpoint(out, "transformer", resume)
+    checkpoint = unused_checkpoint(out / "checkpoints" / "transformer.safetensors", resume)
     vae, digest = load_vae(out / "vae")
     stage = TransformerStage(SIZES[size_name], size_name, seed, device, vae, digest)
     outcome = train(stage, budget, checkpoint, on_step=_say("transformer"))
     save_pipeline(out / "pipeline", stage)
     _note(out, "transformer", outcome, budget, device, stage.facts)
-
-
-def _checkpoint(out: Path, part: str, resume: bool) -> Path:
-    path = out / "checkpoints" / f"{part}.safetensors"
-    if path.exists() and not resume:
-        raise FileExistsError(
-            f"{path} is there already: go on from it with --resume, or choose another --out"
-        )
-    return path
 
 
 def _say(part: str) -> Callable[[int, Tensor], None]:

@@ -10,20 +10,23 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from scripts.training.video.budget import Schedule
+from scripts.training.budget import Schedule
+from scripts.training.loop import Stage
+from scripts.training.muon import muon
+from scripts.training.tokenizer import word_tokenizer
 from scripts.training.video.latent_store import LatentStore
-from scripts.training.video.muon import Muon
 from scripts.training.video.sizes import Size
 from scripts.training.video.streams import Stream, generator_for
-from scripts.training.video.tokenizer import build_tokenizer
 from scripts.training.video.whole_clip import allow_whole_clips
+from scripts.training.world.words import vocabulary
 
 EMPTY_PROMPTS = 0.1
+SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-class TransformerStage:
+class TransformerStage(Stage):
     """Mean squared error of the predicted flow on latents of a finished VAE, a tenth without prompt."""
 
     average_decay = 0.9985
@@ -55,9 +58,12 @@ class TransformerStage:
         for name, param in self.model.named_parameters():
             (matrices if name.startswith("transformer.blocks.") and param.ndim == 2 else rest).append(param)
         return [
-            Muon(matrices, lr=self.schedule.peak),
+            muon(matrices, lr=self.schedule.peak),
             torch.optim.AdamW(rest, lr=self.schedule.peak, betas=(0.9, 0.98), weight_decay=0.0),
         ]
+
+    def rate(self, step: int, progress: float) -> float:
+        return self.schedule.rate(step, progress)
 
     def loss(self, step: int, progress: float) -> Tensor:
         """The loss of step number `step`, at the picture size that `progress` calls for."""
@@ -91,6 +97,12 @@ class TransformerStage:
         lengths, shares = zip(*self.size.text_lengths.items(), strict=True)
         rng = generator_for(self.seed, Stream.TRANSFORMER_STEP, step)
         return lengths[int(torch.multinomial(torch.tensor(shares), 1, generator=rng))]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each word of the captions after pad 0, end 1, unknown 2; texts end with the end token."""
+    words = [*SPECIAL.values(), *vocabulary()]
+    return word_tokenizer(words, "$A </s>", "<unk>", model_max_length=512, **SPECIAL)
 
 
 def build_transformer(size: Size) -> WanTransformer3DModel:

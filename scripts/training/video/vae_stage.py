@@ -7,19 +7,20 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from scripts.training.video.budget import Schedule
-from scripts.training.video.muon import Muon
+from scripts.training.budget import Schedule
+from scripts.training.loop import Stage
+from scripts.training.muon import muon
 from scripts.training.video.sizes import Size
 from scripts.training.video.streams import Stream, generator_for, seed_for
 from scripts.training.video.whole_clip import allow_whole_clips, decode_clip, encode_clip
-from scripts.training.video.world import draw_clips
+from scripts.training.world.draw import draw_clips
 
 CLIPS_A_DRAW = 16
 MEASURED_CLIPS = 32
 LARGE_CROP_EVERY = 10
 
 
-class VaeStage:
+class VaeStage(Stage):
     """Squared error + 0.2 absolute error + 1e-4 KL divergence, all means, on crops from a pool of clips."""
 
     schedule = Schedule(peak=2e-3, decay=0.6)
@@ -38,9 +39,12 @@ class VaeStage:
         kernels = [param for param in self.model.parameters() if _is_kernel(param)]
         rest = [param for param in self.model.parameters() if not _is_kernel(param)]
         return [
-            Muon(kernels, lr=self.schedule.peak),
+            muon(kernels, lr=self.schedule.peak),
             torch.optim.AdamW(rest, lr=self.schedule.peak, betas=(0.9, 0.98), weight_decay=0.0),
         ]
+
+    def rate(self, step: int, progress: float) -> float:
+        return self.schedule.rate(step, progress)
 
     def loss(self, step: int, progress: float) -> Tensor:
         """The loss of step number `step`: a batch of small crops, or every tenth time one large crop."""

@@ -1,6 +1,5 @@
 """The needle bench: dense is its own measure, dropping shows, density is what was asked for, runs resume."""
 
-import json
 from dataclasses import replace
 
 import torch
@@ -15,17 +14,17 @@ from scripts.language.depths import DEPTHS, draw_many
 from scripts.language.methods import METHODS, available, executed, reachable, shipped, turned
 from scripts.language.needle import hidden_states, measure
 from scripts.language.report import (
-    BEGIN,
-    END,
+    PAGE,
     Breaking,
     Row,
     breaking,
     goal_sentence,
-    insert,
     plot,
     pooled,
     report,
 )
+from scripts.page import insert
+from scripts.row_file import read_table
 
 
 @fixture(scope="module")
@@ -142,18 +141,21 @@ def test_the_report_states_who_meets_the_goal_and_keeps_the_page(tmp_path):
     rows = [row_of("dense", None, 1.0, 2), row_of("good", 0.3, 0.3, 2), row_of("bad", 0.3, 0.3, 1)]
     assert goal_sentence(rows, [4096]).endswith("from 4,096 tokens on: good.")
     page = tmp_path / "needle.md"
-    page.write_text(f"# Head\n{BEGIN}\nbefore\n{END}\ntail\n")
-    insert(page, report(rows))
-    insert(page, report(rows))
+    page.write_text(f"# Head\n<!-- {PAGE}: begin -->\nbefore\n<!-- {PAGE}: end -->\ntail\n")
+    insert(page, PAGE, report(rows))
+    insert(page, PAGE, report(rows))
     text = page.read_text()
     assert text.startswith("# Head\n") and text.endswith("tail\n") and "before" not in text
-    assert text.count(BEGIN) == 1 and "| bad | never holds, up to 0.30 | never holds, up to 0.30 |" in text
+    assert (
+        text.count(f"{PAGE}: begin") == 1
+        and "| bad | never holds, up to 0.30 | never holds, up to 0.30 |" in text
+    )
 
 
 def test_the_plot_has_a_line_for_each_method():
     svg = plot([row_of("good", 0.3, 0.3, 2), row_of("good", 0.1, 0.1, 1), row_of("bad", 0.3, 0.3, 1)])
-    assert svg.count("<polyline") == 2 and ">good<" in svg
-    with raises(ValueError, match="at least one row"):
+    assert svg.count('id="good"') == svg.count('id="bad"') == 1 and ">good<" in svg
+    with raises(ValueError, match="at least one line"):
         plot([])
 
 
@@ -163,7 +165,7 @@ def test_main_writes_what_it_measures_and_goes_on_where_it_stopped(monkeypatch, 
     arguments += ["--modes", "end", "--densities", "0.5", "--as-shipped"]
     monkeypatch.setattr("sys.argv", ["bench_needle.py", *arguments])
     bench_needle.main()
-    rows = json.loads(path.with_suffix(".json").read_text())
+    rows = read_table(path.with_suffix(".json"))
     assert [(row["method"], row["asked"]) for row in rows] == [
         ("dense", None), ("llm-a-shape", None), ("llm-a-shape", 0.5),
     ]  # fmt: skip
@@ -171,4 +173,4 @@ def test_main_writes_what_it_measures_and_goes_on_where_it_stopped(monkeypatch, 
     assert "llm-a-shape" in path.with_suffix(".md").read_text()
     monkeypatch.setattr(bench_needle, "measure", lambda *_: raises(AssertionError))
     bench_needle.main()
-    assert json.loads(path.with_suffix(".json").read_text()) == rows
+    assert read_table(path.with_suffix(".json")) == rows

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from argparse import Namespace
+from dataclasses import asdict
 from hashlib import sha256
 
 import torch
@@ -13,8 +14,10 @@ from accel.load.language_model import load_language_model
 from accel.recipe.recipe import DENSE
 from scripts.language import attention_time, real, weights
 from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
-from scripts.language.real_report import BEGIN, END, insert, page
+from scripts.language.real_report import PAGE, page
 from scripts.language.texts import TEXTS, library, reference
+from scripts.page import insert
+from scripts.row_file import append_line, read_lines
 
 
 class Letters:
@@ -102,10 +105,10 @@ def row(**changes):
 def test_a_run_continues_where_the_file_ends(tmp_path):
     rows = [row(), row(number=1)]
     for each in rows:
-        real.append(tmp_path / "rows.jsonl", each)
+        append_line(tmp_path / "rows.jsonl", asdict(each))
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write(json.dumps({"model": "cut"})[:-1])
-    assert real.read_rows(tmp_path / "rows.jsonl") == rows
+    assert [real.Row(**each) for each in read_lines(tmp_path / "rows.jsonl")] == rows
     options = Namespace(
         model="m", lengths=[64], split="choosing", texts=["prose"], first=0, prompts=2, methods=[],
         densities=[0.3],
@@ -118,8 +121,8 @@ def test_the_page_shows_what_rows_say(tmp_path):
     rows = [row(), row(number=1, text_nll=3.0)]
     rows += [row(method="llm-wanted", asked=0.3, density=0.25, found=half, text_nll=2.5, cpu_seconds=0.5)]
     path = tmp_path / "page.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    insert(path, page(rows, real.prices(rows)))
+    path.write_text(f"before\n<!-- {PAGE}: begin -->\nold\n<!-- {PAGE}: end -->\nafter\n")
+    insert(path, PAGE, page(rows, real.prices(rows)))
     text = path.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "m, 64 tokens, choosing: 2 prompts" in text and "| dense | - | 1.000 | 1.00 (1.00 to 1.00)" in text
@@ -127,7 +130,7 @@ def test_the_page_shows_what_rows_say(tmp_path):
     assert expected in text and "| +0.500 (+0.500 to +0.500) | 0.125 |" in text
     path.write_text("a page without markers")
     with raises(ValueError, match="no lines"):
-        insert(path, "")
+        insert(path, PAGE, "")
 
 
 def test_choice_and_attention_are_timed_beside_dense(monkeypatch):

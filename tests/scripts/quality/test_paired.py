@@ -5,9 +5,9 @@ import math
 from pytest import approx, mark
 
 from accel.recipe.files import build_recipe
-from scripts.quality.paired import Row, numbers, read, write
-from scripts.quality.paired_settings import SETTINGS
-from scripts.quality.paired_tables import t_statistic, tables
+from scripts.quality.paired.run import Row, numbers, read, write
+from scripts.quality.paired.settings import SETTINGS
+from scripts.quality.paired.tables import t_statistic, tables
 
 
 @mark.parametrize("name", SETTINGS)

@@ -10,10 +10,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from accel.demo.needle import BOS, FILLERS, KEYS, QUERY, VALUES, VOCAB_SIZE, NeedleTask, needle_prompt
-from scripts.training.language import run as needle_run
+from scripts.training import checkpoint as checkpoints
+from scripts.training.budget import Budget
+from scripts.training.checkpoint import average_of, save_checkpoint
+from scripts.training.language import stage as needle_stage
 from scripts.training.language import train as train_demo_llm
 from scripts.training.language.redraw_weak_keys import accuracy_by_key, redraw_weak_keys
-from scripts.training.language.run import CURRICULUM, Progress, Run, Schedule, answer_loss, draw_batch
+from scripts.training.language.stage import (
+    CURRICULUM,
+    Curriculum,
+    NeedleStage,
+    Settings,
+    answer_loss,
+    draw_batch,
+)
 from scripts.training.language.task import (
     MODEL,
     Batch,
@@ -23,26 +33,21 @@ from scripts.training.language.task import (
     stretched_positions,
 )
 from scripts.training.language.train import evaluate
+from scripts.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def tiny(monkeypatch) -> LlamaConfig:
     """The model's configuration made small enough to train in a test."""
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
-    config = LlamaConfig(**needle_run.CONFIG.to_dict() | small)
-    monkeypatch.setattr(needle_run, "CONFIG", config)
+    config = LlamaConfig(**needle_stage.CONFIG.to_dict() | small)
+    monkeypatch.setattr(needle_stage, "CONFIG", config)
     return config
 
 
@@ -118,16 +123,17 @@ def test_copied_segments_are_scored_on_tokens_seen_before():
 
 
 def test_a_batch_depends_on_seed_and_step_only():
-    schedule = Schedule(steps=9, lengths=(64, 96), batch_tokens=200)
-    finishing = Progress(step=5, stage=len(CURRICULUM), passed=0.0)
-    first, same = draw_batch(schedule, finishing), draw_batch(schedule, finishing)
-    other = draw_batch(schedule, Progress(step=6, stage=len(CURRICULUM), passed=0.0))
+    settings, finishing = (
+        Settings(lengths=(64, 96), batch_tokens=200),
+        Curriculum(len(CURRICULUM), passed=0.0),
+    )
+    first, same, other = (draw_batch(settings, finishing, step) for step in (5, 5, 6))
     assert torch.equal(first.tokens, same.tokens) and torch.equal(first.positions, same.positions)
     assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
 
 
 def test_the_curriculum_advances_on_accuracy_alone():
-    progress = Progress(step=10_000)
+    progress = Curriculum()
     for _ in range(500):
         progress.score(0.95, 0.3)
     assert progress.stage == 0
@@ -136,70 +142,68 @@ def test_the_curriculum_advances_on_accuracy_alone():
     assert (progress.stage, progress.passed) == (len(CURRICULUM), 0.4)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{}, {"steps": 5, "lengths": (16,)}, {"steps": 5, "learning_rate": 0.0}], ids=str
-)
-def test_an_impossible_schedule_is_refused(wrong):
-    with pytest.raises(ValueError):
-        Schedule(**wrong)
+@pytest.mark.parametrize("wrong", [{"lengths": (16,)}, {"learning_rate": 0.0}], ids=str)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)
 
 
-def test_a_toy_run_learns_that_answers_are_values(tiny, monkeypatch):
-    monkeypatch.setattr(needle_run, "COPIES", 0.0)
-    run = Run(Schedule(steps=80, batch_tokens=512, learning_rate=3e-3, warm_up=5))
-    losses = [run.step() for _ in range(80)]
+def test_a_toy_run_learns_that_answers_are_values(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(needle_stage, "COPIES", 0.0)
+    stage, losses = NeedleStage(Settings(batch_tokens=512, learning_rate=3e-3, warm_up=5)), []
+    train(stage, Budget(steps=80), tmp_path / "c", on_step=lambda _, loss: losses.append(loss.item()))
     assert losses[0] == pytest.approx(math.log(VOCAB_SIZE), rel=0.05)
     assert sum(losses[-10:]) / 10 < 1.1 * math.log(len(VALUES))
 
 
 def test_a_resumed_run_is_bit_exact(tiny, tmp_path):
-    schedule = Schedule(steps=8, batch_tokens=256, warm_up=3)
-    straight, first, second = Run(schedule), Run(schedule), Run(schedule)
-    for _ in range(6):
-        straight.step()
-    for _ in range(3):
-        first.step()
-    first.save(tmp_path / "state.safetensors")
-    second.load(tmp_path / "state.safetensors")
-    for _ in range(3):
-        second.step()
-    assert second.progress.step == 6
-    assert second.progress.running == straight.progress.running
+    def stop_at_three(step, loss):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    settings, path = Settings(batch_tokens=256, warm_up=3), tmp_path / "state.safetensors"
+    straight, second = NeedleStage(settings), NeedleStage(settings)
+    train(straight, Budget(steps=6), tmp_path / "straight.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            NeedleStage(settings), Budget(steps=6), path, seconds_between_checkpoints=0, on_step=stop_at_three
+        )
+    assert train(second, Budget(steps=6), path).steps == 6
+    assert second.curriculum == straight.curriculum and straight.curriculum.running > 0
     for (name, a), b in zip(straight.model.named_parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b), name
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.safetensors", "straight.safetensors"]
 
 
-def test_a_broken_save_leaves_the_old_checkpoint(tiny, tmp_path, monkeypatch):
-    run, path = Run(Schedule(steps=4, batch_tokens=128)), tmp_path / "state.safetensors"
-    run.step()
-    run.save(path)
+def test_a_broken_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    model, path = torch.nn.Linear(2, 2), tmp_path / "state.safetensors"
+    save_checkpoint(path, model, average_of(model, 0.0), [], {"step": "1"})
     before = path.read_bytes()
 
     def torn(tensors, file, metadata):
         Path(file).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(needle_run, "save_file", torn)
+    monkeypatch.setattr(checkpoints, "save_file", torn)
     with pytest.raises(OSError, match="no space"):
-        run.save(path)
-    assert path.read_bytes() == before
+        save_checkpoint(path, model, average_of(model, 0.0), [], {"step": "2"})
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_learning_rate_rises_holds_and_falls():
-    run = Run.__new__(Run)
-    run.schedule = Schedule(steps=1000, learning_rate=1.0, warm_up=10)
-    run.progress = Progress(step=4)
-    assert run.rate(0.0) == pytest.approx(0.5)
-    run.progress = Progress(step=400)
-    assert run.rate(0.4) == 1.0
-    run.progress = Progress(step=700, passed=0.4)
-    assert run.rate(0.7) == pytest.approx(0.5)
-    assert run.rate(1.0) == 0.0
+    stage = NeedleStage.__new__(NeedleStage)
+    stage.settings, stage.curriculum = Settings(learning_rate=1.0, warm_up=10), Curriculum()
+    assert stage.rate(4, 0.0) == pytest.approx(0.5)
+    assert stage.rate(400, 0.4) == 1.0
+    stage.curriculum = Curriculum(passed=0.4)
+    assert stage.rate(700, 0.7) == pytest.approx(0.5)
+    assert stage.rate(700, 1.0) == 0.0
 
 
 def test_the_script_trains_resumes_and_leaves_a_model(tiny, tmp_path):
     train_demo_llm.main(tmp_path, steps=2, batch_tokens=128, lengths="64")
+    with pytest.raises(FileExistsError, match="--resume"):
+        train_demo_llm.main(tmp_path, steps=3, batch_tokens=128, lengths="64")
     train_demo_llm.main(tmp_path, steps=3, batch_tokens=128, lengths="64", resume=True)
     model = LlamaForCausalLM.from_pretrained(tmp_path / "model")
     assert model.config.hidden_size == tiny.hidden_size

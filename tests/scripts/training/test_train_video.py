@@ -14,28 +14,21 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from scripts.training.budget import Budget, Schedule
+from scripts.training.checkpoint import average_of
+from scripts.training.loop import train
+from scripts.training.muon import muon
 from scripts.training.video import train as train_demo
-from scripts.training.video.average import Average
-from scripts.training.video.budget import Budget, Schedule
 from scripts.training.video.finished import load_vae, save_vae
-from scripts.training.video.loop import train
-from scripts.training.video.muon import Muon, orthogonalised
 from scripts.training.video.sizes import SIZES, Phase
 from scripts.training.video.streams import Stream, seed_for
 from scripts.training.video.transformer_stage import TransformerStage, encode_text, sample_sigma
 from scripts.training.video.vae_stage import VaeStage, unit_latents
 from scripts.training.video.whole_clip import allow_whole_clips, decode_clip, encode_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 TOY = replace(SIZES["toy"], pool=8, kept=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +71,22 @@ def test_whole_clip_refuses_other_lengths():
 @pytest.mark.parametrize("shape", [(6, 6), (5, 17), (17, 5), (3, 4, 9)], ids=str)
 def test_muon_directions_are_orthogonal(shape):
     torch.manual_seed(1)
-    matrices = torch.randn(shape)
-    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    made = orthogonalised(matrices)
+    matrix = torch.randn(shape).flatten(1)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    weight.grad = matrix.reshape(shape)
+    muon([weight], lr=1.0).step()
+    made = -weight.detach().flatten(1) / (0.2 * max(matrix.shape) ** 0.5)
     values = torch.linalg.svdvals(made)
     assert values.min() > 0.5 and values.max() < 1.3
     assert ((left @ right) * made).sum() / ((left @ right).norm() * made.norm()) > 0.97
 
 
-def test_muon_sees_kernels_as_matrices_and_groups_equal_shapes():
+def test_muon_sees_kernels_as_matrices():
     torch.manual_seed(2)
     first, second = (torch.nn.Parameter(torch.randn(4, 3, 1, 2, 2)) for _ in range(2))
     alone = torch.nn.Parameter(first.detach().flatten(1).clone())
-    together, apart = Muon([first, second], lr=0.1), Muon([alone], lr=0.1)
+    together, apart = muon([first, second], lr=0.1), muon([alone], lr=0.1)
     for _ in range(3):
         first.grad, second.grad = torch.randn_like(first), torch.randn_like(second)
         alone.grad = first.grad.flatten(1).clone()
@@ -100,33 +96,45 @@ def test_muon_sees_kernels_as_matrices_and_groups_equal_shapes():
 
 
 def test_muon_refuses_vectors():
-    with pytest.raises(ValueError, match=r"matrices, got a parameter of shape \(3,\)"):
-        Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
+    with pytest.raises(ValueError, match="2D parameters"):
+        muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
 def test_muon_finds_a_minimum():
     torch.manual_seed(3)
     weight, target = torch.nn.Parameter(torch.zeros(8, 5)), torch.randn(8, 5)
-    optimizer = Muon([weight], lr=0.1)
+    optimizer = muon([weight], lr=0.1)
     for step in range(100):
         optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / 100)
-        optimizer.zero_grad()
+        weight.grad = None
         (weight - target).square().mean().backward()
         optimizer.step()
     assert (weight - target).abs().max() < 0.1
 
 
-def test_average_follows_and_overwrites():
+def test_average_follows():
     model = torch.nn.Linear(2, 2)
-    average = Average(model, decay=0.9)
+    average = average_of(model, decay=0.9)
     with torch.no_grad():
         model.weight.fill_(3.0)
-    for step in range(200):
-        average.update(step)
+    for _ in range(200):
+        average.update_parameters(model)
     with torch.no_grad():
         model.weight.zero_()
-    average.write()
+    model.load_state_dict(average.module.state_dict())
     torch.testing.assert_close(model.weight, torch.full((2, 2), 3.0))
+
+
+def test_average_forgets_the_start():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = average_of(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.zero_().add_(1)
+        average.module.weight.zero_()
+    average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="decay"):
+        average_of(model, decay=1.0)
 
 
 def test_budget_and_schedule():

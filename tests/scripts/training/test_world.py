@@ -11,12 +11,12 @@ from diffusers import WanPipeline
 from transformers import AutoTokenizer
 
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS, DEMO_VIDEO
-from scripts.training.video import words
-from scripts.training.video.motion import MOTION_PATHS
-from scripts.training.video.scene import Scene, sample_scene
-from scripts.training.video.signed_distance import DISTANCES
-from scripts.training.video.tokenizer import build_tokenizer
-from scripts.training.video.world import coverage, draw_clips, draw_scene
+from scripts.training.video.transformer_stage import build_tokenizer
+from scripts.training.world import words
+from scripts.training.world.draw import coverage, draw_clips, draw_scene
+from scripts.training.world.motion import MOTION_PATHS
+from scripts.training.world.scene import Scene, sample_scene
+from scripts.training.world.signed_distance import DISTANCES
 
 COUNT, HEIGHT, WIDTH = 6, 40, 56
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from scripts.training.video import words
+from scripts.training.world import words
 
 # radius in shorter frame sides, lowest and highest, by the word in words.SIZES
 RADII = torch.tensor([(0.12, 0.16), (0.07, 0.10), (0.19, 0.23)])

@@ -1,7 +1,7 @@
 """Settings against dense on the embedded demo, paired by prompt and seed, at executed work.
 
-    python -m scripts.quality.paired out.json --steps 8 --prompts 16-27 --setting today --setting default
-    python -m scripts.quality.paired out.json --steps 8 --prompts 1,3 --setting today --forced
+    python -m scripts.quality.paired.run out.json --steps 8 --prompts 16-27 --setting today --setting default
+    python -m scripts.quality.paired.run out.json --steps 8 --prompts 1,3 --setting today --forced
 
 A prompt's number is its seed too; 0 to 7 are there to choose settings on, 16 and up to report (`prompts.py`).
 Rows that are in the file already are not run again. Dense runs are kept in a folder beside it. Forwards
@@ -10,7 +10,6 @@ that every setting leaves dense are played back from there, and count as work al
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from contextlib import nullcontext
@@ -26,15 +25,15 @@ from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
 from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
-from accel.files import whole_file
 from accel.load.pipeline import load_pipeline
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
 from accel.tuning.playback import Playback
 from accel.tuning.trajectory import Trajectory, forced_errors, record
-from scripts.quality.paired_settings import SETTINGS
-from scripts.quality.prompts import prompt_of
+from scripts.quality.paired.settings import SETTINGS
+from scripts.quality.prompts import demo_settings, prompt_of
+from scripts.row_file import read_table, write_table
 
 PASSES = 2
 KEPT_SHARE = 0.5  # of the schedule: no setting has more dense first steps
@@ -102,13 +101,8 @@ class Bench:
 
     def run(self, prompt: int) -> Tensor:
         """The last latents of the pipeline's run as it is now."""
-        settings = dict(DEMO_SETTINGS) | {
-            "height": self.size,
-            "width": self.size,
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-        }
-        settings.pop("fps", None)
+        settings = demo_settings(self.size)
+        settings |= {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
         generator = torch.Generator().manual_seed(prompt)
         with torch.no_grad():
             return self.pipe(prompt_of(prompt), **settings, generator=generator, output_type="latent").frames
@@ -169,17 +163,12 @@ def numbers(text: str) -> list[int]:
 
 
 def read(out: Path) -> list[Row]:
-    if not out.exists():
-        return []
-    rows = json.loads(out.read_text())["rows"]
-    return [Row(**row | {"forced": row["forced"] and tuple(row["forced"])}) for row in rows]
+    return [Row(**row | {"forced": row["forced"] and tuple(row["forced"])}) for row in read_table(out)]
 
 
 def write(out: Path, rows: list[Row]) -> None:
     settings = {row.setting: SETTINGS[row.setting] for row in rows if row.setting in SETTINGS}
-    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
-    with whole_file(out) as draft:
-        draft.write_text(f'{{"settings": {json.dumps(settings, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+    write_table(out, map(asdict, rows), {"settings": settings})
 
 
 def main(

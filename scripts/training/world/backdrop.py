@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scripts.training.video.words import BACKGROUND_KINDS, BACKGROUND_TONES
+from scripts.training.world.words import BACKGROUND_KINDS, BACKGROUND_TONES
 
 Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -1,6 +1,6 @@
 """The tables of `paired`: every prompt, the means, and the t-statistic of the paired differences.
 
-python -m scripts.quality.paired_tables docs/benchmarks/paired.json docs/benchmarks/paired-tables.md
+python -m scripts.quality.paired.tables docs/benchmarks/paired.json docs/benchmarks/paired-tables.md
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.quality.paired import Row, read
-from scripts.quality.rows import markdown
+from scripts.page import markdown
+from scripts.quality.paired.run import Row, read
 
 BASELINE = "today"
 Figure = Callable[[Row], float | None]
@@ -85,7 +85,7 @@ def main(
     page: Annotated[Path, typer.Argument(help="Markdown file to write.")],
 ) -> None:
     """Write the tables."""
-    head = f"# Paired settings: tables\n\nWritten by `scripts.quality.paired_tables` from {source.name}.\n\n"
+    head = f"# Paired settings: tables\n\nWritten by `scripts.quality.paired.tables` from {source.name}.\n\n"
     page.write_text(head + tables(read(source)))
 
 

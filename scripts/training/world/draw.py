@@ -1,6 +1,6 @@
 """Draw captioned clips of the demo's world: one or two coloured shapes that move over a patterned background.
 
-    python -m scripts.training.video.world --seed 3 --out clips.png
+    python -m scripts.training.world.draw --seed 3 --out clips.png
 
 draws eight clips, one a row, every fourth frame, and prints their captions.
 """
@@ -15,11 +15,11 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from scripts.training.video import words
-from scripts.training.video.backdrop import backdrops
-from scripts.training.video.motion import paths
-from scripts.training.video.scene import Scene, sample_scene
-from scripts.training.video.signed_distance import DISTANCES
+from scripts.training.world import words
+from scripts.training.world.backdrop import backdrops
+from scripts.training.world.motion import paths
+from scripts.training.world.scene import Scene, sample_scene
+from scripts.training.world.signed_distance import DISTANCES
 
 
 def draw_clips(

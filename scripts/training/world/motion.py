@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scripts.training.video.words import MOTIONS
+from scripts.training.world.words import MOTIONS
 
 FRAMES_PER_UNIT = 32
 
