@@ -11,17 +11,31 @@ from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
+from accel.policies.parts.content_orders import Clusters, ContentOrder, Hashed, content_order
 from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.orders import Order, RowMajor, token_order
+from accel.policies.parts.orders import (
+    Axes,
+    Cycle,
+    Hilbert,
+    Order,
+    Residues,
+    RowMajor,
+    Tile,
+    token_order,
+)
 from accel.policies.parts.scores import Score
 from accel.policies.parts.selectors import Selector, keep_of_share
 from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.policy import BlockSize, Policy
 
+AnyOrder = Annotated[
+    RowMajor | Tile | Hilbert | Axes | Residues | Cycle | Clusters | Hashed, Field(discriminator="kind")
+]
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 
 
@@ -32,7 +46,8 @@ class Composed(Policy):
     A sequence without a grid is taken for causal, as language models' are.
 
     Args:
-        order: what blocks are cut from; other than row-major needs a grid.
+        order: what blocks are cut from; other than row-major needs a grid. One that follows from the content
+            is another for queries than for keys: no block is the diagonal, text alone is always kept.
         score, select: how blocks are ranked and how many are kept; both or neither. With neither, and no
             choice, the method is static: what is always kept is all.
         choose: in place of the two, for sequences without a grid: a rule that does not rank blocks.
@@ -42,7 +57,7 @@ class Composed(Policy):
     """
 
     method: Literal["compose"] = "compose"
-    order: Order = field(default_factory=RowMajor)
+    order: AnyOrder = field(default_factory=RowMajor)
     score: Score | None = None
     select: Selector | None = None
     choose: Choice | None = None
@@ -55,13 +70,16 @@ class Composed(Policy):
             raise ValueError(f"score and select belong together, got {self.score} and {self.select}")
         if self.choose is not None and self.score is not None:
             raise ValueError(f"choose replaces score and select, got {self.choose} and {self.score}")
+        if isinstance(self.order, ContentOrder) and self.always != Always():
+            raise ValueError(f"order {self.order.kind!r} follows no grid, got always={self.always}")
         for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
             if rows % step:
                 raise ValueError(f"a block of {rows} rows is not a multiple of {self.score}'s step {step}")
 
     @property
     def static(self) -> bool:  # type: ignore[override]
-        return self.score is None and self.choose is None
+        content = isinstance(self.order, ContentOrder)
+        return self.score is None and self.choose is None and not content
 
     @property
     def spans_heads(self) -> bool:  # type: ignore[override]
@@ -78,15 +96,21 @@ class Composed(Policy):
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        order = token_order(self.order, grid, q.device)
-        must = self.always.blocks(grid, self.order, self.block_size, q.device)[None, None]
-        keep = must
+        order = self.order.of_layer(context.layer) if isinstance(self.order, Cycle) else self.order
+        q_order, kv_order = _orders(order, q, k, grid)
+        keep = self.always.blocks(grid, order, self.block_size, q.device)[None, None]
         if self.score is not None and self.select is not None:
-            if order is not None:
-                q, k = order.permute(q), order.permute(k)
-            keep = self._select(q, k, must, None, context)
+            q = q if q_order is None else q_order.permute(q)
+            k = k if kv_order is None else kv_order.permute(k)
+            keep = self._select(q, k, keep, None, context)
         return BlockLayout.from_mask(
-            keep, self.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order, tail=self.tail
+            keep,
+            self.block_size,
+            grid.tokens,
+            grid.tokens,
+            q_order=q_order,
+            kv_order=kv_order,
+            tail=self.tail,
         )
 
     def _sequence_layout(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
@@ -107,6 +131,15 @@ class Composed(Policy):
         must = must if untrusted is None else must | untrusted
         select = self.select.at_layer(context.layer, context.n_layers)
         return keep_of_share(select, mass, must, may, context.heads)
+
+
+def _orders(
+    order: Order | ContentOrder, q: Tensor, k: Tensor, grid: TokenGrid
+) -> tuple[TokenOrder | None, TokenOrder | None]:
+    if isinstance(order, ContentOrder):
+        return content_order(order, q, grid), content_order(order, k, grid)
+    of_both = token_order(order, grid, q.device)
+    return of_both, of_both
 
 
 def of_layer(context: Context) -> Context:

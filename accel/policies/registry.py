@@ -15,6 +15,7 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
+from accel.policies.per_head import PerHead
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
@@ -27,6 +28,7 @@ POLICIES: dict[str, type[Policy]] = {
     "permuted": Permuted,
     "hip": Hip,
     "compose": Composed,
+    "per_head": PerHead,
 }
 
 P = TypeVar("P", bound=type[Policy])

@@ -58,6 +58,20 @@ METHODS = {
         "tail": True,
         "block_size": [64, 64],
     },
+    "vmoba": {
+        "order": {
+            "kind": "cycle",
+            "orders": [{"kind": "tile", "size": [1, 99, 99]}, {"kind": "axes", "axes": "hwf"}],
+        },
+        "score": {"kind": "pooled"},
+        "select": {"kind": "top_p", "mass": 0.5, "budget": "head"},
+        "block_size": [32, 32],
+    },
+    "dilated": {
+        "order": {"kind": "residues", "strides": [1, 2, 2]},
+        "always": {"window": {"size": [2, 3, 3], "dilation": [1, 2, 2]}},
+        "block_size": [16, 16],
+    },
     "layer-budget": {
         "order": {"kind": "axes", "axes": "whf"},
         "score": {"kind": "strided", "query": 8, "key": 4},

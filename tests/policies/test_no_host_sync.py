@@ -9,9 +9,12 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.orders import Hilbert, Tile
+from accel.policies.parts.content_orders import Clusters, Hashed
+from accel.policies.parts.head_choice import SampledRows
+from accel.policies.parts.orders import Cycle, Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock, TailError
 from accel.policies.parts.selectors import TopK, TopP
+from accel.policies.per_head import PerHead
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
@@ -31,6 +34,10 @@ ON_A_GRID = {
     "sub-block": Composed(score=SubBlock(), select=TopK(0.3, "head")),
     "antidiagonal": Composed(score=Antidiagonal(), select=TopP(0.9, 0.1, 0.5)),
     "bounds": Composed(score=Bounds(), select=TopK(0.3)),
+    "clusters": Composed(order=Clusters(4, 2), score=Pooled(), select=TopP(0.9, budget="head")),
+    "hashed": Composed(order=Hashed(), tail=True),
+    "cycle": Composed(order=Cycle((Hilbert(), Tile((1, 8, 8)))), score=Pooled(), select=TopP(0.9)),
+    "per-head": PerHead((Composed(), Composed(order=Hilbert())), SampledRows(8)),
     "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),
 }
 IN_A_SEQUENCE = {

@@ -12,12 +12,15 @@ from torch import Tensor
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.blocks import blocks_of_tokens
 from accel.patches.grid import TokenGrid
+from accel.policies.parts.content_orders import ContentOrder
 from accel.policies.parts.grid_blocks import block_counts
 from accel.policies.parts.orders import Order, token_order
 from accel.policies.parts.window import Window, window_blocks
 from accel.policies.policy import STRICT
 
 Tokens = Annotated[int, Field(ge=0)]
+GRID_FIELDS = ("first_frame", "own_frame", "adjacent", "window", "reference_frames", "band")
+SEQUENCE_FIELDS = ("sink", "recent", "powers", "every")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,29 +32,36 @@ class Always:
         own_frame: the keys of the query's own frame.
         adjacent: the keys next to the query along any of the axes, diagonals included.
         window: the keys of a window on the grid.
+        reference_frames: how many frames, spread evenly from the first on, see every token and are seen by
+            every token (the masks of arXiv 2502.06155).
+        band: keys at most half of this share of the video tokens away in the order, in [0, 2].
         sink: the first tokens of a sequence without a grid.
         recent: the tokens before the query, in a sequence without a grid.
+        powers: blocks a power of two before the query's own, in a sequence without a grid (arXiv 2503.03588).
+        every: every how many blocks one is kept, in a sequence without a grid; 0 for none (the vertical
+            strides of arXiv 2407.17678).
     """
 
     first_frame: bool = False
     own_frame: bool = False
     adjacent: bool = False
     window: Window | None = None
+    reference_frames: Tokens = 0
+    band: Annotated[float, Field(ge=0, le=2)] = 0.0
     sink: Tokens = 0
     recent: Tokens = 0
+    powers: bool = False
+    every: Tokens = 0
 
     def blocks(
-        self, grid: TokenGrid, order: Order, block_size: tuple[int, int], device: torch.device
+        self, grid: TokenGrid, order: Order | ContentOrder, block_size: tuple[int, int], device: torch.device
     ) -> Tensor:
         """Bool [Mb, Nb] of self-attention over `grid`, its blocks cut in `order`.
 
         Raises:
-            ValueError: if a sink or recent tokens are asked for, which mean nothing on a grid.
+            ValueError: if what belongs to sequences is asked for, which means nothing on a grid.
         """
-        if self.sink or self.recent:
-            raise ValueError(
-                f"sink and recent are for sequences without a grid, got {self.sink} and {self.recent}"
-            )
+        self._refuse("are for sequences without a grid", SEQUENCE_FIELDS)
         return _grid_blocks(self, grid, order, block_size, device)
 
     def sequence_blocks(
@@ -60,31 +70,50 @@ class Always:
         """Bool [Mb, Nb] of a sequence whose queries are its last `q_len` tokens.
 
         Raises:
-            ValueError: if frames or a window are asked for, which need a grid.
+            ValueError: if what needs a grid is asked for.
         """
-        if self.first_frame or self.own_frame or self.adjacent or self.window:
-            raise ValueError(
-                "first_frame, own_frame, adjacent and window need a token grid; this call has none"
-            )
-        return _sequence_blocks(self.sink, self.recent, q_len, kv_len, block_size, device)
+        self._refuse("need a token grid; this call has none", GRID_FIELDS)
+        return _sequence_blocks(self, q_len, kv_len, block_size, device)
+
+    def _refuse(self, why: str, names: tuple[str, ...]) -> None:
+        asked = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name)]
+        if asked:
+            raise ValueError(f"{', '.join(names)} {why}, got {', '.join(asked)}")
 
 
 @from_sizes()
 def _grid_blocks(
-    always: Always, grid: TokenGrid, order: Order, block_size: tuple[int, int], device: torch.device
+    always: Always,
+    grid: TokenGrid,
+    order: Order | ContentOrder,
+    block_size: tuple[int, int],
+    device: torch.device,
 ) -> Tensor:
-    cpu = torch.device("cpu")
-    rows, columns = (
-        blocks_of_tokens(token_order(order, grid, cpu), grid.tokens, size, cpu)[0, 0] for size in block_size
-    )
     keep = torch.zeros(block_counts(grid, block_size), dtype=torch.bool)
-    keep[rows, columns] = True
     video = slice(grid.video_start, grid.video_start + grid.video_tokens)
     text = torch.ones(grid.tokens, dtype=torch.bool)
     text[video] = False
+    if isinstance(order, ContentOrder):
+        # Text lies behind the video tokens, whatever order these are in.
+        rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
+        text = torch.arange(grid.tokens) >= grid.video_tokens
+    else:
+        cpu = torch.device("cpu")
+        place = token_order(order, grid, cpu)
+        rows, columns = (blocks_of_tokens(place, grid.tokens, size, cpu)[0, 0] for size in block_size)
+        keep[rows, columns] = True
+        _keep_on_grid(always, keep, grid, order, rows[video], columns[video])
+        if always.band:
+            keep |= _band(round(always.band * grid.video_tokens / 2), keep.shape, block_size)
     keep[rows[text]] = True
     keep[:, columns[text]] = True
-    row_box, column_box = (x[video].reshape(grid.frames, grid.height, grid.width) for x in (rows, columns))
+    return keep.to(device)
+
+
+def _keep_on_grid(
+    always: Always, keep: Tensor, grid: TokenGrid, order: Order, rows: Tensor, columns: Tensor
+) -> None:
+    row_box, column_box = (x.reshape(grid.frames, grid.height, grid.width) for x in (rows, columns))
     if always.first_frame:
         keep[:, column_box[0].unique()] = True
     if always.own_frame:
@@ -93,8 +122,20 @@ def _grid_blocks(
     if always.adjacent:
         _keep_adjacent(keep, row_box, column_box)
     if always.window is not None:
-        keep |= window_blocks(always.window, grid, order, row_box, column_box, keep.shape)
-    return keep.to(device)
+        keep |= window_blocks(always.window, order, row_box, column_box, keep.shape)
+    if always.reference_frames:
+        count = min(always.reference_frames, grid.frames)
+        frames = torch.arange(count) * grid.frames // count
+        keep[row_box[frames].unique()] = True
+        keep[:, column_box[frames].unique()] = True
+
+
+def _band(reach: int, shape: torch.Size, block_size: tuple[int, int]) -> Tensor:
+    """Bool [Mb, Nb]: blocks with a query and a key at most `reach` apart in the order they are cut from."""
+    first_query = torch.arange(shape[0])[:, None] * block_size[0]
+    first_key = torch.arange(shape[1]) * block_size[1]
+    last_query, last_key = first_query + block_size[0] - 1, first_key + block_size[1] - 1
+    return (first_key - last_query <= reach) & (first_query - last_key <= reach)
 
 
 def _keep_adjacent(keep: Tensor, rows: Tensor, columns: Tensor) -> None:
@@ -106,11 +147,17 @@ def _keep_adjacent(keep: Tensor, rows: Tensor, columns: Tensor) -> None:
 
 @from_sizes()
 def _sequence_blocks(
-    sink: int, recent: int, q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device
+    always: Always, q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device
 ) -> Tensor:
     first_query = torch.arange(0, q_len, block_size[0])[:, None] + kv_len - q_len
     last_query = (first_query + block_size[0]).clamp(max=kv_len) - 1
     first_key = torch.arange(0, kv_len, block_size[1])
     last_key = (first_key + block_size[1]).clamp(max=kv_len) - 1
-    keep = (last_key >= first_query - recent) & (first_key <= last_query)
-    return (keep | (first_key < sink)).to(device)
+    keep = (last_key >= first_query - always.recent) & (first_key <= last_query)
+    keep = keep | (first_key < always.sink)
+    blocks_back = last_query // block_size[1] - torch.arange(len(first_key))
+    if always.powers:
+        keep = keep | ((blocks_back > 0) & (blocks_back & (blocks_back - 1) == 0))
+    if always.every:
+        keep = keep | (torch.arange(len(first_key)) % always.every == 0)
+    return keep.to(device)

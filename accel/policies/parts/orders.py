@@ -1,4 +1,4 @@
-"""Orders of the tokens of a grid: row-major, tiles, Hilbert curve, the six orders of the axes.
+"""Orders of the tokens of a grid: row-major, tiles, Hilbert curve, the six orders of the axes, residues.
 
 In every order but the row-major one the video tokens come first and the text tokens, unpermuted, last, so
 that blocks are cut from the first video token on.
@@ -86,7 +86,41 @@ class Axes:
         return box.permute(["fhw".index(axis) for axis in self.axes]).flatten()
 
 
-Order = Annotated[RowMajor | Tile | Hilbert | Axes, Field(discriminator="kind")]
+@dataclass(frozen=True, config=STRICT)
+class Residues:
+    """Tokens whose places leave the same remainders one after another (arXiv 2504.16922, 2504.16083).
+
+    What a dilated window, or a head that looks at every few-th token, sees lies together.
+
+    Args:
+        strides: of frames, rows and columns.
+    """
+
+    strides: tuple[Side, Side, Side]
+    kind: Literal["residues"] = "residues"
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        group = torch.zeros(1, 1, 1, dtype=torch.int64)
+        for axis, (length, stride) in enumerate(
+            zip((grid.frames, grid.height, grid.width), self.strides, strict=True)
+        ):
+            remainder = torch.arange(length) % stride
+            group = group * stride + remainder.reshape([-1 if other == axis else 1 for other in range(3)])
+        return group.flatten().argsort(stable=True)
+
+
+Order = Annotated[RowMajor | Tile | Hilbert | Axes | Residues, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cycle:
+    """Another order from layer to layer, in turns (arXiv 2506.23858)."""
+
+    orders: Annotated[tuple[Order, ...], Field(min_length=1)]
+    kind: Literal["cycle"] = "cycle"
+
+    def of_layer(self, layer: int) -> Order:
+        return self.orders[layer % len(self.orders)]
 
 
 @from_sizes()

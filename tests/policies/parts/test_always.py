@@ -8,7 +8,7 @@ import torch
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.orders import Axes, Hilbert, RowMajor, Tile, token_order
+from accel.policies.parts.orders import Axes, Hilbert, Residues, RowMajor, Tile, token_order
 from accel.policies.parts.window import Window
 
 CPU = torch.device("cpu")
@@ -98,6 +98,69 @@ def test_a_window_of_whole_tiles_is_exact():
         assert sum(expected) == 27
 
 
+def dilated_rule(window, grid):
+    """A window among the places of one remainder: the same rule on each axis's quotients."""
+
+    def allowed(x, y):
+        quotients = []
+        for i, j, step in zip(x, y, window.dilation, strict=True):
+            if i % step != j % step:
+                return False
+            quotients.append((i // step, j // step))
+        lengths = [
+            len(range(i % step, length, step))
+            for i, step, length in zip(
+                x, window.dilation, (grid.frames, grid.height, grid.width), strict=True
+            )
+        ]
+        return window_rule(window, TokenGrid(*lengths))(*zip(*quotients, strict=True))
+
+    return allowed
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, TokenGrid(1, 9, 11)], ids=str)
+@pytest.mark.parametrize("dilation", [(1, 2, 2), (2, 1, 3), (7, 7, 7)], ids=str)
+def test_dilated_windows_keep_every_block_they_touch(dilation, grid):
+    window = Window((2, 3, 3), dilation=dilation)
+    for order in (RowMajor(), Residues(dilation), Hilbert()):
+        keep = Always(window=window).blocks(grid, order, SIZE, CPU)
+        assert not (any_overlap(pairs(grid, dilated_rule(window, grid)), grid, order) & ~keep).any()
+
+
+def test_residues_put_a_dilated_window_into_fewer_blocks():
+    grid, window = TokenGrid(1, 32, 32), Window((1, 8, 8), dilation=(1, 4, 4))
+    scattered, together = (
+        Always(window=window).blocks(grid, order, (64, 64), CPU).float().mean()
+        for order in (RowMajor(), Residues((1, 4, 4)))
+    )
+    assert together == 1 / 16 and scattered == 1 / 2
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.kind)
+@pytest.mark.parametrize(("count", "frames"), [(1, {0}), (2, {0, 2}), (3, {0, 1, 3})])
+def test_reference_frames_are_spread_and_see_and_are_seen(count, frames, order):
+    """Of five frames; 2 x 5 // 3 = 3."""
+    grid = GRIDS[1]
+    keep = Always(reference_frames=count).blocks(grid, order, SIZE, CPU)
+    allowed = pairs(grid, lambda x, y: x[0] in frames or y[0] in frames)
+    assert torch.equal(keep, any_overlap(allowed, grid, order))
+
+
+def test_a_band_follows_the_order():
+    """Of 105 tokens a tenth is a reach of 5: a block of 16 queries also sees the keys 5 before and behind."""
+    keep = Always(band=0.1).blocks(GRIDS[0], Axes("whf"), (16, 16), CPU)
+    distance = (torch.arange(7)[:, None] - torch.arange(7)).abs()
+    assert torch.equal(keep, distance <= 1)
+    assert Always(band=2).blocks(GRIDS[0], RowMajor(), SIZE, CPU).all()
+
+
+def test_powers_of_two_and_every_few_blocks():
+    powers = Always(powers=True).sequence_blocks(160, 160, (16, 16), CPU)
+    assert powers[9].nonzero().flatten().tolist() == [1, 5, 7, 8, 9]  # 8, 4, 2, 1 blocks back, and its own
+    every = Always(every=4).sequence_blocks(160, 160, (16, 16), CPU)
+    assert every[9].nonzero().flatten().tolist() == [0, 4, 8, 9]
+
+
 def test_a_window_of_the_grid_is_dense():
     grid = TokenGrid(3, 5, 7, 2)
     assert Always(window=Window((3, 5, 7))).blocks(grid, Hilbert(), SIZE, CPU).all()
@@ -117,7 +180,7 @@ def test_sink_and_recent_tokens_of_a_sequence(lengths):
 
 
 def test_what_needs_a_grid_or_none_says_so():
-    with pytest.raises(ValueError, match="without a grid, got 4 and 0"):
+    with pytest.raises(ValueError, match="without a grid, got sink=4"):
         Always(sink=4).blocks(GRIDS[0], RowMajor(), SIZE, CPU)
     with pytest.raises(ValueError, match="need a token grid"):
         Always(own_frame=True).sequence_blocks(10, 10, SIZE, CPU)

@@ -6,7 +6,16 @@ import torch
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.hilbert import hilbert_positions
-from accel.policies.parts.orders import Axes, Hilbert, RowMajor, Tile, ordered_grid, token_order
+from accel.policies.parts.orders import (
+    Axes,
+    Cycle,
+    Hilbert,
+    Residues,
+    RowMajor,
+    Tile,
+    ordered_grid,
+    token_order,
+)
 
 CPU = torch.device("cpu")
 GRIDS = [TokenGrid(21, 45, 80), TokenGrid(13, 30, 45), TokenGrid(1, 64, 64), TokenGrid(31, 30, 52, 77)]
@@ -16,12 +25,14 @@ ORDERS = [
     Tile((6, 8, 8)),
     Tile((50, 50, 100)),
     Hilbert(),
+    Residues((1, 2, 2)),
+    Residues((50, 3, 100)),
     *(Axes(axes) for axes in ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")),
 ]
 
 
 def name(order):
-    return f"{order.kind}-{getattr(order, 'size', getattr(order, 'axes', ''))}"
+    return f"{order.kind}-{getattr(order, 'size', getattr(order, 'axes', getattr(order, 'strides', '')))}"
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -112,3 +123,12 @@ def test_hilbert_blocks_are_compact():
 def test_nonsense_tiles_are_refused(size):
     with pytest.raises(ValueError):
         Tile(size)
+
+
+def test_residues_of_two_columns_come_one_after_the_other():
+    assert Residues((1, 1, 2)).positions(TokenGrid(1, 2, 3)).tolist() == [0, 2, 3, 5, 1, 4]
+
+
+def test_a_cycle_takes_turns_by_layer():
+    orders = (Hilbert(), Axes("whf"), RowMajor())
+    assert [Cycle(orders).of_layer(layer) for layer in range(4)] == [*orders, Hilbert()]

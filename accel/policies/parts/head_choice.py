@@ -1,0 +1,118 @@
+"""Which of several candidates a head takes: from a table, or by the attention of a few of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.layout.blocks import blocks_of_tokens, per_head
+from accel.kernels.layout.layout import BlockLayout
+from accel.patches.context import Context
+from accel.policies.policy import STRICT
+
+Candidate = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PlannedPart:
+    """The candidate of every head in one part of the schedule.
+
+    Args:
+        heads: a row for each layer, in call order, a candidate's number for each head.
+        until: the share of the schedule at which the part ends, in (0, 1].
+    """
+
+    heads: Annotated[tuple[tuple[Candidate, ...], ...], Field(min_length=1)]
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Table:
+    """A plan of candidates by layer and head, made beforehand; parts of the schedule may have tables of their
+    own, in order of time."""
+
+    parts: Annotated[tuple[PlannedPart, ...], Field(min_length=1)]
+    kind: Literal["table"] = "table"
+
+    def __post_init__(self) -> None:
+        ends = [part.until for part in self.parts]
+        if ends != sorted(set(ends)) or ends[-1] != 1:
+            raise ValueError(f"the parts' until must ascend and end at 1, got {ends}")
+
+    @property
+    def highest(self) -> int:
+        return max(number for part in self.parts for layer in part.heads for number in layer)
+
+    def of_call(self, heads: int, context: Context) -> list[int]:
+        """The candidates of one call's heads.
+
+        Raises:
+            ValueError: if the table is of a model with other layers or heads.
+        """
+        part = next(part for part in self.parts if context.progress < part.until or part.until == 1)
+        if len(part.heads) != context.n_layers:
+            raise ValueError(f"the table has {len(part.heads)} layers, this model has {context.n_layers}")
+        row = list(part.heads[context.layer])
+        if context.heads is not None:
+            row = row[context.heads.own]
+        if len(row) != heads:
+            raise ValueError(
+                f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}"
+            )
+        return row
+
+
+@dataclass(frozen=True, config=STRICT)
+class SampledRows:
+    """The candidate that keeps most of the attention of a few rows, exactly worked out.
+
+    After arXiv 2502.01776, which compares outputs.
+
+    Args:
+        rows: queries that are asked, spread evenly over the sequence, or its last ones where there is no
+            grid; the cost is rows / M of QKᵀ.
+    """
+
+    rows: Annotated[int, Field(ge=1)] = 64
+    kind: Literal["sampled_rows"] = "sampled_rows"
+
+    def choose(self, q: Tensor, k: Tensor, layouts: Sequence[BlockLayout]) -> Tensor:
+        """Int64 [B, H]: the number of the best layout for each head; ties go to the first."""
+        rows = self.positions(q.shape[2], layouts[0].causal, q.device)
+        keys = per_head(k, q.shape[1])
+        logits = (q[:, :, rows] * q.shape[3] ** -0.5 @ keys.transpose(-1, -2)).float()
+        if layouts[0].causal:
+            query = rows[:, None] + k.shape[2] - q.shape[2]
+            logits = logits.masked_fill(torch.arange(k.shape[2], device=q.device) > query, -torch.inf)
+        weights = logits.softmax(dim=-1)
+        kept = torch.stack([_kept_mass(weights, layout, rows) for layout in layouts])
+        return kept.argmax(dim=0)
+
+    def positions(self, q_len: int, causal: bool, device: torch.device) -> Tensor:
+        """Int64 [R]: which queries are asked."""
+        count = min(self.rows, q_len)
+        first = q_len - count if causal else 0
+        spread = torch.linspace(first, q_len - 1, count, dtype=torch.float64, device=device)
+        return spread.round().long()
+
+
+def _kept_mass(weights: Tensor, layout: BlockLayout, rows: Tensor) -> Tensor:
+    """Float32 [B, H]: what the asked rows' weights [B, H, R, N] have in the blocks that are listed."""
+    batch, heads = weights.shape[:2]
+    device = weights.device
+    block = blocks_of_tokens(layout.q_order, layout.q_len, layout.block_size[0], device)[:, :, rows]
+    of_rows = block[..., None].expand(-1, -1, -1, layout.num_kv_blocks).expand(batch, heads, -1, -1)
+    listed = per_head(layout.listed, heads).expand(batch, -1, -1, -1).gather(2, of_rows)
+    key_block = per_head(
+        blocks_of_tokens(layout.kv_order, layout.kv_len, layout.block_size[1], device), heads
+    )
+    of_keys = key_block[:, :, None].expand(batch, -1, len(rows), -1)
+    return (weights * listed.gather(3, of_keys)).sum(dim=(2, 3))
+
+
+Chooser = Annotated[Table | SampledRows, Field(discriminator="kind")]
