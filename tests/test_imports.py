@@ -158,17 +158,12 @@ def test_hugging_face_kernels_wins_from_the_repository_root():
     assert run("import kernels; print(hasattr(kernels, 'get_kernel'))") == "True"
 
 
-def test_libraries_import_from_the_repository_root():
-    code = "from diffusers import WanPipeline; from transformers import LlamaForCausalLM; print('ok')"
-    assert run(code) == "ok"
-
-
-def test_libraries_import_without_hugging_face_kernels():
-    code = (
-        "import sys; sys.modules['kernels'] = None\n"
-        "from diffusers import WanTransformer3DModel; from transformers import LlamaForCausalLM; print('ok')"
-    )
-    assert run(code) == "ok"
+@mark.parametrize(
+    "kernels", ["", "import sys; sys.modules['kernels'] = None; "], ids=["kernels", "no-kernels"]
+)
+def test_libraries_import_from_the_repository_root(kernels):
+    models = "from diffusers import WanPipeline; from transformers import LlamaForCausalLM; print('ok')"
+    assert run(kernels + models) == "ok"
 
 
 def test_importing_accel_imports_no_model_library():

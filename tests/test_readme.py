@@ -12,6 +12,9 @@ from accel.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_PAGES = [*PAGES, *sorted((ROOT / "accel").rglob("*.md")), *sorted((ROOT / "recipes").rglob("*.md"))]
+# Folders that a page may leave out of a path.
+SHORT = (".", "accel", "kernels", "patches")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -23,6 +26,27 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def exists(path: str) -> bool:
+    return any(
+        any(ROOT.glob(f"{folder}/{path.strip('/')}{ending}")) for folder in SHORT for ending in ("", ".py")
+    )
+
+
+@mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_files_exist(page):
+    """Also those that are named without a link: files, folders, modules that are run, test files."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(
+        r"(?<![\w./-])((?:kernels|patches|accel|scripts|tests|recipes)/[\w./-]*\w)(?![\w<])", text
+    )
+    named += [name.replace(".", "/") for name in re.findall(r"python -m (scripts\.[\w.]+\w)", text)]
+    if page.name == "kernels.md":
+        named += re.findall(r"`([a-z0-9_]+/[a-z0-9_]+)`", text)
+    if page.name != "suites.md":  # which names the tests of other libraries
+        named += [f"tests/**/{name}" for name in re.findall(r"`(test_\w+\.py)`", text)]
+    assert not [path for path in named if not exists(path)]
 
 
 @mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,7 +8,7 @@ from scripts.page import markdown
 from scripts.quality.rows import Record, densities, of, place
 
 BASELINES = ("strided, row", "pooled, row")
-SPREAD = "Least / median / greatest saving over the samples, and in how many the error is greater instead:"
+SPREAD = "Smallest / median / largest saving over the samples, and in how many the error is larger instead:"
 
 
 def budget_table(rows: list[Record]) -> str:

@@ -31,13 +31,16 @@ FIGURES = (("ssim", ".3f"), ("latent_error", ".3f"), ("psnr", ".1f"))
 HEAD = """\
 # Tables of the policy benchmarks
 
-Written by `scripts/quality/tables.py`; [policies.md](policies.md) says what the words mean and what follows.
-Of a call: the median over samples, and the largest in brackets."""
+Measured with the recipes of 2026-11-21. [policies.md](policies.md) says what was found, what the names mean
+and what has changed since: in single calls one budget for a layer comes closest to the oracles, while the
+ranking of methods over whole videos does not carry over to held-out prompts.
+
+Written by `scripts/quality/tables.py`. Figures of calls are medians over samples, the largest in brackets."""
 CHOICE = """
 ## The choice, at density 0.3
 
 Recall: share of the attention mass on executed blocks. Cost: multiply-adds of the choice / those of QKᵀ.
-CPU ms: on one core of a busy machine, not to be relied on.
+CPU ms: on one core of a busy machine, so not reliable.
 """
 BUDGET = """
 ## What a budget for the whole layer saves
@@ -55,7 +58,7 @@ Means over pairs of a prompt and a seed, each in brackets; PSNR in dB, the laten
 HELD_OUT = """
 # Held out
 
-The same on prompts and seeds from 8 on, which no setting was chosen on: single calls, then videos.
+The same on prompts and seeds from 8 on, which played no part in choosing settings: single calls, then videos.
 """
 
 

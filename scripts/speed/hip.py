@@ -1,7 +1,7 @@
 """How long HiP's searches take to find a fixed number of keys, from thousands of tokens to a million.
 
 Beside them the pooled means of blocks, scored all against all, as most other methods do: quadratic in the
-length, if by a small factor. One head of random tokens; the tokens do not matter to the time.
+length, with a small factor. One head of random tokens, which do not affect the time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from accel.policies.parts.selectors import TopK
 from accel.policies.policy import Policy
 from accel.policies.search.stages import Stages
 from accel.policies.search.tree import Tree
-from scripts.page import markdown
+from scripts.page import insert, markdown
 from scripts.row_file import write_table
 from scripts.speed.timing import milliseconds
 
@@ -64,7 +64,7 @@ def main(
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
     machine["repeats"] = repeats
     write_table(out, rows, {"machine": machine, "budget": budget})
-    out.with_suffix(".md").write_text(table(rows, machine, budget))
+    insert(out.with_suffix(".md"), "speed.hip", table(rows, machine, budget))
 
 
 @torch.no_grad()
@@ -80,10 +80,8 @@ def measure(policy: Policy, q: Tensor, k: Tensor, repeats: int, limit: float) ->
 def table(rows: list[dict], machine: dict, budget: int) -> str:
     """The measurements, and what doubling the length multiplies the time by."""
     lines = [
-        "# HiP's search against length",
-        "",
         f"`python -m scripts.speed.hip docs/benchmarks/hip-length.json`: {budget} keys for each block of 64 "
-        "queries, besides sink and window; one head of 64, float32, "
+        "queries, in addition to sink and window; one head of 64, float32, "
         f"{machine['device']}, {machine['threads']} threads. Seconds to choose the blocks (median of "
         f"{machine['repeats']}), and the factor "
         "from half the length: 2 is linear, 4 quadratic.",

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scripts.training.budget import Budget
+from scripts.training.budget import Budget, Schedule
 from scripts.training.checkpoint import average_of, load_checkpoint, save_checkpoint
 
 STEPS_BETWEEN_CHECKS = 20
@@ -27,15 +27,16 @@ class Stage(ABC):
     """
 
     model: nn.Module
+    schedule: Schedule
     average_decay: float = 0.0
     facts: dict[str, str]
 
     @abstractmethod
     def optimizers(self) -> list[torch.optim.Optimizer]: ...
 
-    @abstractmethod
     def rate(self, step: int, progress: float) -> float:
         """The learning rate of step number `step` (from 0) when the fraction `progress` has been spent."""
+        return self.schedule.rate(step, progress)
 
     @abstractmethod
     def loss(self, step: int, progress: float) -> Tensor:

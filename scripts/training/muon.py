@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def muon(params: list[nn.Parameter], lr: float) -> torch.optim.Muon:
@@ -26,3 +27,14 @@ def muon(params: list[nn.Parameter], lr: float) -> torch.optim.Muon:
 
     optimizer.register_step_pre_hook(hand_over_gradients)
     return optimizer
+
+
+def muon_and_adamw(
+    model: nn.Module, is_matrix: Callable[[str, Tensor], bool], lr: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the parameters that `is_matrix` picks by name and value, AdamW for the rest."""
+    chosen: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, param in model.named_parameters():
+        chosen[is_matrix(name, param)].append(param)
+    rest = torch.optim.AdamW(chosen[False], lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return [muon(chosen[True], lr), rest]

@@ -246,3 +246,14 @@ def emulate(monkeypatch):
         monkeypatch.setattr(tiles, "TensorDescriptor", emulator.Descriptor)
 
     return replace_kernel
+
+
+@pytest.fixture
+def outputs_start_as_nan(monkeypatch):
+    new_empty = torch.Tensor.new_empty
+
+    def filled(tensor, *args, **kwargs):
+        out = new_empty(tensor, *args, **kwargs)
+        return out.fill_(torch.nan) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled)

@@ -15,6 +15,7 @@ from accel.policies.parts.orders import Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Pooled
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted, blocks_with_a_visible_key, plan_grid, plan_sequence
+from causal_qkv import dense_causal, qkv
 
 
 def toy(n):
@@ -67,17 +68,6 @@ def test_the_published_plan_without_causality():
     out = attend(q, k, v, keep, order, causal=False)
     torch.testing.assert_close(out[0], torch.tensor([5.317564, 0.005605]).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(out.sum(0), torch.tensor([66.741369, 0.782299]).double(), rtol=0, atol=5e-6)
-
-
-def qkv(m, n, heads=4, kv_heads=2, dim=16, batch=2):
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((heads, m), (kv_heads, n), (kv_heads, n))
-    return [torch.randn(batch, h, t, dim, generator=generator, dtype=torch.float64) for h, t in shapes]
-
-
-def dense_causal(q, k, v):
-    seen = torch.arange(k.shape[2]) <= torch.arange(q.shape[2])[:, None] + k.shape[2] - q.shape[2]
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
 
 
 SMALL = {"segment": 32, "block_size": (32, 16), "probes": 20}

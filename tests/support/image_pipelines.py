@@ -9,7 +9,7 @@ import torch
 
 from accel.patches.grid import TokenGrid
 from modular_case import ModularCase
-from pipeline_case import PipelineCase, Size
+from pipeline_case import PipelineCase, Size, two_texts
 from stand_ins import vae
 from tiny_inputs import TEXT, VALID, noise, text_mask
 
@@ -73,14 +73,7 @@ PIPELINES: dict[str, PipelineCase] = {
         "HunyuanImagePipeline",
         "hunyuan-image",
         components=lambda: {"guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0)},
-        call=lambda size, b: {
-            "prompt_embeds_mask": text_mask(b),
-            "negative_prompt_embeds_mask": text_mask(b, valid=4),
-            "prompt_embeds_2": noise(b, 5, 8),
-            "prompt_embeds_mask_2": torch.ones(b, 5),
-            "negative_prompt_embeds_2": noise(b, 5, 8),
-            "negative_prompt_embeds_mask_2": torch.zeros(b, 5),
-        },
+        call=two_texts,
         pixels=32,
         pads=True,
     ),

@@ -23,6 +23,18 @@ NEGATIVE = 4
 UNIPC = ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True})
 
 
+def two_texts(size: Size, prompts: int) -> dict[str, Any]:
+    """Arguments of a pipeline whose prompts have a second, shorter text; it is hidden in negative ones."""
+    return {
+        "prompt_embeds_mask": text_mask(prompts),
+        "negative_prompt_embeds_mask": text_mask(prompts, valid=4),
+        "prompt_embeds_2": noise(prompts, 5, 8),
+        "prompt_embeds_mask_2": torch.ones(prompts, 5),
+        "negative_prompt_embeds_2": noise(prompts, 5, 8),
+        "negative_prompt_embeds_mask_2": torch.zeros(prompts, 5),
+    }
+
+
 @dataclass(frozen=True)
 class PipelineCase:
     """A real pipeline under test.

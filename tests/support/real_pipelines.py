@@ -13,7 +13,7 @@ import image_pipelines
 import wan_pipelines
 from accel.patches.grid import TokenGrid
 from modular_case import ModularCase
-from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size
+from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size, two_texts
 from stand_ins import (
     StandInImageEncoder,
     StandInTokenizer,
@@ -25,7 +25,7 @@ from stand_ins import (
     vae,
     with_audio,
 )
-from tiny_inputs import TEXT, VALID, noise, text_mask
+from tiny_inputs import TEXT, VALID, noise
 
 EDM = (
     "EDMEulerScheduler",
@@ -33,7 +33,26 @@ EDM = (
 )
 DDIM = ("CogVideoXDDIMScheduler", {})
 UNGUIDED = {"stg_scale": 0.0, "modality_scale": 1.0, "audio_stg_scale": 0.0, "audio_modality_scale": 1.0}
-IMAGE_CHANNELS = {"in_channels": 8}
+
+
+def every_eighth(frames: int) -> int:
+    """Frames of a video that is compressed by 8 along time."""
+    return 8 * (frames - 1) + 1
+
+
+LTX = {"pixels": 32, "frames": every_eighth}
+LTX2 = LTX | {"components": with_audio}
+COSMOS2 = {
+    "family": "cosmos",
+    "config": {"in_channels": 5},
+    "components": lambda: {"safety_checker": Unchecked(), "vae": StandInVae()},
+}
+COGVIDEOX_IMAGE = {
+    "config": {"in_channels": 8},
+    "components": vae(),
+    "scheduler": DDIM,
+    "call": lambda size, b: {"image": picture(size, prompts=b)},
+}
 
 
 def coarse(size: Size, shrink: int) -> int:
@@ -109,25 +128,17 @@ PIPELINES: dict[str, PipelineCase] = {
             "vae": StandInVae(),
             "guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
         },
-        call=lambda size, b: {
-            "prompt_embeds_mask": text_mask(b),
-            "negative_prompt_embeds_mask": text_mask(b, valid=4),
-            "prompt_embeds_2": noise(b, 5, 8),
-            "prompt_embeds_mask_2": torch.ones(b, 5),
-            "negative_prompt_embeds_2": noise(b, 5, 8),
-            "negative_prompt_embeds_mask_2": torch.zeros(b, 5),
-        },
+        call=two_texts,
         pads=True,
         grids=lambda size: {TokenGrid(*size, text_tokens=TEXT + 5 + 729)},
     ),
-    "ltx": PipelineCase("LTXPipeline", "ltx", "batched", pixels=32, frames=lambda f: 8 * (f - 1) + 1),
+    "ltx": PipelineCase("LTXPipeline", "ltx", "batched", **LTX),
     "ltx-i2v": PipelineCase(
         "LTXImageToVideoPipeline",
         "ltx",
         "batched",
         components=vae(spatial=32, temporal=8),
-        pixels=32,
-        frames=lambda f: 8 * (f - 1) + 1,
+        **LTX,
         call=lambda size, b: {"image": picture(size, 32, b)},
     ),
     "ltx-condition": PipelineCase(
@@ -135,8 +146,7 @@ PIPELINES: dict[str, PipelineCase] = {
         "ltx",
         "batched",
         components=vae(spatial=32, temporal=8),
-        pixels=32,
-        frames=lambda f: 8 * (f - 1) + 1,
+        **LTX,
         prompts=1,
         call=lambda size, b: {"conditions": [keyframe(size, 0), keyframe(size, 8)]},
         grids=lambda size: {TokenGrid(*size, lead_tokens=size[1] * size[2])},
@@ -145,9 +155,7 @@ PIPELINES: dict[str, PipelineCase] = {
         "LTX2ConditionPipeline",
         "ltx2",
         "batched",
-        components=with_audio,
-        pixels=32,
-        frames=lambda f: 8 * (f - 1) + 1,
+        **LTX2,
         prompts=1,
         call=lambda size, b: UNGUIDED | {"conditions": [keyframe2(size, 0), keyframe2(size, 1)]},
         grids=lambda size: {TokenGrid(*size, text_tokens=size[1] * size[2])},
@@ -156,18 +164,14 @@ PIPELINES: dict[str, PipelineCase] = {
         "LTX2Pipeline",
         "ltx2",
         "batched",
-        components=with_audio,
-        pixels=32,
-        frames=lambda f: 8 * (f - 1) + 1,
+        **LTX2,
         call=lambda size, b: UNGUIDED,
     ),
     "ltx2-guided": PipelineCase(
         "LTX2Pipeline",
         "ltx2-perturbed",
         "batched",
-        components=with_audio,
-        pixels=32,
-        frames=lambda f: 8 * (f - 1) + 1,
+        **LTX2,
         call=lambda size, b: {"spatio_temporal_guidance_blocks": [1]},
         passes=3,
         calls=8,
@@ -180,19 +184,13 @@ PIPELINES: dict[str, PipelineCase] = {
         "CogVideoXImageToVideoPipeline",
         "cogvideox",
         "batched",
-        IMAGE_CHANNELS,
-        components=vae(),
-        scheduler=DDIM,
-        call=lambda size, b: {"image": picture(size, prompts=b)},
+        **COGVIDEOX_IMAGE,
     ),
     "consisid": PipelineCase(
         "diffusers.pipelines.consisid.pipeline_consisid.ConsisIDPipeline",
         "consisid",
         "batched",
-        IMAGE_CHANNELS,
-        components=vae(),
-        scheduler=DDIM,
-        call=lambda size, b: {"image": picture(size, prompts=b)},
+        **COGVIDEOX_IMAGE,
     ),
     "mochi": PipelineCase(
         "MochiPipeline",
@@ -207,7 +205,7 @@ PIPELINES: dict[str, PipelineCase] = {
         "CosmosTextToWorldPipeline",
         "cosmos",
         scheduler=EDM,
-        frames=lambda f: 8 * (f - 1) + 1,
+        frames=every_eighth,
         components=lambda: {"safety_checker": Unchecked()},
     ),
     "cosmos-image": PipelineCase(
@@ -216,22 +214,18 @@ PIPELINES: dict[str, PipelineCase] = {
         config={"in_channels": 5},
         components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae(temporal=8)},
         scheduler=EDM,
-        frames=lambda f: 8 * (f - 1) + 1,
+        frames=every_eighth,
         call=lambda size, b: {"image": picture(size)},
     ),
     "cosmos2": PipelineCase(
         "Cosmos2VideoToWorldPipeline",
-        "cosmos",
-        config={"in_channels": 5},
-        components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae()},
+        **COSMOS2,
         scheduler=("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
         call=lambda size, b: {"image": picture(size)},
     ),
     "cosmos2.5": PipelineCase(
         "Cosmos2_5_PredictBasePipeline",
-        "cosmos",
-        config={"in_channels": 5},
-        components=lambda: {"safety_checker": Unchecked(), "vae": StandInVae()},
+        **COSMOS2,
         scheduler=UNIPC,
         call=lambda size, b: {"num_latent_conditional_frames": 0},
     ),

@@ -16,6 +16,8 @@ from tiny_inputs import DIM, HEADS
 
 SMALL = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
 ROPE = (4, 6, 6)
+# Two layers of each of two kinds.
+MIXED = {**SMALL, "in_channels": 4, "num_layers": 2, "num_single_layers": 2}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 
 import tiny_images
 import tiny_inputs as inputs
-from tiny_case import ROPE, SMALL, Case, output
+from tiny_case import MIXED, ROPE, SMALL, Case, output
 from tiny_inputs import DIM, HEADS, TEXT, VALID, text_mask
 
 __all__ = ["CASES", "TEXT", "VALID", "Case", "output", "text_mask"]
@@ -15,7 +15,11 @@ __all__ = ["CASES", "TEXT", "VALID", "Case", "output", "text_mask"]
 COGVIDEOX = {**SMALL, "in_channels": 4, "out_channels": 4, "time_embed_dim": 8, "text_embed_dim": 16}
 COGVIDEOX |= {"num_layers": 3, "max_text_seq_length": TEXT, "use_rotary_positional_embeddings": True}
 HUNYUAN = {**SMALL, "in_channels": 4, "out_channels": 4, "num_refiner_layers": 1, "rope_axes_dim": ROPE}
+HUNYUAN_VIDEO = {**HUNYUAN, "num_layers": 2, "num_single_layers": 2, "text_embed_dim": 16}
+HUNYUAN_VIDEO |= {"pooled_projection_dim": 8}
 LTX = {**SMALL, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 3}
+LTX2 = {**LTX, "caption_channels": 16, "audio_in_channels": 4, "audio_out_channels": 4}
+LTX2 |= {"audio_num_attention_heads": 2, "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
 WAN_IMAGE = {"image_dim": 16, "added_kv_proj_dim": HEADS * DIM}
 KANDINSKY6 = {"in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": 16, "in_text_dim2": 8, "time_dim": 16}
@@ -41,13 +45,7 @@ def framepack_history(frames: int, height: int, width: int) -> int:
 CASES: dict[str, Case] = {
     "hunyuan-video": Case(
         "HunyuanVideoTransformer3DModel",
-        {
-            **HUNYUAN,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "text_embed_dim": 16,
-            "pooled_projection_dim": 8,
-        },
+        HUNYUAN_VIDEO,
         inputs.hunyuan_video,
         text=TEXT,
         sites=4,
@@ -57,11 +55,7 @@ CASES: dict[str, Case] = {
     "hunyuan-video-i2v": Case(
         "HunyuanVideoTransformer3DModel",
         {
-            **HUNYUAN,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "text_embed_dim": 16,
-            "pooled_projection_dim": 8,
+            **HUNYUAN_VIDEO,
             "image_condition_type": "token_replace",
         },
         inputs.hunyuan_video,
@@ -81,11 +75,7 @@ CASES: dict[str, Case] = {
     "framepack": Case(
         "HunyuanVideoFramepackTransformer3DModel",
         {
-            **HUNYUAN,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "text_embed_dim": 16,
-            "pooled_projection_dim": 8,
+            **HUNYUAN_VIDEO,
             "has_image_proj": True,
             "image_proj_dim": 8,
             "has_clean_x_embedder": True,
@@ -100,30 +90,12 @@ CASES: dict[str, Case] = {
     "ltx": Case("LTXVideoTransformer3DModel", {**LTX, "caption_channels": 16}, inputs.ltx),
     "ltx2": Case(
         "LTX2VideoTransformer3DModel",
-        {
-            **LTX,
-            "caption_channels": 16,
-            "audio_in_channels": 4,
-            "audio_out_channels": 4,
-            "audio_num_attention_heads": 2,
-            "audio_attention_head_dim": 8,
-            "audio_cross_attention_dim": 16,
-        },
+        LTX2,
         inputs.ltx2,
     ),
     "ltx2-perturbed": Case(
         "LTX2VideoTransformer3DModel",
-        {
-            **LTX,
-            "caption_channels": 16,
-            "audio_in_channels": 4,
-            "audio_out_channels": 4,
-            "audio_num_attention_heads": 2,
-            "audio_attention_head_dim": 8,
-            "audio_cross_attention_dim": 16,
-            "perturbed_attn": True,
-            "gated_attn": True,
-        },
+        {**LTX2, "perturbed_attn": True, "gated_attn": True},
         inputs.ltx2,
     ),
     "wan": Case("WanTransformer3DModel", {**WAN, "in_channels": 4}, inputs.wan),
@@ -292,11 +264,8 @@ CASES: dict[str, Case] = {
     "motif": Case(
         "MotifVideoTransformer3DModel",
         {
-            **SMALL,
-            "in_channels": 4,
+            **MIXED,
             "out_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
             "text_embed_dim": 16,
             "rope_axes_dim": ROPE,
         },

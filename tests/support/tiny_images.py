@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import tiny_inputs as inputs
-from tiny_case import ROPE, SMALL, Case
+from tiny_case import MIXED, ROPE, SMALL, Case
 from tiny_inputs import DIM, HEADS, TEXT
 
 COGVIEW4 = {**SMALL, "in_channels": 4, "out_channels": 4, "num_layers": 3, "text_embed_dim": 16}
@@ -18,36 +18,28 @@ FIBO2 |= {"cap_feat_dim": 16, "injection_layer_ids": (1,), "perceiver_num_layers
 FIBO2 |= {"min_num_gist_tokens": 2, "max_num_gist_tokens": 6, "gist_min_text_len": 5}
 FIBO2 |= {"gist_max_text_len": 20, "axes_dims": ROPE, "axes_lens": (64, 64, 64)}
 
+JOINT = MIXED | {"joint_attention_dim": 16}
+HUNYUAN_IMAGE = MIXED | {"out_channels": 4, "num_refiner_layers": 1, "text_embed_dim": 16}
 QWEN_IMAGE = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3}
 QWEN_IMAGE |= {"joint_attention_dim": 16, "axes_dims_rope": ROPE}
 
+# As Flux has it: text first, and blocks of two kinds.
+flux = functools.partial(Case, text=TEXT, text_first=True, sites=4, graphs=3, image=True)
+
 CASES: dict[str, Case] = {
-    "flux": Case(
+    "flux": flux(
         "FluxTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "joint_attention_dim": 16,
+            **JOINT,
             "pooled_projection_dim": 8,
             "axes_dims_rope": ROPE,
         },
         inputs.flux,
-        text=TEXT,
-        text_first=True,
-        sites=4,
-        graphs=3,
-        image=True,
     ),
     "flux2": Case(
         "Flux2Transformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "joint_attention_dim": 16,
+            **JOINT,
             "timestep_guidance_channels": 16,
             "axes_dims_rope": (4, 4, 4, 4),
         },
@@ -136,69 +128,36 @@ CASES: dict[str, Case] = {
         graphs=3,
         image=True,
     ),
-    "longcat-image": Case(
+    "longcat-image": flux(
         "LongCatImageTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "joint_attention_dim": 16,
+            **JOINT,
             "pooled_projection_dim": 16,
             "axes_dims_rope": ROPE,
         },
         inputs.longcat_image,
-        text=TEXT,
-        text_first=True,
-        sites=4,
-        graphs=3,
-        image=True,
     ),
-    "ovis-image": Case(
+    "ovis-image": flux(
         "OvisImageTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
+            **JOINT,
             "out_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "joint_attention_dim": 16,
             "axes_dims_rope": ROPE,
         },
         inputs.longcat_image,
-        text=TEXT,
-        text_first=True,
-        sites=4,
-        graphs=3,
-        image=True,
     ),
-    "bria": Case(
+    "bria": flux(
         "BriaTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "joint_attention_dim": 16,
+            **JOINT,
             "axes_dims_rope": ROPE,
         },
         inputs.bria,
-        text=TEXT,
-        text_first=True,
-        sites=4,
-        graphs=3,
-        image=True,
     ),
     "hunyuan-image": Case(
         "HunyuanImageTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "out_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "num_refiner_layers": 1,
-            "text_embed_dim": 16,
+            **HUNYUAN_IMAGE,
             "rope_axes_dim": (8, 8),
         },
         inputs.hunyuan_image,
@@ -211,14 +170,8 @@ CASES: dict[str, Case] = {
     "hunyuan-image-refiner": Case(
         "HunyuanImageTransformer2DModel",
         {
-            **SMALL,
-            "in_channels": 4,
-            "out_channels": 4,
+            **HUNYUAN_IMAGE,
             "patch_size": (1, 1, 1),
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "num_refiner_layers": 1,
-            "text_embed_dim": 16,
             "rope_axes_dim": ROPE,
         },
         inputs.hunyuan_image_refiner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from accel.patches.grid import TokenGrid
@@ -20,40 +21,36 @@ def image_and_text(size: tuple[int, int, int], batch: int) -> dict[str, Any]:
     }
 
 
+FROM_IMAGE = {"components": seeing, "call": image_and_text}
+wan = partial(PipelineCase, scheduler=UNIPC)
+
 PIPELINES: dict[str, PipelineCase] = {
-    "wan-t2v": PipelineCase("WanPipeline", "wan", scheduler=UNIPC),
-    "wan-ti2v-5b": PipelineCase(
-        "WanPipeline", "wan", scheduler=UNIPC, components=lambda: {"expand_timesteps": True}
-    ),
-    "wan-i2v": PipelineCase(
+    "wan-t2v": wan("WanPipeline", "wan"),
+    "wan-ti2v-5b": wan("WanPipeline", "wan", components=lambda: {"expand_timesteps": True}),
+    "wan-i2v": wan(
         "WanImageToVideoPipeline",
         "wan-i2v",
         config={"in_channels": 12},
-        components=seeing,
-        scheduler=UNIPC,
-        call=image_and_text,
+        **FROM_IMAGE,
     ),
-    "wan2.2-i2v": PipelineCase(
+    "wan2.2-i2v": wan(
         "WanImageToVideoPipeline",
         "wan",
         config={"in_channels": 12},
         components=vae(),
-        scheduler=UNIPC,
         call=lambda size, b: {"image": picture(size)},
     ),
-    "wan-vace": PipelineCase(
+    "wan-vace": wan(
         "WanVACEPipeline",
         "vace",
         config={"vace_in_channels": 72},
         components=vae(),
-        scheduler=UNIPC,
         prompts=1,
     ),
-    "wan-animate": PipelineCase(
+    "wan-animate": wan(
         "WanAnimatePipeline",
         "wan-animate",
         components=seeing,
-        scheduler=UNIPC,
         prompts=1,
         frames=None,
         call=lambda size, b: {
@@ -64,34 +61,28 @@ PIPELINES: dict[str, PipelineCase] = {
             "guidance_scale": 3.0,
         },
     ),
-    "chronoedit": PipelineCase(
+    "chronoedit": wan(
         "ChronoEditPipeline",
         "chronoedit",
         config={"in_channels": 12},
-        components=seeing,
-        scheduler=UNIPC,
-        call=image_and_text,
+        **FROM_IMAGE,
         grids=lambda size: {TokenGrid(2, *size[1:])},
     ),
-    "wan2.2-t2v": PipelineCase(
+    "wan2.2-t2v": wan(
         "WanPipeline",
         "wan",
-        scheduler=UNIPC,
         components=lambda: {"transformer_2": CASES["wan"].model(), "boundary_ratio": 0.9},
     ),
-    "skyreels-v2": PipelineCase("SkyReelsV2Pipeline", "skyreels", scheduler=UNIPC),
-    "skyreels-v2-df": PipelineCase(
+    "skyreels-v2": wan("SkyReelsV2Pipeline", "skyreels"),
+    "skyreels-v2-df": wan(
         "SkyReelsV2DiffusionForcingPipeline",
         "skyreels",
-        scheduler=UNIPC,
         call=lambda size, b: {"prompt": None, "base_num_frames": 97},
     ),
-    "skyreels-v2-i2v": PipelineCase(
+    "skyreels-v2-i2v": wan(
         "SkyReelsV2ImageToVideoPipeline",
         "skyreels",
         config={"in_channels": 12, "image_dim": 16, "added_kv_proj_dim": 32},
-        components=seeing,
-        scheduler=UNIPC,
-        call=image_and_text,
+        **FROM_IMAGE,
     ),
 }

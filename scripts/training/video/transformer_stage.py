@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from scripts.training.budget import Schedule
 from scripts.training.loop import Stage
-from scripts.training.muon import muon
+from scripts.training.muon import muon_and_adamw
 from scripts.training.tokenizer import word_tokenizer
 from scripts.training.video.latent_store import LatentStore
 from scripts.training.video.sizes import Size
@@ -54,16 +54,11 @@ class TransformerStage(Stage):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon on the matrices of the transformer's blocks, AdamW on everything else."""
-        matrices, rest = [], []
-        for name, param in self.model.named_parameters():
-            (matrices if name.startswith("transformer.blocks.") and param.ndim == 2 else rest).append(param)
-        return [
-            muon(matrices, lr=self.schedule.peak),
-            torch.optim.AdamW(rest, lr=self.schedule.peak, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
 
-    def rate(self, step: int, progress: float) -> float:
-        return self.schedule.rate(step, progress)
+        def is_matrix(name: str, param: Tensor) -> bool:
+            return name.startswith("transformer.blocks.") and param.ndim == 2
+
+        return muon_and_adamw(self.model, is_matrix, self.schedule.peak)
 
     def loss(self, step: int, progress: float) -> Tensor:
         """The loss of step number `step`, at the picture size that `progress` calls for."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scripts.training.budget import Schedule
 from scripts.training.loop import Stage
-from scripts.training.muon import muon
+from scripts.training.muon import muon_and_adamw
 from scripts.training.video.sizes import Size
 from scripts.training.video.streams import Stream, generator_for, seed_for
 from scripts.training.video.whole_clip import allow_whole_clips, decode_clip, encode_clip
@@ -36,15 +36,7 @@ class VaeStage(Stage):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon on the convolution kernels, AdamW on biases and norms."""
-        kernels = [param for param in self.model.parameters() if _is_kernel(param)]
-        rest = [param for param in self.model.parameters() if not _is_kernel(param)]
-        return [
-            muon(kernels, lr=self.schedule.peak),
-            torch.optim.AdamW(rest, lr=self.schedule.peak, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-
-    def rate(self, step: int, progress: float) -> float:
-        return self.schedule.rate(step, progress)
+        return muon_and_adamw(self.model, lambda name, param: _is_kernel(param), self.schedule.peak)
 
     def loss(self, step: int, progress: float) -> Tensor:
         """The loss of step number `step`: a batch of small crops, or every tenth time one large crop."""

@@ -10,20 +10,10 @@ from accel.kernels.decode.attention import decode_attention
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
 
+pytestmark = pytest.mark.usefixtures("outputs_start_as_nan")
 TIER = os.environ.get("DECODE_TIER", "torch")
 DEVICE = "cuda" if TIER == "triton" and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
 BATCH, KV_HEADS, KEYS = 2, 2, 333
-
-
-@pytest.fixture(autouse=True)
-def outputs_start_as_nan(monkeypatch):
-    new_empty = torch.Tensor.new_empty
-
-    def filled(tensor, *args, **kwargs):
-        out = new_empty(tensor, *args, **kwargs)
-        return out.fill_(torch.nan) if out.is_floating_point() else out
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", filled)
 
 
 def qkv(queries, group=2, dim=32, dtype=torch.float32):

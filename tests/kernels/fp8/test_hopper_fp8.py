@@ -10,21 +10,7 @@ from accel.kernels.fp8 import attention as hopper_fp8
 from accel.kernels.fp8 import kernel as hopper_fp8_kernel
 from accel.kernels.fp8 import specification as fp8_attention
 from accel.kernels.fp8.attention import block_sparse_attention
-
-EMULATED = {
-    "plain": {},
-    "full": {"density": 1.0, "kv_heads": 4},
-    "shared-lists": {"shared_lists": True},
-    "cross": {"q_len": 130, "kv_len": 333},
-    "one-block": {"q_len": 5, "kv_len": 9},
-    "long": {"kv_len": 1500, "density": 0.7, "dim": 128},
-    "empty-row": {"empty_row": True},
-    "causal": {"causal": True, "q_len": 203, "kv_len": 700, "density": 0.8},
-    "causal-more-queries": {"causal": True, "q_len": 203, "kv_len": 100},
-    "padded": {"kv_lengths": (203, 77)},
-    "all-padding": {"kv_lengths": (150, 0)},
-    "order-per-head": {"order": "heads"},
-}
+from kernel_cases import EMULATED
 
 
 def assert_as_specified(result, q, k, v, layout, out_error=3e-3, lse_error=1e-4):

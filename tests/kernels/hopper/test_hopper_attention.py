@@ -6,29 +6,18 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 
+import kernel_cases
 from accel.kernels.check import forms
 from accel.kernels.hopper import attention as hopper_attention
 from accel.kernels.hopper import kernel as hopper_kernel
 from accel.kernels.hopper.attention import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 
-EMULATED = {
-    "plain": {},
-    "full": {"density": 1.0, "kv_heads": 4},
-    "shared-lists": {"shared_lists": True},
-    "cross": {"q_len": 130, "kv_len": 333},
-    "one-block": {"q_len": 5, "kv_len": 9},
-    "long": {"kv_len": 1500, "density": 0.7, "dim": 128},
-    "empty-row": {"empty_row": True},
-    "causal": {"causal": True, "q_len": 203, "kv_len": 700, "density": 0.8},
-    "causal-more-queries": {"causal": True, "q_len": 203, "kv_len": 100},
-    "padded": {"kv_lengths": (203, 77)},
-    "all-padding": {"kv_lengths": (150, 0)},
+EMULATED = kernel_cases.EMULATED | {
     "window": {"causal": True, "window": 100, "kv_len": 700, "dim": 128},
     "window-padded": {"causal": True, "window": 1, "kv_lengths": (203, 77)},
     "window-order": {"causal": True, "window": 60, "order": "heads", "q_len": 150},
     "order": {"order": "shared", "q_len": 130, "dim": 96},
-    "order-per-head": {"order": "heads"},
     "order-causal": {"order": "heads", "causal": True, "density": 0.8},
     "order-causal-more-queries": {"order": "shared", "causal": True, "kv_len": 100, "dim": 40},
     "order-padded": {"order": "shared", "kv_lengths": (100, 203), "dim": 256},

@@ -23,11 +23,7 @@ def hip(density=0.1):
     return Recipe.model_validate({"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": policy}]})
 
 
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 @fixture
@@ -116,7 +112,7 @@ def test_importing_registers_nothing():
         "assert ours.NAME not in AttentionInterface._global_mapping\n"
         "assert ours.NAME not in AttentionMaskInterface._global_mapping\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run(code)
 
 
 def test_accelerating_diffusers_imports_no_language_model_code():
@@ -126,6 +122,10 @@ def test_accelerating_diffusers_imports_no_language_model_code():
         "assert supported_models(torch.nn.Linear(2, 2)) == {}\n"
         "assert 'transformers' not in sys.modules\n"
     )
+    run(code)
+
+
+def run(code):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import torch
-from pytest import fixture, mark, raises, warns
+from pytest import mark, raises, warns
 from torch import nn
 
 import tiny_language as tiny
@@ -17,12 +17,7 @@ from shrunken import small_model
 
 SPARSE = {"min_tokens": 0, "dense_layers": 0}
 
-
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 def test_weights_asked_for_by_the_configuration_of_an_eager_model():

@@ -1,7 +1,7 @@
 """Sparse decoding in whole models: each situation equal to the stock model where the budget covers it."""
 
 import torch
-from pytest import fixture, mark
+from pytest import mark
 from torch._dynamo.testing import CompileCounter
 from transformers import DynamicCache, StaticCache
 
@@ -17,12 +17,7 @@ from accel.sites.sequence_decode import COVERED, MOST_QUERIES
 
 ROOM = 500
 
-
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 def decoding(model, budget=256, **schedule):

@@ -4,7 +4,7 @@ The lists below are complete: a class that is new, or no longer there, or can be
 """
 
 import torch
-from pytest import fixture, mark, raises
+from pytest import mark, raises
 
 from accel import accelerate_model, restore_model
 from keep_everything import DENSE, keep_everything
@@ -57,12 +57,7 @@ rwkv trocr xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm
 """
 CANNOT_GENERATE = {"dory"}
 
-
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 def tokens():

@@ -4,7 +4,7 @@ import copy
 import threading
 
 import torch
-from pytest import fixture, mark
+from pytest import mark
 from transformers import DynamicCache, StaticCache
 
 import tiny_language as tiny
@@ -20,12 +20,7 @@ STAGES |= {"chunks": [64, 32, 16], "keep": [128, 64], "refresh": [8, 4, 2]}
 REQUESTS = [(150, 1), (151, 1), (150, 2), (170, 3)]
 DECODED = 12
 
-
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 def decoding(decode, **changes):

@@ -1,7 +1,7 @@
 """What language models are asked besides one plain prefill: each equal to the stock model, sparse or not."""
 
 import torch
-from pytest import approx, fixture, mark
+from pytest import approx, mark
 from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -11,12 +11,7 @@ from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.mask import NOT_CAUSAL
 from keep_everything import keep_everything
 
-
-@fixture(autouse=True)
-def inference():
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+pytestmark = mark.usefixtures("inference")
 
 
 def check(build, forward, sparse, dense, **changes):

@@ -12,19 +12,9 @@ from accel.policies.parts import flex_prefill, lines
 from accel.policies.parts.flex_prefill import FlexPrefill, jensen_shannon, reaching
 from accel.policies.parts.lines import blocks_of_lines, line_sums, probe_attention
 from accel.policies.parts.vertical_slash import VerticalSlash, strongest
+from causal_qkv import dense_causal, qkv
 
 LENGTHS = [(100, 100), (37, 100), (5, 70)]
-
-
-def qkv(m, n, heads=4, kv_heads=2, dim=16, batch=2):
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((heads, m), (kv_heads, n), (kv_heads, n))
-    return [torch.randn(batch, h, t, dim, generator=generator, dtype=torch.float64) for h, t in shapes]
-
-
-def dense_causal(q, k, v):
-    seen = torch.arange(k.shape[2]) <= torch.arange(q.shape[2])[:, None] + k.shape[2] - q.shape[2]
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
 
 
 def composed(**choose):
