@@ -1,1 +1,1 @@
-"""What measures, trains and makes pages; run from the repository root, `python -m scripts.gpu.check`."""
+"""Measurements, training and pages; run from the repository root as `python -m scripts.gpu.check`."""

@@ -1,10 +1,10 @@
-"""Everything that needs a GPU: its tests, the sanitizer and all benchmarks, as one JSON.
+"""Everything that needs a GPU: tests, the sanitizer and all benchmarks, in one JSON file.
 
     python -m scripts.gpu.check out.json --budget 540            # as much as fits in nine minutes
     python -m scripts.gpu.check out.json --budget 540 --resume   # the rest
     python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
 
-The file is whole after every row: whatever ends this program, what was measured is in it.
+The file is complete after every row: whatever ends this program, what was measured is in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scripts.gpu.process import run_stage
 from scripts.gpu.record import Record, machine
 from scripts.gpu.stages import PREFLIGHT, Stage, gpu_tiers, stages
 
-SHORTEST = 30  # seconds; with less left nothing is begun
+SHORTEST = 30  # seconds; with less left nothing is started
 MEMORY = 4 << 30  # bytes of the host for each process of tests
 
 
@@ -37,7 +37,7 @@ class Options:
 
     Args:
         deadline: when everything ends, in seconds of `time.monotonic`.
-        small: every benchmark on one small shape.
+        small: every benchmark on a single small shape.
         even_failing: time tiers whose tests fail too.
     """
 
@@ -56,15 +56,15 @@ def main(
         list[str] | None, typer.Option(help="Only stages whose names begin so; repeat. --plan lists them.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on with the file: skip what it has of this code on such a machine.")
+        bool, typer.Option(help="Continue the file: skip what it has for this code and kind of machine.")
     ] = False,
     budget: Annotated[float, typer.Option(help="Seconds after which everything ends.", min=1)] = 1e9,
     plan: Annotated[bool, typer.Option("--plan", help="List the stages, run none.")] = False,
-    small: Annotated[bool, typer.Option(help="Benchmarks on a small shape: a try of the machinery.")] = False,
+    small: Annotated[bool, typer.Option(help="Benchmarks on a small shape, to try the machinery.")] = False,
     even_failing: Annotated[bool, typer.Option(help="Time tiers whose tests fail too.")] = False,
-    commit: Annotated[str | None, typer.Option(help="Of the code, where there is no git to ask.")] = None,
+    commit: Annotated[str | None, typer.Option(help="Of the code, if there is no git checkout.")] = None,
 ) -> None:
-    """Run the stages in the order of their worth. Exits with 1 without a GPU, or if one that ran failed."""
+    """Run the stages, the most valuable first. Exits with 1 without a GPU, or if one that ran failed."""
     chosen = [one for one in stages() if not stage or one.name.startswith(tuple(stage))]
     if not chosen:
         raise typer.BadParameter(f"no stage begins with any of {stage}; --plan lists them")
@@ -82,7 +82,7 @@ def main(
 
 
 def run_all(chosen: list[Stage], record: Record, options: Options) -> list[str]:
-    """Neighbours that measure no time side by side, the others one by one; the names of those that ran."""
+    """Run untimed neighbours side by side and the others one by one; returns the names of those that ran."""
     todo = [one for one in chosen if one.each_machine or not record.finished(one.name)]
     ran: list[str] = []
     for alone, group in groupby(todo, key=lambda one: one.alone):
@@ -90,13 +90,13 @@ def run_all(chosen: list[Stage], record: Record, options: Options) -> list[str]:
             done = pool.map(lambda one: attempt(one, record, options), list(group))
             ran += [name for name in done if name]
         if PREFLIGHT in ran and record.stages[PREFLIGHT]["status"] == "failed":
-            print("the preflight failed: nothing else is worth its time before what it names is there")
+            print("the preflight failed: install what it names before running anything else")
             break
     return ran
 
 
 def attempt(stage: Stage, record: Record, options: Options) -> str | None:
-    """Run a stage, if that can be; its name, or none and why not in the record."""
+    """Run a stage if possible; returns its name, or None with the reason in the record."""
     reason = cannot_begin(stage, options) or timed_tiers(stage, record, options)[1]
     if reason:
         print(f"{stage.name}: left out: {reason}", flush=True)
@@ -113,11 +113,11 @@ def attempt(stage: Stage, record: Record, options: Options) -> str | None:
 
 
 def cannot_begin(stage: Stage, options: Options) -> str | None:
-    """What is missing, or how much time is."""
+    """What is missing, or how much time; None if nothing is."""
     for name in stage.needs:
         if which(name) is None and find_spec(name.replace("-", "_")) is None:
             return f"{name} is not installed"
-    # Rows are kept one by one: of a long stage a part is worth having.
+    # Rows are kept one by one: part of a long stage is worth having.
     least = min(stage.seconds, 2 * SHORTEST) if stage.alone else SHORTEST
     least = stage.limit if stage.each_machine else least
     if options.left < least:
@@ -126,7 +126,7 @@ def cannot_begin(stage: Stage, options: Options) -> str | None:
 
 
 def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[str], str | None]:
-    """The tiers to time as NAME:HEAD_DIM, and why there is none; both empty where a stage names no tiers."""
+    """The tiers to time as NAME:HEAD_DIM, and why there are none; both empty for a stage without tiers."""
     if not stage.times_tiers:
         return [], None
     tests = [one for one in stages() if one.checks]
@@ -143,14 +143,14 @@ def _passed(entry: dict[str, Any]) -> bool:
 
 
 def processes() -> int:
-    """How many processes may run at once: each compiles on a core, and holds some memory, of which a virtual
-    machine may show less than it can have."""
+    """How many processes may run at once: each compiles on one core and needs memory. A virtual machine may
+    report less memory than it has."""
     cores, memory = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(cores // 2, min(cores - 1, memory // MEMORY), 1)
 
 
 def listing(chosen: list[Stage]) -> str:
-    """A line a stage: estimate and limit in seconds, whether it has the GPU to itself, and its name."""
+    """One line per stage: estimate and limit in seconds, whether it has the GPU to itself, and its name."""
     together = sum(one.seconds for one in chosen if one.alone)
     side_by_side = sum(one.seconds for one in chosen if not one.alone)
     lines = [f"{'about s':>8} {'limit s':>8}  {'GPU':<7} stage"]

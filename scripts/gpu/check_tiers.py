@@ -16,7 +16,7 @@ from scripts.row_file import Row, RowFile
 
 def main(
     dim: Annotated[int, typer.Argument(help="Dimensions of a head.")],
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
 ) -> None:
     """One row a tier, in bfloat16."""
     rows, device = RowFile(out), torch.device("cuda")

@@ -1,4 +1,4 @@
-"""What a file of the GPU check says, ready for tables: rows that were measured, and reasons for those not."""
+"""What a file of the GPU check says, ready for tables: measured rows, and why others are missing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Found:
         return [row for row in self._rows(stage) if not {"failed", "skipped"} & set(row)]
 
     def failures(self, stage: str) -> dict[str, str]:
-        """What it could not measure, and why."""
+        """What a stage could not measure, and why."""
         return {row["key"]: row["failed"] for row in self._rows(stage) if "failed" in row}
 
     def skipped(self, stage: str) -> dict[str, str]:
-        """Who took no part, and why."""
+        """The tiers that took no part in a stage, and why."""
         return {row["tier"]: row["skipped"] for row in self._rows(stage) if "skipped" in row}
 
     def why_not(self, stage: str) -> str:
-        """Why there is nothing of a stage, in brackets behind `NOT_MEASURED` where that is known."""
+        """`NOT_MEASURED`, followed by the reason in brackets if it is known."""
         entry = self.stages.get(stage, {})
         if entry.get("status") == "left out":
             return f"{NOT_MEASURED} ({entry['reason']})"

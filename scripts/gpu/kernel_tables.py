@@ -24,7 +24,7 @@ ROW = ("tier", "block_size", "density", "dense_ms", "sparse_ms", "times_faster",
 
 
 def targets(found: Found) -> list[str]:
-    """The issue's table: what was asked for, what was measured, met or missed."""
+    """The table of targets: what was wanted, what was measured, met or missed."""
     rows, lines = found.rows("kernels"), []
     for target in TARGETS:
         held = held_against(target, rows, gpu_tiers())
@@ -100,7 +100,7 @@ def all_rows(found: Found) -> list[str]:
 
 
 def peers(found: Found) -> list[str]:
-    """Other people's kernels on our layouts, density 0.25, blocks of 128 x 128."""
+    """Other projects' kernels on our layouts, density 0.25, blocks of 128 x 128."""
     rows = found.rows("peers")
     if not rows:
         return [found.why_not("peers"), ""]
@@ -164,7 +164,7 @@ def options(found: Found) -> list[str]:
 
 
 def plot(found: Found) -> str | None:
-    """Block rate against density on the main shape, a line a tier and key block; none where not measured."""
+    """Block rate against density on the main shape, a line a tier and key block; None if not measured."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in found.rows("kernels"):
         if row["shape"] == MAIN and not row["ragged"]:

@@ -77,7 +77,7 @@ def wan(found: Found) -> list[str]:
     cells = [[row["asked"], row["seconds"], row["times_faster"], row["error"]] for row in rows]
     return [
         f"{first['layers']} layers of Wan2.1-14B's shape, random weights, {first['tokens']:,} tokens, "
-        f"{first['dtype']}, {first['tier']} tier, blocks of 128 x 64 chosen anew at every call; dense "
+        f"{first['dtype']}, {first['tier']} tier, blocks of 128 x 64 chosen in every call; dense "
         f"{cell(first['dense_seconds'])} s. The error is of the model's output.",
         "",
         *table(("density", "s", "times faster", "error"), sorted(cells, key=lambda row: -row[0])),

@@ -1,4 +1,4 @@
-"""Before the minutes on a GPU are spent: import all that the check needs, and name what is missing.
+"""Before spending minutes on a GPU: import all that the check needs, and name what is missing.
 
 python -m scripts.gpu.preflight out.jsonl
 """
@@ -16,7 +16,7 @@ import typer
 
 from scripts.row_file import RowFile
 
-# What each part of the check cannot do without; accel itself needs pydantic, yaml, typer, rich and jinja2.
+# What each part of the check needs; accel itself needs pydantic, yaml, typer, rich and jinja2.
 NEEDED = {
     "accel": ("pydantic", "yaml", "typer", "rich", "jinja2", "accel"),
     "kernels": ("triton", "triton.experimental.gluon", "accel.kernels.hopper.attention"),
@@ -28,8 +28,8 @@ NEEDED = {
 OPTIONAL = ("cudnn",)
 
 
-def main(out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")]) -> None:
-    """One row a part. Exits with 1 if anything is missing that is not optional, or the GPU cannot add."""
+def main(out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")]) -> None:
+    """One row a part. Exits with 1 if anything required is missing, or the GPU cannot add."""
     rows = RowFile(out)
     lacking = {}
     for part, modules in NEEDED.items():

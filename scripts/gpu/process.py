@@ -1,4 +1,4 @@
-"""Run one stage of the GPU check in a process of its own, whatever becomes of it."""
+"""Run one stage of the GPU check in its own process, and survive whatever happens to it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LAST_WORDS = 4000  # characters
 
 
 def run_stage(stage: Stage, arguments: list[str], record: Record, limit: float) -> dict[str, Any]:
-    """Run it, again after a crash, which costs one row each time; its entry, which is in the record as well.
+    """Run it, again after each crash, which costs one row; returns its entry, which is also in the record.
 
-    The record has every row within two seconds of when it was measured.
+    The record has every row within two seconds of its measurement.
     """
     started, deadline = time.monotonic(), time.monotonic() + limit
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def run_stage(stage: Stage, arguments: list[str], record: Record, limit: float) 
 def run_once(
     stage: Stage, arguments: list[str], rows: Path, log: Path, deadline: float, save: Callable[[], bool]
 ) -> int | None:
-    """The exit status; none if the time was up and it had to be ended."""
+    """The exit status; None if the time was up and it had to be ended."""
     command = [str(rows) if word == OUT else word for word in (*stage.command, *arguments)]
     changes = {name: str(rows) if value == OUT else value for name, value in stage.environment.items()}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -86,7 +86,7 @@ def run_once(
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process and its children: gently, then not."""
+    """End a process and its children: first gently, then by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -100,7 +100,7 @@ def status_of(code: int | None, rows: list[Row]) -> str:
     """passed, failed, or incomplete where the time was up."""
     if code is None:
         return "incomplete"
-    # 1 and 5 are pytest's for tests that failed, which their rows say, and for none that were left to run.
+    # pytest exits with 1 if tests failed, as their rows say, and with 5 if there were none left to run.
     failed = any("failed" in row or row.get("outcome") == "failed" for row in rows)
     return "failed" if failed or code not in (0, 5) else "passed"
 

@@ -1,4 +1,4 @@
-"""Record: all that the GPU check found, one JSON file that is whole at every moment."""
+"""Record: all that the GPU check found, in one JSON file that is complete at every moment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Record:
     """The file at `path`: the machine, and an entry for every stage with its `status`, `rows`, `sources`.
 
     Args:
-        resume: keep what the file has; otherwise it is begun anew.
+        resume: keep what the file has; otherwise start a new one.
     """
 
     def __init__(self, path: Path, machine: Entry, resume: bool) -> None:
@@ -39,8 +39,8 @@ class Record:
             self.stages = json.loads(path.read_text())["stages"]
 
     def put(self, name: str, entry: Entry, at_once: bool = True) -> bool:
-        """Set a stage's entry, with the code and the machine it is of, and write the file: at once, or unless
-        that was done within the last second. Whether it was."""
+        """Set a stage's entry, with its code and machine, and write the file: at once, or unless it was
+        written within the last second. Returns whether it was."""
         with self._lock:
             wait = not at_once and time.monotonic() < self._written + 1
             about = {name: self.machine[name] for name in ("device", "sources", "commit")}
@@ -67,10 +67,10 @@ class Record:
 
 
 def machine(commit: str | None) -> Entry:
-    """What the numbers are measured on, and of which code: `sources` is a hash of it.
+    """The machine and the code that the numbers belong to: `sources` is a hash of the code.
 
     Args:
-        commit: where git cannot tell, because only the files are there.
+        commit: needed if the code is not a git checkout.
     """
     asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     facts = {"commit": commit or asked.stdout.strip() or "unknown", "sources": sources()}
@@ -90,7 +90,7 @@ def machine(commit: str | None) -> Entry:
 
 
 def sources() -> str:
-    """Of all code and recipes that are measured, not of the scripts that measure."""
+    """A hash of all code and recipes that are measured, without the scripts that measure them."""
     files = sorted(
         path
         for folder in MEASURED

@@ -1,4 +1,4 @@
-"""Small calls of one tier, or of planning: what a sanitizer can follow in a minute.
+"""Small calls of one tier, or of planning, that a sanitizer can follow within a minute.
 
 compute-sanitizer --tool memcheck python -m scripts.gpu.small_calls rows.jsonl hopper
 """
@@ -29,10 +29,10 @@ CALLS = {
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     what: Annotated[str, typer.Argument(help="A tier, or planning.")],
 ) -> None:
-    """Make the calls, and wait for each: a sanitizer around this script says what was wrong with them."""
+    """Make the calls and wait for each; a sanitizer around this script reports what is wrong with them."""
     rows, device = RowFile(out), torch.device(best_device())
     if what == "planning":
         rows.add("planning", partial(plan, device), 200)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 OUT = "{out}"
 SMALL = ("--shape", "1,12,8192,128")
 HOPPER = "tests/kernels/hopper/test_hopper_attention.py"
-# What the files of cases are told by; each of many processes has one core.
+# Settings the files of cases read; each of many processes has one core.
 ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton", "OMP_NUM_THREADS": "1"}
 # Tests that start whole files of cases, or checks of tiers: those are stages of their own.
 ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "check_on_a_gpu")
@@ -31,16 +31,16 @@ class Stage:
     """One process.
 
     Args:
-        command: its arguments; OUT stands for the file that it writes its rows to.
+        command: its arguments; OUT is replaced by the file that it writes its rows to.
         seconds: how long it should take on an H200.
-        limit: seconds after which it is ended. It keeps its rows, and `--resume` goes on behind them.
-        alone: it measures time, so that nothing else may run.
+        limit: seconds after which it is ended. Its rows are kept, and `--resume` continues after them.
+        alone: it measures time, so nothing else may run.
         checks: "tier:head_dim" whose bfloat16 tests these are: without them it is not timed.
         times_tiers: `--tier` is added for every tier that has passed its tests.
         needs: what must be installed, modules or programs.
         small: further arguments for a quick try.
-        each_machine: what it finds is kept on the machine, so that a fresh one needs it again; and what it
-            starts outlives it, so that it is not begun without the time it may need.
+        each_machine: what it finds is kept on the machine, so a new machine needs it again; and what it
+            starts outlives it, so it is not started without the time it may need.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Stage:
 
 
 def stages() -> list[Stage]:
-    """All of them, in the order of their worth: the main shape and planning before the long suites."""
+    """All of them, the most valuable first: the main shape and planning before the long suites."""
     tests, timings = tests_of_tiers(torch.bfloat16), measurements()
     main = [one for one in tests if one.name.endswith(" D128")]
     return [
@@ -82,8 +82,8 @@ def gpu_tiers() -> list[str]:
 
 
 def tests_of_tiers(dtype: torch.dtype) -> list[Stage]:
-    """What must hold of every tier, each head dim in a process of its own: a hang or a crash, or the minutes
-    of compilation, of one are not the others'. Without the bfloat16 ones a tier is not timed."""
+    """What must hold for every tier, each head dim in its own process, so that a hang, a crash or minutes of
+    compilation affect only that one. A tier is not timed unless its bfloat16 tests have passed."""
     kind = str(dtype).removeprefix("torch.")
     files = sorted(gpu_files("kernels"))
     return [
@@ -100,7 +100,7 @@ def tests_of_tiers(dtype: torch.dtype) -> list[Stage]:
 
 
 def tier_id(tier: str, kind: str, dim: int | str = "") -> str:
-    """What the ids of a tier's tests contain, all its head dims' without one."""
+    """What the ids of a tier's tests contain; without a head dim, those of all head dims."""
     return f"{tier}-{kind}-D{dim}"
 
 
@@ -122,7 +122,7 @@ def other_tests() -> list[Stage]:
 
 
 def tests_of(name: str, files: list[str], match: str = "", checks: str | None = None) -> Stage:
-    """The tests marked `gpu` in some files; in a file of cases all, since it is only run where they apply."""
+    """The tests marked `gpu` in some files; all tests of a file of cases, run only where they apply."""
     marked = [] if files[0].endswith("_cases.py") else ["-m", "gpu"]
     chosen = ["-k", match] if match else []
     plugins = ["-p", "scripts.gpu.test_rows", "-p", "no:cacheprovider"]
@@ -167,7 +167,7 @@ def measurements() -> list[Stage]:
 
 
 def timed(name: str, command: tuple[str, ...], seconds: int, limit: int, **rest) -> Stage:  # type: ignore[no-untyped-def]
-    # Tiers are tried in a stage of their own, not in the middle of what is timed.
+    # Tiers are checked in a separate stage, not in the middle of what is timed.
     return Stage(name, command, seconds, limit, alone=True, environment={"ACCEL_CHECK": "0"}, **rest)
 
 
@@ -181,7 +181,7 @@ def sanitizers() -> list[Stage]:
             seconds=60,
             limit=240,
             needs=("compute-sanitizer",),
-            # Every allocation its own, so that a read behind its end is seen.
+            # Each allocation is separate, so that a read past its end is noticed.
             environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         )
         for tool in ("memcheck", "racecheck")
@@ -190,5 +190,5 @@ def sanitizers() -> list[Stage]:
 
 
 def script(name: str, *arguments: str) -> tuple[str, ...]:
-    """A script of ours that writes its rows to OUT, which follows its `arguments`."""
+    """One of these scripts, which writes its rows to OUT, after its `arguments`."""
     return (sys.executable, "-m", f"scripts.{name}", *arguments, OUT)

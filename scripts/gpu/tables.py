@@ -1,4 +1,4 @@
-"""The GPU check as a page: what was asked for, what was measured, met or missed, and what was not measured.
+"""The GPU check as a page: targets met and missed, what was measured, and what was not.
 
     python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
 
@@ -69,7 +69,7 @@ def head(found: Found) -> list[str]:
         f"# Measured on one {machine['device']}",
         "",
         "Written by `scripts/gpu/tables.py` from what `scripts/gpu/check.py` found: "
-        "what is not there was not measured.",
+        "what is missing was not measured.",
         "",
         f"{about}. Measured {when}, at commit {', '.join(commits) or 'none'}.",
         "",
@@ -103,7 +103,7 @@ def _why(row: dict) -> str:
 
 
 def sanitizers(found: Found) -> list[str]:
-    """Clean or not, and what was said last."""
+    """Clean or not, and the last line of output."""
     names = [stage.name for stage in stages() if stage.name.startswith("sanitizer")]
     cells = []
     for name in names:
@@ -115,10 +115,10 @@ def sanitizers(found: Found) -> list[str]:
 
 
 def left_out(found: Found) -> list[str]:
-    """Stages that did not run, that did not end, or that timed fewer tiers than there are."""
+    """Stages that did not run or did not finish, or that timed fewer tiers than there are."""
     lines = []
     for stage in stages():
-        # Which tests there are depends on the GPU: those that never ran need not exist on it.
+        # Which tests exist depends on the GPU: those that never ran may not apply to it.
         if stage.name.startswith("tests") and stage.name not in found.stages:
             continue
         entry = found.stages.get(stage.name, {"status": "left out", "reason": "never run"})

@@ -1,8 +1,8 @@
-"""A pytest plugin that writes every test's outcome to the file TEST_ROWS, and leaves out the tests in it.
+"""A pytest plugin that writes every test's outcome to the file TEST_ROWS and skips the tests already in it.
 
     TEST_ROWS=rows.jsonl TEST_SECONDS=90 python -m pytest -p scripts.gpu.test_rows tests/kernels
 
-A test longer than TEST_SECONDS ends the process, as does a CUDA error, which would spoil all tests after it.
+A test longer than TEST_SECONDS ends the process, and so does a CUDA error, which would spoil all later tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _phases: list[pytest.TestReport] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Of a test's phases (setup, call, teardown) the first that did not pass counts."""
+    """The first of a test's phases (setup, call, teardown) that did not pass counts."""
     _phases.append(report)
     if report.when != "teardown":
         return

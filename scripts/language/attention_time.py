@@ -2,8 +2,8 @@
 
     python -m scripts.language.attention_time --shape smollm2 --tokens 8192 --recipe llm-wanted
 
-Queries, keys and values are noise: what a budget of blocks costs does not depend on them. The three are timed
-by turns in one process, and the best of each is printed, by the clock of the wall and of the processor.
+Queries, keys and values are noise, which does not affect the cost of a budget of blocks. The three are timed
+in turn in one process; the best of each is printed, in wall-clock and in processor time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHAPES = {"smollm2": (9, 3, 64), "gemma3": (4, 1, 256), "llama-8b": (32, 8, 128)
 
 
 def best(call: Callable[[], object], before: tuple[float, float]) -> tuple[float, float]:
-    """The lower of `before` and of one more call: seconds of the wall and of the processor."""
+    """The lower of `before` and one more call: wall-clock and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     call()
     return min(before[0], time.perf_counter() - wall), min(before[1], time.process_time() - processor)

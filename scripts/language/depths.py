@@ -1,4 +1,4 @@
-"""Needle sequences for measuring: one needle in every part of the text, questions at the end or all over."""
+"""Needle sequences for measuring: a needle in every part of the text, questions at the end or throughout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTION = 3  # tokens: the mark, the key, the value
 
 @dataclass(frozen=True)
 class Sample:
-    """One sequence [1, length], and where its answers stand [DEPTHS], the shallowest needle's first."""
+    """One sequence [1, length], and the positions of its answers [DEPTHS], the shallowest needle first."""
 
     tokens: Tensor
     answers: Tensor
@@ -26,8 +26,8 @@ class Sample:
 def draw(length: int, questions: Questions, generator: torch.Generator) -> Sample:
     """A sequence with one (key, value) pair in each of `DEPTHS` equal parts of the text, all asked for once.
 
-    Questions stand at the "end", in random order and after everything else; or they are "scattered" over the
-    second half, with filler between and behind them, and the needles lie in the first half.
+    Questions are at the "end", in random order and after everything else; or "scattered" over the second
+    half, with filler between and after them, and then the needles are in the first half.
 
     Raises:
         ValueError: if the parts are too short for a pair and a question.

@@ -1,7 +1,7 @@
-"""Prompts with facts hidden in real text and asked for later: all over the text and at its end.
+"""Prompts with facts hidden in real text and asked for later: throughout the text and at its end.
 
-Answers are part of the prompt (teacher forcing), so one forward measures all of them, and the likelihood of
-the text between them. What settings are chosen on and what they are reported on share no wording, name, word
+Answers are part of the prompt (teacher forcing), so one forward measures all of them and the likelihood of
+the text between them. The prompts to choose settings on and those to report on share no wording, name, word
 or text.
 """
 
@@ -21,13 +21,13 @@ FACTS = 6  # asked for in each place
 
 @dataclass(frozen=True)
 class Wording:
-    """How a fact is told and asked for.
+    """How a fact is stated and asked for.
 
     Args:
         fact: a sentence with {name} and {value}.
-        question: what stands before the value when it is asked for, with {name}.
+        question: the text before the value when it is asked for, with {name}.
         close: what follows the value there.
-        gap: what stands between the question and the value, part of the value's first token.
+        gap: between the question and the value; part of the value's first token.
     """
 
     fact: str
@@ -99,7 +99,7 @@ SPLITS = {"choosing": CHOOSING, "reporting": REPORTING}
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt [1, length]: where its answers stand (place, first position, length), and plain text."""
+    """One prompt [1, length]: its answers (place, first position, length), and positions of plain text."""
 
     tokens: Tensor
     answers: tuple[tuple[Place, int, int], ...]
@@ -108,7 +108,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Item:
-    """Tokens to be put at a place of the text, a share of it; `answer` is where in them an answer stands."""
+    """Tokens to insert at a fraction of the text; `answer` is where the answer is in them."""
 
     at: float
     ids: list[int]
@@ -119,11 +119,11 @@ class Item:
 def draw(tokenizer: Any, text: Sequence[int], length: int, split: Split, number: int) -> Prompt:
     """The prompt of a number, of exactly `length` tokens; wordings and kinds of answers take turns.
 
-    Facts that are asked for all over lie in the first half, their questions in the second with text behind
-    them; those asked for at the end lie anywhere.
+        Facts that are asked for throughout are in the first half, their questions in the second with text
+    after them; those asked for at the end are anywhere.
 
-    Args:
-        text: tokens of a real text, at least `length`.
+        Args:
+            text: tokens of a real text, at least `length`.
     """
     chance = random.Random(number)
     wording = list(split.wordings.values())[number % len(split.wordings)]

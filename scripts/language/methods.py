@@ -1,9 +1,9 @@
-"""The methods the needle bench compares: shipped recipes, each turned to the density that is asked for.
+"""The methods the needle bench compares: shipped recipes, each set to a wanted density.
 
-A recipe's own knob is turned until what it executes, dense layers and dense queries counted, is what was
-asked for: the density of its selector (also where the recipe asks for a mass), of its search, or the reach of
-its window. What a method keeps anyway may be more than was asked for; then that is its lowest density. Where
-density depends on the text, it is turned on noise and what comes of it on a text is another density.
+One parameter of a recipe is varied until what it executes, dense layers and dense queries included, is what
+is wanted: the density of its selector (also where the recipe has a mass), of its search, or the reach of its
+window. A method may always keep more than is wanted; that is then its lowest density. Where density depends
+on the text, it is set on noise, and a text gives another density.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHODS = (
     "llm-vertical-slash",
     "llm-flexprefill",
 )
-# A name of a method that is no recipe's: the recipe it is, and the fields of its policy that differ.
+# Methods that are not recipes: the recipe they start from, and the fields of its policy that differ.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm-permuted, key blocks of 64": ("llm-permuted", {"block_size": (128, 64), "segment": 128}),
 }
@@ -102,7 +102,7 @@ def available(name: str) -> bool:
 
 
 def shipped(name: str, dense_queries: int) -> Recipe:
-    """A method as it is, but for the last queries that see every key."""
+    """A method as shipped, except for how many of the last queries see every key."""
     name, changes = VARIANTS.get(name, (name, {}))
     recipe = load_recipe(name)
     if changes:
@@ -117,7 +117,7 @@ def with_policy(recipe: Recipe, policy: Any) -> Recipe:
 
 @cache
 def turned(name: str, density: float, length: int, dense_queries: int) -> Recipe | None:
-    """The recipe at a density, in (0, 1]; none if it has no knob that this script knows."""
+    """The recipe at a density, in (0, 1]; None if this script knows no parameter to vary."""
     recipe = shipped(name, dense_queries)
     policy = recipe.rules[0].policy
     turn = turn_of(policy)
@@ -127,7 +127,7 @@ def turned(name: str, density: float, length: int, dense_queries: int) -> Recipe
 
 
 def reachable(name: str, densities: Sequence[float], length: int, dense_queries: int) -> list[float]:
-    """Without those below what the method keeps anyway; the highest of them stands for all."""
+    """Only the highest of the densities below what the method keeps anyway, and all above it."""
     lowest = turned(name, min(densities), length, dense_queries)
     if lowest is None:
         return []
@@ -145,7 +145,7 @@ def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> 
     for _ in range(STEPS):
         if below >= density or missed < TOLERANCE:
             break
-        # Density is close to linear in a knob; keeping off the ends makes the bracket shrink where it is not.
+        # Density is almost linear in the knob; staying off the ends makes the bracket shrink where it is not.
         share = min(max((density - below) / (above - below), 0.1), 0.9)
         knob = low + share * (high - low)
         found = executed(recipe_at(knob), length)
@@ -159,7 +159,7 @@ def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> 
 
 
 def executed(recipe: Recipe, length: int) -> float:
-    """Blocks executed / blocks of dense causal attention, over all layers, of noise."""
+    """Executed blocks / blocks of dense causal attention, over all layers, on noise."""
     q, k = torch.randn(2, 1, 1, length, TRIAL_WIDTH, generator=torch.Generator().manual_seed(0))
     layout = recipe.rules[0].policy.layout(q, k, None, Context())
     sparse = with_dense_queries(layout, recipe.schedule.dense_queries).density

@@ -5,8 +5,8 @@
 
 Every method gets the same sequences of the demo's needle task: a (key, value) pair in every eighth of the
 text, all asked for. Writes needle.json after every row, then needle.svg and the report between the markers of
-needle.md. A run continues where the JSON ends; --report measures nothing. Density is what was
-executed, executed blocks / blocks of a dense causal kernel over all layers, dense ones included.
+needle.md. A run continues where the JSON ends; --report measures nothing. Density is executed blocks / blocks
+of a dense causal kernel, over all layers, dense ones included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scripts.row_file import read_table, write_table
 
 DENSE_QUERIES = 64
 SAMPLES = {1024: 4, 2048: 3, 4096: 2}
-# Where the questions stand, and how many of the last queries see every key.
+# Where the questions are, and how many of the last queries see every key.
 MODES: dict[str, tuple[Questions, int]] = {
     "end": ("end", 0),
     "end, last queries dense": ("end", DENSE_QUERIES),
@@ -123,7 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="shipped recipes")
     parser.add_argument("--as-shipped", action="store_true", help="at the recipes' own densities, too")
-    parser.add_argument("--samples", type=int, help="sequences a row; by length if not said")
+    parser.add_argument("--samples", type=int, help="sequences a row; by default it depends on the length")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", action="store_true", help="write the report of what the JSON holds")
     return parser.parse_args()

@@ -4,12 +4,12 @@
     python -m scripts.language.real rows.jsonl --model Qwen/Qwen3-8B --lengths 8192 16384 --device cuda
     python -m scripts.language.real rows.jsonl --page docs/benchmarks/language.md
 
-One prompt under one method is a row, appended to the file as soon as it is measured; a run continues where
-the file ends. Facts are hidden in real text and asked for all over it and at its end (facts.py beside this).
-Settings are to be chosen on `--split choosing` and reported on `--split reporting`: they share nothing.
+A row is one prompt under one method, appended to the file as soon as it is measured; a run continues where
+the file ends. Facts are hidden in real text and asked for throughout it and at its end (facts.py).
+Choose settings on `--split choosing` and report on `--split reporting`: they share nothing.
 
 Methods are shipped recipes, files of your own, or "oracle": the default with the true mass of blocks, at the
-full price of QKᵀ. `@ship` behind a name leaves a recipe its own budget, else it is turned to each of the
+full price of QKᵀ. `@ship` after a name leaves a recipe its own budget; otherwise it is set to each of the
 densities. The last queries are sparse like all others unless `--dense-queries` says otherwise, so that no
 query knows what is asked.
 """
@@ -63,8 +63,8 @@ class Row:
         split, text, number: which prompt, see `facts.draw`.
         asked: the density a recipe was turned to; None is its own budget.
         density: executed blocks / blocks of dense causal attention, over the layers that see everything.
-        found, asked_for: tokens of answers that are the likeliest, and all of them, by place.
-        exact, facts: answers all of whose tokens are, and all answers, by place.
+        found, asked_for: tokens of answers that are the most likely ones, and all of them, by place.
+        exact, facts: answers found whole, and all answers, by place.
         answer_nll, text_nll: mean negative log-likelihood in nats, of answers by place and of text.
         cpu_seconds, seconds: of the whole forward, by the processor's clock and the wall's.
     """
@@ -126,7 +126,7 @@ def measure(model: Any, prompt: Prompt, recipe: Recipe) -> dict[str, Any]:
 
 
 def judge(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each token whether it is the likeliest, and its negative log-likelihood in nats; on the host."""
+    """Whether each token is the most likely one, and its negative log-likelihood in nats; on the host."""
     nll = torch.nn.functional.cross_entropy(logits.float(), tokens, reduction="none")
     return (logits.argmax(-1) == tokens).cpu(), nll.cpu()
 
@@ -230,11 +230,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="smollm2", help="smollm2, gemma3, a GGUF file, a folder or a hub id"
     )
-    parser.add_argument("--device", help="the best there is if not said")
+    parser.add_argument("--device", help="the best available by default")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096], help="tokens of a prompt")
     parser.add_argument("--split", choices=SPLITS, default="choosing")
     parser.add_argument(
-        "--texts", nargs="+", default=["prose", "code"], help="prose, code, or a file of yours"
+        "--texts", nargs="+", default=["prose", "code"], help="prose, code, or a file of your own"
     )
     parser.add_argument("--prompts", type=int, default=6, help="of each length and text")
     parser.add_argument("--first", type=int, default=0, help="number of the first prompt")

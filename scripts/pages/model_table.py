@@ -60,7 +60,7 @@ def pipelines(name: str) -> str:
 
 
 def order(cases: list[Case]) -> str:
-    """What stands where, in words."""
+    """The order of the parts of the sequence, in words."""
     grids = [case.grid((2, 8, 8)) for case in cases]
     lead = any(grid.lead_tokens for grid in grids)
     text = any(grid.text_tokens for grid in grids)

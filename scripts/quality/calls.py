@@ -1,12 +1,12 @@
-"""Measure what each method loses: recall, output error and planning cost at equal density, on q, k, v.
+"""Measure what each method loses on q, k, v: recall, output error and planning cost at equal density.
 
     python -m scripts.quality.calls docs/benchmarks/policies.json --captures captures
     python -m scripts.quality.calls docs/benchmarks/policies-held-out.json --held-out
     python -m scripts.quality.calls out.json --synthetic 0 --density 0.4 --method default
 
-Samples are captured from the embedded demo (prompts x layers x steps) and made up at the size of Wan at 480p.
-What is in the file already is not measured again. Every number but the milliseconds repeats
-exactly; those are of one CPU core and mean something on a quiet machine only.
+Samples are captured from the embedded demo (prompts x layers x steps) and synthesised at the size of Wan at
+480p. Rows in the file are not measured again. Every number except the milliseconds repeats exactly; those are
+of one CPU core and are meaningful only on an idle machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LAYERS = (0, 2, 5, 7)
 STEPS = (2, 4, 7)
 DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5)
 BLOCKS: dict[str, BlockSize] = {"demo": (64, 64), "synthetic": (128, 64)}
-# Primes: the queries that are judged meet every column of the grid and every place in a block.
+# Primes: the sampled queries meet every column of the grid and every position in a block.
 PROBE_STEPS = {"demo": 11, "synthetic": 61}
 ORACLES: dict[str, Budget] = {"oracle, row": "row", "oracle, layer": "layer"}
 
@@ -55,7 +55,7 @@ class Row:
         density: executed blocks / all blocks.
         recall, error: see `Judgement`.
         cost: multiply-adds of the choice / those of QKᵀ.
-        plan_ms: milliseconds to choose the blocks, once the geometry is known; none for oracles.
+        plan_ms: milliseconds to choose the blocks, once the geometry is known; None for oracles.
     """
 
     kind: str
@@ -72,13 +72,15 @@ class Row:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue")],
     prompts: Annotated[int, typer.Option(min=1, max=8, help="demo prompts")] = 3,
     densities: Annotated[list[float] | None, typer.Option("--density", help="repeat")] = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="only these; repeat")] = None,
-    held_out: Annotated[bool, typer.Option("--held-out", help="prompts 8 and up, nothing made up")] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="prompts 8 and up, no synthetic samples")
+    ] = False,
     demo: Annotated[bool, typer.Option(help="capture the embedded demo")] = True,
-    synthetic: Annotated[int, typer.Option(min=0, help="how many made-up samples")] = 1,
+    synthetic: Annotated[int, typer.Option(min=0, help="how many synthetic samples")] = 1,
     captures: Annotated[Path, typer.Option(help="folder to keep captured samples in")] = Path("captures"),
 ) -> None:
     """Measure every policy on every sample at every density."""

@@ -1,4 +1,4 @@
-"""How far a layout's attention is from dense attention, judged on every few-th query of a sample."""
+"""How far a layout's attention is from dense attention, judged on every n-th query of a sample."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Judgement(NamedTuple):
 
 
 class Probes:
-    """Dense attention of every `step`-th query, kept so that layout after layout can be held against it.
+    """Dense attention of every `step`-th query, kept to compare layouts with.
 
-    A step that has no divisor in common with the grid or the blocks meets every column, and every place of a
+    A step that shares no divisor with the grid or the blocks meets every column, and every position in a
     block, equally often.
 
     Args:

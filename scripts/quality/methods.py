@@ -32,7 +32,7 @@ Build = Callable[[float, BlockSize, TokenGrid], Policy]
 
 @dataclass(frozen=True)
 class Chance(Policy):
-    """The diagonal and random blocks, the same number in every row, others in every call."""
+    """The diagonal and random blocks, the same number in every row, different ones in every call."""
 
     density: float
     block_size: BlockSize
@@ -50,7 +50,7 @@ class Chance(Policy):
 
 @dataclass(frozen=True)
 class FirstLayer(Policy):
-    """One policy in layer 0 and another in the rest: which of them a loss comes from."""
+    """One policy in layer 0 and another in the rest, to see where a loss comes from."""
 
     first: Policy
     rest: Policy
@@ -61,7 +61,7 @@ class FirstLayer(Policy):
         return (self.rest if context.layer else self.first).layout(q, k, grid, context)
 
 
-# The least that every row gets of a budget that it shares with others.
+# What every row gets at least of a budget that it shares with others.
 ROW_DENSITY = 0.1
 
 
@@ -76,7 +76,7 @@ def composed(score: Score, budget: Budget, tail: bool = False) -> Build:
 
 
 def default(score: Score, tail: bool = False) -> Build:
-    """As the recipes have it: half of a layer's budget goes to every row alike."""
+    """As in the recipes: half of a layer's budget is split evenly over the rows."""
     return lambda density, block, grid: Composed(
         score=score, select=TopK(density, "layer", density / 2), tail=tail, block_size=block
     )
@@ -89,7 +89,7 @@ def first_layer(first: Build, rest: Build) -> Build:
 
 
 def radial(density: float, block: BlockSize, grid: TokenGrid) -> Radial:
-    """The one of radial's masks that comes closest to a density; few are to be had."""
+    """The radial mask whose density is closest; radial can reach few densities."""
     decays = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
     every = [
         Radial(decay=decay, rule=rule, block_size=block) for rule in ("wan", "hunyuan") for decay in decays
@@ -110,7 +110,7 @@ def draft(regions: dict[int, tuple[int, int]]) -> Build:
 
 
 def hip(density: float, block: BlockSize, grid: TokenGrid) -> Hip:
-    """What hip finds comes on top of the diagonal, which is taken off here: all methods keep equally much."""
+    """Hip keeps the diagonal in addition to what it finds, so less is asked for: all keep the same."""
     columns = block_counts(grid, block)[1]
     diagonal = max(1, block[0] // block[1])
     return Hip(density=max(1, round(density * columns) - diagonal) / columns, block_size=block)
@@ -153,7 +153,7 @@ METHODS: dict[str, Build] = {
     "oracle, layer": composed(Exact(), "layer"),
 }
 
-# Asked for by name only.
+# Run only when named.
 BY_LAYER: dict[str, Build] = {
     "default, then by error": first_layer(METHODS["default"], METHODS["default, tail, by error"]),
     "by error, then default": first_layer(METHODS["default, tail, by error"], METHODS["default"]),

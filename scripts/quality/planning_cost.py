@@ -16,7 +16,7 @@ from accel.policies.search.tree import Tree
 
 
 def planning_cost(policy: Policy, grid: TokenGrid) -> float:
-    """Of self-attention over `grid`; 0 for what is static or random.
+    """The cost for self-attention over `grid`; 0 for static or random policies.
 
     Raises:
         TypeError: for a policy or a search that is not counted here.

@@ -1,4 +1,4 @@
-"""The prompts of the policy benchmarks by number: the demo's own, then some that no setting was chosen on."""
+"""The prompts of the policy benchmarks by number: the demo's own, then held-out ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one method saves of another's error, sample by sample: the budget's scope, the tail."""
+"""How much of another method's error a method saves, sample by sample: the budget's scope, the tail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def saved(rows: list[Record], name: str, baseline: str) -> float:
 
 
 def spread(rows: list[Record], name: str, baseline: str) -> list[str]:
-    """Least, median and greatest saving over the samples, and how often it is a loss; one text a density."""
+    """Smallest, median and largest saving over the samples, and how often it is negative; by density."""
     parts = []
     for wanted in densities(rows):
         at = of(rows, wanted=wanted)

@@ -1,4 +1,4 @@
-"""Where ranking blocks by approximation error loses: each call's error, and how much of it is a shift.
+"""Why ranking blocks by approximation error loses: each call's error, and how much of it is a shift.
 
     python -m scripts.quality.shift docs/benchmarks/policies-shift.json --pair 4
 
@@ -36,7 +36,7 @@ COMPARED = {
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue.")],
     pair: Annotated[list[int], typer.Option(help="Number of a prompt and seed; repeat.")],
     size: Annotated[int, typer.Option(help="Pixels of a side, 128 or 192.")] = 128,
 ) -> None:

@@ -1,7 +1,7 @@
 """Synthetic attention on the token grid of Wan at 480p: locality in space and time, content, sinks.
 
-Not a trained model's: heads are put together from what is said of such heads. Its use is a grid of the real
-size, at which the embedded demo cannot run.
+It does not come from a trained model: heads are composed from what is known of real ones. It offers a grid
+of the real size, at which the embedded demo cannot run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scripts.quality.samples import Sample
 
 WAN_480P = TokenGrid(21, 30, 52)
 DIM = 64
-# Of each head: how sharply it falls off over frames, rows and columns; how much content and sinks draw it.
+# For each head: how sharply it falls off over frames, rows and columns; how much content and sinks attract.
 HEADS = (
     ((0.6, 7.0, 9.0), 1.0, 1.0),
     ((6.0, 1.0, 1.0), 2.0, 0.0),
@@ -35,7 +35,7 @@ def synthetic_sample(seed: int, grid: TokenGrid = WAN_480P) -> Sample:
 
     The logits of a query and a key are the sum of three terms and noise: a kernel of their distance on the
     grid, from random Fourier features; whether their cluster of content is the same, where clusters are blobs
-    that move from frame to frame; and a constant for a few keys that draw every query.
+    that move from frame to frame; and a constant for a few keys that attract every query.
     """
     generator = torch.Generator().manual_seed(seed)
     place = torch.cartesian_prod(*(torch.linspace(0, 1, n) for n in (grid.frames, grid.height, grid.width)))
@@ -54,7 +54,7 @@ def clusters(place: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def detail(place: Tensor, generator: torch.Generator) -> Tensor:
-    """[N, 40]: features that change within a few tokens, as what values carry does."""
+    """[N, 40]: features that change within a few tokens, as values do."""
     phase = place @ (torch.randn(3, 20, generator=generator) * torch.tensor(VALUE_FALLS)[:, None])
     return torch.cat([phase.cos(), phase.sin()], dim=1) / math.sqrt(20)
 

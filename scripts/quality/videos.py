@@ -1,12 +1,12 @@
-"""What each method costs in quality on the embedded demo, end to end: equal density, schedule and seed.
+"""What each method costs in quality on the embedded demo, end to end, at equal density, schedule and seed.
 
     python -m scripts.quality.videos docs/benchmarks/policies-end-to-end.json
     python -m scripts.quality.videos out.json --pair 0 --size 128 --run default@0.4 --run hip@0.4
 
-A pair is a prompt and a seed, both counted from 0; from 8 on held out (`prompts.py`). Runs that are
-in the file already are not repeated. The forwards of the dense steps are played back from the dense run,
-and the VAE decodes in bfloat16 for every method alike (62 dB from float32, on the first latent step), which
-together save a third of the time.
+A pair is a prompt and a seed, both counted from 0; those from 8 on are held out (`prompts.py`). Runs in the
+file are not repeated. The forwards of the dense steps are played back from the dense run, and the VAE decodes
+in bfloat16 for every method (62 dB from float32, on the first latent step); both save a third of the time.
+# About the density of radial's usual mask on the demo; the others get its exact density.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from scripts.row_file import read_table, write_table
 DENSE_STEPS = 0.25
 # The density of radial's usual mask on the demo; the one it really has is what the others get there.
 RADIAL = 0.58
-# Pixels of a side: blocks that cut a frame of the demo into about as many.
+# Blocks by the pixels of a side: a frame has about the same number of them.
 BLOCKS = {192: (64, 64), 128: (32, 32)}
 
 
@@ -59,7 +59,7 @@ class Row:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue.")],
     pair: Annotated[list[int] | None, typer.Option(help="Number of a prompt and seed; repeat.")] = None,
     size: Annotated[int, typer.Option(help="Pixels of a side: 192, the demo's own, or 128.")] = 192,
     run: Annotated[list[str] | None, typer.Option(help="Only METHOD@DENSITY; repeat.")] = None,
@@ -106,7 +106,7 @@ def compare(run: Generated, dense: Generated, name: str, wanted: float, size: in
 
 
 def recipe_of(policy: Policy) -> Recipe:
-    """A recipe around any policy, those that no YAML can name included."""
+    """A recipe around any policy, including those that YAML cannot name."""
     return Recipe(rules=(Rule(match="*", policy=policy),), schedule=Schedule(dense_steps=DENSE_STEPS))
 
 

@@ -1,4 +1,4 @@
-"""The dense attention that sparse attention is held against: cuDNN where there is a GPU."""
+"""The dense attention that sparse attention is compared with: cuDNN on a GPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IN_ORDER = [
 
 
 def best_dense(device: torch.device | str) -> AbstractContextManager:
-    """Have whole models use cuDNN where it serves a call, then FlashAttention-2."""
+    """Make whole models use cuDNN for the calls it can take, then FlashAttention-2."""
     on_gpu = torch.device(device).type == "cuda"
     return sdpa_kernel(IN_ORDER, set_priority=True) if on_gpu else nullcontext()
 
 
 def dense_backend(device: torch.device) -> str:
-    """What the causal attention of grouped heads gets under `best_dense`."""
+    """The backend of causal attention with grouped heads under `best_dense`."""
     if device.type != "cuda":
         return "SDPA"
     q, k = (torch.randn(1, heads, 256, 128, device=device, dtype=torch.bfloat16) for heads in (32, 8))
@@ -40,8 +40,8 @@ def dense_backend(device: torch.device) -> str:
 def dense_attention(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = False
 ) -> tuple[str, Callable[[], Tensor]]:
-    """Its name and the call, run once. On a GPU the default can be half as fast as cuDNN, which would flatter
-    the sparse kernel; cuDNN without grouped heads gets keys and values repeated outside of the call."""
+    """Its name and the call, which has run once. On a GPU the default can be half as fast as cuDNN, which
+    would flatter the sparse kernel; without grouped heads in cuDNN, keys and values are repeated before."""
     grouped = q.shape[1] != k.shape[1]
     if not q.is_cuda:
         call = partial(scaled_dot_product_attention, q, k, v, is_causal=causal, enable_gqa=grouped)

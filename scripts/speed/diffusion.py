@@ -1,8 +1,8 @@
-"""What a video model gains: one forward of a transformer of Wan2.1-14B's shape, and the demo end to end.
+"""What a video model gains: one forward of a transformer in Wan2.1-14B's shape, and the demo end to end.
 
     python -m scripts.speed.diffusion wan rows.jsonl
 
-Weights of the first are random, six of forty layers stand for all, and blocks are chosen anew at every call.
+The first has random weights, six of forty layers are run, and blocks are chosen in every call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 def main(
     kind: Annotated[str, typer.Argument(help="wan or demo.")],
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     layers: Annotated[int, typer.Option(min=1)] = 6,
     heads: Annotated[int, typer.Option(min=1, help="Of 128 dimensions each.")] = 40,
     latent: Annotated[tuple[int, int, int], typer.Option(help="Frames, height and width.")] = LATENT,
@@ -81,7 +81,7 @@ def transformer(layers: int, heads: int, device: torch.device) -> Any:
 
 
 def at_density(density: float, model: Any, inputs: Row, expected: Tensor, facts: Row) -> Row:
-    """`error` is that of the model's output; it has to be small at density 1.0."""
+    """`error` is that of the model's output and must be small at density 1.0."""
     select = {"kind": "top_k", "density": density, "budget": "layer", "row_density": density / 2}
     policy = {
         "method": "compose",

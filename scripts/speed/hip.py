@@ -46,7 +46,7 @@ def main(
     length: Annotated[list[int] | None, typer.Option(help="Tokens; repeatable.")] = None,
     budget: Annotated[int, typer.Option(help="Keys to find for each block of queries.", min=64)] = 2048,
     limit: Annotated[
-        float, typer.Option(help="A method slower than this many seconds goes no further.")
+        float, typer.Option(help="A method slower than this many seconds is not run at greater lengths.")
     ] = 90,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
@@ -69,7 +69,7 @@ def main(
 
 @torch.no_grad()
 def measure(policy: Policy, q: Tensor, k: Tensor, repeats: int, limit: float) -> tuple[float, float]:
-    """(median seconds of choosing the blocks, their density); once only where that takes long."""
+    """(median seconds to choose the blocks, their density); a slow method is run only once."""
     choose = partial(policy.layout, q, k, None, Context())
     times: list[float] = []
     while not times or (len(times) < repeats and sum(times) < limit):

@@ -1,4 +1,4 @@
-"""Block-sparse attention against the best dense attention of the machine, side by side in one run."""
+"""Block-sparse attention and the machine's best dense attention, side by side in one run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU_SHAPES = ["1,4,5184,64", "1,4,8192,64"]
 CPU_BLOCKS = ["128x128", "128x64", "64x64"]
 CPU_DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
 CPU_TIERS = ["torch"]
-# A larger relative error is a wrong result, which has no speed. Eight-bit kernels round more.
+# A larger relative error means a wrong result, which is not timed. Eight-bit kernels round more.
 WRONG = {"fp8": 0.2, "spargeattn": 0.2}
 WRONG_OTHERWISE = 0.02
 DENSE_PEERS = ("dense_flash_attention_2",)
@@ -49,13 +49,15 @@ def main(
     tier: Annotated[
         list[str] | None, typer.Option(help="NAME, or NAME:HEAD_DIM for heads of that many only.")
     ] = None,
-    peers: Annotated[bool, typer.Option(help="Other people's kernels too, on a GPU.")] = False,
+    peers: Annotated[bool, typer.Option(help="Other projects' kernels too, on a GPU.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="By the length of the calls if none.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="By default it depends on the length of the calls.")
+    ] = None,
 ) -> None:
-    """Time every tier that can run here, on the shapes with targets if none is named on a GPU.
+    """Time every tier that can run here; on a GPU, unless shapes are named, on those with targets.
 
-    A row is printed and written as soon as it is measured; rows that OUT's .jsonl has are not repeated.
+    A row is printed and written as soon as it is measured; rows in OUT's .jsonl are not repeated.
     """
     device = torch.device(best_device())
     kind = getattr(torch, dtype or ("float32" if device.type == "cpu" else "bfloat16"))
@@ -79,7 +81,7 @@ def asked(
     ragged: bool,
     device: torch.device,
 ) -> list[Problem]:
-    """What was asked for; on a GPU, if nothing was, what the targets speak of."""
+    """The problems asked for; on a GPU, if none are, those of the targets."""
     if shapes is None and densities is None and blocks is None and device.type != "cpu":
         return problems()
     targets = {problem.shape: None for problem in problems()}
@@ -105,14 +107,14 @@ def baseline(
 
 @lru_cache(maxsize=1)
 def layout_of(problem: Problem, device: torch.device, dtype: torch.dtype) -> BlockLayout:
-    """The random layout of a problem, the same for all that take part in it."""
+    """The random layout of a problem, the same for all competitors."""
     return problem.layout(baseline(problem.shape, device, dtype)[0][0])
 
 
 def competitors(
     problem: Problem, device: torch.device, dtype: torch.dtype, wanted: list[str] | None, peers: bool
 ) -> dict[str, Callable[..., Attention]]:
-    """Who takes part, by name: functions of q, k, v and the layout that make the call to time."""
+    """The competitors by name: functions of q, k, v and the layout that return the call to time."""
     dim = int(problem.shape.split(",")[3])
     names = wanted or (CPU_TIERS if device.type == "cpu" else [name for name in TIERS if on_gpu_only(name)])
     tiers = [name.partition(":")[0] for name in names if name.partition(":")[2] in ("", str(dim))]
@@ -123,7 +125,7 @@ def competitors(
 
 
 def on_gpu_only(tier: str) -> bool:
-    """Whether a tier is a kernel; the others run on a GPU too, but not to be timed."""
+    """Whether a tier is a kernel; the others also run on a GPU, but are not timed there."""
     return cannot_run(tier, "cpu", torch.bfloat16, 128) is not None
 
 

@@ -1,8 +1,8 @@
-"""What a language model gains, dense and accelerated in one process: prompts, decoding, the embedded demo.
+"""What a language model gains, dense and accelerated in one process: prompts, decoding and the demo.
 
     python -m scripts.speed.language prefill rows.jsonl
 
-Random weights of Llama-3.1-8B's shape. A quarter of its layers stands for the model, since each costs the
+Random weights of Llama-3.1-8B's shape. A quarter of its layers is run, since each costs the
 same; at 131,072 tokens the whole model is measured too.
 """
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 def main(
     kind: Annotated[str, typer.Argument(help="prefill, decode or demo.")],
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     shape: Annotated[str, typer.Option(help="A shape that accel bench knows.")] = "llama-3.1-8b",
     tokens: Annotated[list[int] | None, typer.Option(help="Only these lengths, all layers.")] = None,
 ) -> None:
@@ -63,7 +63,7 @@ def main(
 
 
 def prefill(shape: str, tokens: int, layers: int) -> Row:
-    """A prompt of random tokens at a fixed density, whose cost is real and whose output means nothing."""
+    """A prompt of random tokens at a fixed density: its cost is real, its output meaningless."""
     recipe = bench_recipe(None, DENSITY, None)
     model = model_of(shape, max(tokens, 262144 if layers == 8 else tokens) + ROOM, layers)
     row = bench_prefill(model, tokens, recipe, repeats=1 if tokens > LONG else 3)
@@ -102,7 +102,7 @@ def as_row(shape: str, model: Any, row: BenchRow, recipe: str) -> Row:
 
 
 def demo() -> Row:
-    """The embedded model answers its own question, both ways, each warmed up."""
+    """The embedded model answers its question dense and accelerated, both warmed up."""
     loaded = load_language_model("demo-llm")
     text, expected = needle_prompt(loaded.tokenizer, 8192)
     recipe = plan_for(loaded.model, None).recipe

@@ -27,7 +27,7 @@ BAR = 0.05  # of the sparse call, what a tail may add beyond pooled keys and val
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     shape: Annotated[str, typer.Option(help="B,H,N,D.")] = "1,40,75600,128",
     block: Annotated[str, typer.Option(help="Query rows x key rows.")] = "128x128",
     tier: Annotated[list[str] | None, typer.Option(help="NAME or NAME:HEAD_DIM; repeat.")] = None,

@@ -1,6 +1,6 @@
-"""Other people's block-sparse attention on our layouts, to measure beside ours.
+"""Other projects' block-sparse attention on our layouts, to measure beside ours.
 
-A peer says why it cannot take part; it is then listed as skipped, never left out in silence.
+A peer that cannot take part says why and is listed as skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Skipped(Exception):
 
 
 def dense_flash_attention_2(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Call:
-    """Dense: what the blocks are saved from on GPUs that cuDNN does not serve."""
+    """Dense: the baseline on GPUs that cuDNN does not support."""
 
     def call() -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

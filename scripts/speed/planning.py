@@ -1,4 +1,4 @@
-"""What planning costs, stage by stage, beside the dense attention it has to pay for itself against."""
+"""What planning costs, stage by stage, compared with dense attention."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ BAR = 0.02  # of dense attention, from q and k to the lists
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON lines to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     shape: Annotated[str, typer.Option(help="B,H,N,D.")] = "1,40,75600,128",
-    rounds: Annotated[int | None, typer.Option(min=1, help="By the length of the calls if none.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="By default it depends on the length of the calls.")
+    ] = None,
 ) -> None:
     """Time every stage of planning, and dense attention beside it; prints each as soon as it is measured."""
     device = torch.device(best_device())
@@ -60,7 +62,7 @@ def main(
 
 
 def stages(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callable[[], Any]]:
-    """Plans from q and k to lists as wholes first, then every stage alone on the inputs it has in use."""
+    """Whole plans from q and k to lists first, then every stage by itself on its usual inputs."""
     must = torch.eye(-(-q.shape[2] // BLOCK[0]), dtype=torch.bool, device=q.device)[None, None]
     scores = {"8 x 8": Strided(8, 8), "8 x 4": Strided(), "16 x 8": Strided(16, 8)}
     mass = Strided(8, 8).mass(q, k, BLOCK)

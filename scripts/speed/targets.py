@@ -1,4 +1,4 @@
-"""What the kernels were asked to reach on an H200, and whether measured rows reach it."""
+"""What the kernels should reach on an H200, and whether measured rows reach it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TARGETS = [
 
 
 def problems() -> list[Problem]:
-    """All that the targets speak of, the most telling first."""
+    """The problems of all targets, the most informative first."""
     cases = dict.fromkeys((target.shape, target.density) for target in TARGETS)
     first = sorted(cases, key=lambda case: case != (MAIN, 0.25))
     ragged = [Problem(*RAGGED, block, ragged) for ragged in (False, True) for block in ("128x64", "128x128")]
@@ -50,7 +50,7 @@ def problems() -> list[Problem]:
 
 
 def held_against(target: Target, rows: list[Row], ours: list[str]) -> Row:
-    """The target with the best rate on equal lists, key blocks of any length; none where not measured."""
+    """The target with the best rate on equal lists, key blocks of any length; None if not measured."""
     tiers = [target.tier] if target.tier else [tier for tier in ours if tier not in EIGHT_BIT]
     best = best_of(rows, tiers, target.shape, target.density)
     met = None if best is None else best["rate"] >= target.rate
@@ -58,7 +58,7 @@ def held_against(target: Target, rows: list[Row], ours: list[str]) -> Row:
 
 
 def best_of(rows: list[Row], tiers: list[str], shape: str, density: float) -> Row | None:
-    """The row with the best rate of some tiers on equal lists; none where not measured."""
+    """The row with the best rate of some tiers on equal lists; None if not measured."""
     found = [row for row in rows if row["tier"] in tiers and _is(row, shape, density)]
     return max(found, key=lambda row: row["rate"], default=None)
 

@@ -1,4 +1,4 @@
-"""Times of calls on a device, interleaved so that clocks and neighbours change all of them alike."""
+"""Times of calls on a device, interleaved so that clocks and other processes affect all of them equally."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SHORT = 50.0  # milliseconds; longer calls vary less and are repeated less often
 
 
 def medians(calls: list[Call], device: torch.device, rounds: int | None = None) -> list[float]:
-    """Milliseconds of each call, the median of so many rounds of all of them; none is 9, or 5 of long calls.
+    """Milliseconds of each call, the median over rounds of all of them, 9 by default or 5 if they are long.
 
-    The calls have run before: nothing is warmed up here.
+    The calls must have run before: nothing is warmed up here.
     """
     times = [[milliseconds(call, device) for call in calls]]
     rounds = rounds or (9 if max(times[0]) < SHORT else 5)

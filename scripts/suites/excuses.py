@@ -16,7 +16,7 @@ class Excuse:
     """A reason for tests to fail.
 
     Args:
-        test: their ids, brackets and all; `*` stands for anything.
+        test: their ids with brackets; `*` matches anything.
         modes: kept, sparse, or both.
         why: a sentence.
     """

@@ -169,7 +169,7 @@ def then(method: Any, action: Any) -> Any:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("accel")
     group.addoption("--accel", choices=["stock", *DENSITIES], default="stock", help="what models run")
-    group.addoption("--accel-report", type=Path, help="a file that gets a row of JSON for each test")
+    group.addoption("--accel-report", type=Path, help="a file that gets one row of JSON for each test")
     group.addoption("--accel-seconds", type=int, default=60, help="the longest a test may take")
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of the libraries' tests are, and what is in them."""
+"""Where the rows of the libraries' tests are, and how to read them."""
 
 from __future__ import annotations
 

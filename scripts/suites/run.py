@@ -26,8 +26,8 @@ def main(
     checkout: Annotated[Path, typer.Argument(help="where the library's tests are", exists=True)],
     library: Annotated[str, typer.Argument(help="diffusers or transformers")],
     out: Annotated[Path, typer.Option(help="a folder for the rows")],
-    group: Annotated[list[str] | None, typer.Option(help="these groups; all without it")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="stock, kept, sparse; all without it")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="these groups; default: all")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="stock, kept, sparse; default: all")] = None,
     seconds: Annotated[int, typer.Option(help="the longest a test may take")] = 60,
 ) -> None:
     """Run the groups in each mode; a group that has rows already is run again."""
@@ -43,7 +43,7 @@ def main(
 
 
 def environment() -> dict[str, str]:
-    """Faults of ours fail the test they happen in; nothing is downloaded, no kernel tried out."""
+    """Our own faults fail the test they happen in; nothing is downloaded and no kernel is checked."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "ACCEL_STRICT": "1", "ACCEL_CHECK": "0"}
     return os.environ | ours

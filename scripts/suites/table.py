@@ -67,7 +67,7 @@ def table(out: Path) -> Iterator[str]:
 
 
 def failures(out: Path, known: list[Excuse]) -> Iterator[tuple[str, bool]]:
-    """A line for each test that breaks, and whether it is excused."""
+    """One line for each test that breaks, and whether it is excused."""
     for library, groups in GROUPS.items():
         for run in (Run.read(out, library, group, mode) for group in groups for mode in MODES):
             for test in run.broken():

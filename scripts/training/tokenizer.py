@@ -13,7 +13,7 @@ def word_tokenizer(words: list[str], template: str, unknown: str, **options: Any
 
     Args:
         template: "$A", the text, with one special token in front of it or behind it.
-        unknown: the word that stands for all others.
+        unknown: the word that all others are read as.
         options: of PreTrainedTokenizerFast, its special tokens among them.
     """
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=unknown))

@@ -1,11 +1,11 @@
-"""Settings against dense on the embedded demo, paired by prompt and seed, at executed work.
+"""Compare settings with dense on the embedded demo, paired by prompt and seed, at executed work.
 
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 16-27 --setting today --setting default
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 1,3 --setting today --forced
 
-A prompt's number is its seed too; 0 to 7 are there to choose settings on, 16 and up to report (`prompts.py`).
-Rows that are in the file already are not run again. Dense runs are kept in a folder beside it. Forwards
-that every setting leaves dense are played back from there, and count as work all the same.
+A prompt's number is also its seed; choose settings on 0 to 7 and report on 16 and up (`prompts.py`). Rows in
+the file are not run again. Dense runs are kept in a folder; forwards that every setting leaves dense are
+played back from there, and still count as work.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Row:
 
     Args:
         work: executed blocks / those of dense attention over the whole schedule; dense steps included.
-        forced: relative error of the guided velocity, one for each sparse step; none if not run.
-        latent_error: of the whole generation; none if not run.
-        ssim: likewise, of the video.
+        forced: relative error of the guided velocity, one for each sparse step; None if not run.
+        latent_error: of the whole generation; None if not run.
+        ssim: of the whole video; None if not run.
     """
 
     setting: str
@@ -76,7 +76,7 @@ class Bench:
     guidance: float
 
     def dense(self, prompt: int) -> tuple[Trajectory, Playback]:
-        """The dense run of a prompt, from the folder if it is there."""
+        """The dense run of a prompt, from the folder if it has been made."""
         file = self.folder / f"{self.size}-{self.steps}-{self.guidance:g}-{prompt}.pt"
         playback = Playback()
         if file.exists():
@@ -100,7 +100,7 @@ class Bench:
         return PASSES if self.guidance > 1 else 1
 
     def run(self, prompt: int) -> Tensor:
-        """The last latents of the pipeline's run as it is now."""
+        """The last latents of a run of the pipeline as it is now."""
         settings = demo_settings(self.size)
         settings |= {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
         generator = torch.Generator().manual_seed(prompt)
@@ -110,7 +110,7 @@ class Bench:
     def measure(self, name: str, recipe: Recipe, prompt: int, forced: bool, pixels: bool) -> Row:
         dense, playback = self.dense(prompt)
         first = whole(recipe.schedule.dense_steps, self.steps)
-        # Compensation is captured at the last dense step, which so has to run.
+        # Compensation is captured at the last dense step, which therefore has to run.
         skipped = max(0, first - 1 if getattr(recipe, "compensate", None) else first) * self.passes
         errors: tuple[float, ...] | None = None
         latents = None
@@ -138,7 +138,7 @@ def work_of(patch: Patch, played: int, forwards: int) -> float:
     executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
     executed += sum(sum(each.dense.values()) for each in records)
     sharing = sum(bool(each.shared) for each in records)
-    # A played-back second pass would have shared what the others did.
+    # A second pass that is played back would have shared its output as the others did.
     executed += played * len(records) - (played + 1) // 2 * sharing
     return executed / (forwards * len(records))
 
@@ -172,7 +172,7 @@ def write(out: Path, rows: list[Row]) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON file to write, and to go on with.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue.")],
     setting: Annotated[list[str], typer.Option(help="A key of SETTINGS; repeat.")],
     prompts: Annotated[str, typer.Option(help="Numbers and ranges: 1,3,16-27.")] = "0-3",
     steps: Annotated[int, typer.Option()] = 8,

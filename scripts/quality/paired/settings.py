@@ -1,10 +1,10 @@
-"""The settings that `paired` measures, by name: whole recipes, as a YAML file would hold them."""
+"""The settings that `paired` measures, by name: whole recipes, as in a YAML file."""
 
 from __future__ import annotations
 
 from typing import Any
 
-BLOCK = (32, 32)  # at 128 pixels they cut a frame into as many as 64 x 64 at 192
+BLOCK = (32, 32)  # at 128 pixels a frame has as many of them as of 64 x 64 at 192
 
 
 def setting(
@@ -33,7 +33,7 @@ def by_mass(mass: float) -> dict[str, Any]:
 
 
 ONE_LAYOUT = {"branches": True}
-REFRESHED = {"dense_every": 0.2}  # of 8 steps none, of 24 three
+REFRESHED = {"dense_every": 0.2}  # none of 8 steps, three of 24
 FIRST_LAYER = {"dense_layers": 0.1}  # one of the demo's eight
 
 

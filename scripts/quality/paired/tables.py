@@ -69,7 +69,7 @@ def against(name: str, pairs: list[tuple[float, float]]) -> list[str]:
 
 
 def t_statistic(differences: list[float]) -> float:
-    """Mean / standard error; infinite where all differences are equal, and 0 where they are all 0."""
+    """Mean / standard error; infinite if all differences are equal, 0 if they are all 0."""
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
     if not spread:
         return math.copysign(math.inf, mean) if mean else 0.0

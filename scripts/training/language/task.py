@@ -1,4 +1,4 @@
-"""The needle task for people and for training: prompt files, the tokenizer, batches."""
+"""The needle task as prompt files and for training: the tokenizer, batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.training.tokenizer import word_tokenizer
 
 MODEL = Path(__file__).parents[3] / "accel" / "demo" / "needle-llama"
 SEGMENT = 16  # tokens of a copied segment
-UNKNOWN = "something"  # the filler that stands for every word the model does not know
+UNKNOWN = "something"  # every word the model does not know is read as this filler
 
 
 @dataclass(frozen=True)

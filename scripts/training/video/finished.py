@@ -1,4 +1,4 @@
-"""Finished parts on disk, in bfloat16: the measured VAE and the whole pipeline."""
+"""Finished models on disk, in bfloat16: the measured VAE and the whole pipeline."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def save_pipeline(folder: Path, stage: TransformerStage) -> None:
 
 
 def halved(model: nn.Module) -> nn.Module:
-    """The same model, every number of it in bfloat16."""
-    # diffusers' own `to` warns about layers to run in float32, which is the business of whoever loads them
+    """The same model with all of its numbers in bfloat16."""
+    # diffusers' own `to` warns about layers to run in float32, which concerns those who load them
     return nn.Module.to(model, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Encoded clips for the transformer to train on, replaced bit by bit with new ones while it trains."""
+"""Encoded clips for the transformer to train on, gradually replaced by new ones while it trains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LatentStore:
         self.held: dict[int, int] = {}
 
     def advance(self, step: int) -> None:
-        """Draw and encode what step number `step` must have and is not there yet."""
+        """Draw and encode what step number `step` needs and does not have yet."""
         for batch in range(step, step + self.size.kept):
             slot = batch % self.size.kept
             if self.held.get(slot) != batch:

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a place in the training, so that any step can be repeated on its own."""
+"""Random numbers that belong to a position in the training, so that any step can be repeated by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Stream(Enum):
-    """What random numbers are drawn for; streams of different kinds share none."""
+    """What random numbers are drawn for; different kinds of stream share none."""
 
     POOL = "clips the VAE is trained on"
     VAE_STEP = "one step of the VAE"

@@ -4,7 +4,7 @@
     python -m scripts.training.video.train --size toy --steps 40 --out out/toy-wan       # a CPU, seconds
 
 `--out` then holds `pipeline/` (for WanPipeline.from_pretrained), `vae/`, `checkpoints/` and `training.json`,
-which says how it was made. An interrupted run goes on with `--resume`. The size `small` needs a GPU.
+which says how it was made. An interrupted run continues with `--resume`. The size `small` needs a GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(
     ] = "small",
     seed: Annotated[int, typer.Option(help="of the weights, the clips and the noise")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; empty: a GPU if there is one")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoints in --out")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the checkpoints in --out")] = False,
 ) -> None:
     """Train the demo pipeline and save it."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -74,7 +74,7 @@ def main(
 def train_vae(
     budget: Budget, out: Path, size_name: str, seed: int, device: torch.device, resume: bool
 ) -> None:
-    """Train the VAE and leave it, measured, in `out/vae`; one that a transformer was trained on is kept.
+    """Train the VAE and write it, measured, to `out/vae`; one that a transformer was trained on is kept.
 
     Raises:
         FileExistsError: if there is a checkpoint already and `resume` is false.
@@ -91,11 +91,11 @@ def train_vae(
 def train_transformer(
     budget: Budget, out: Path, size_name: str, seed: int, device: torch.device, resume: bool
 ) -> None:
-    """Train text encoder and transformer on the VAE in `out/vae`, and leave the pipeline in `out/pipeline`.
+    """Train text encoder and transformer on the VAE in `out/vae`, and write the pipeline to `out/pipeline`.
 
     Raises:
         FileExistsError: if there is a checkpoint already and `resume` is false.
-        FileNotFoundError: if there is no finished VAE.
+        FileNotFoundError: if the VAE is not finished.
     """
     checkpoint = unused_checkpoint(out / "checkpoints" / "transformer.safetensors", resume)
     vae, digest = load_vae(out / "vae")

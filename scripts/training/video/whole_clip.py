@@ -1,7 +1,7 @@
 """Run a Wan VAE on whole clips at once, with the result of diffusers' loop over chunks of four frames.
 
 Only WanResample behaves differently without its cache: it then leaves time alone. Hooks put that back, so
-that training needs one forward of the encoder and one of the decoder; calls with a cache pass untouched.
+that training needs one forward of the encoder and one of the decoder; calls with a cache are not affected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def allow_whole_clips(vae: AutoencoderKLWan) -> None:
-    """Put the hooks on, for good; `encode` and `decode` of the VAE itself stay as they were."""
+    """Install the hooks permanently; `encode` and `decode` of the VAE itself are unchanged."""
     for module in vae.modules():
         if isinstance(module, WanResample) and module.mode == "downsample3d":
             module.register_forward_hook(_halve_time, with_kwargs=True)

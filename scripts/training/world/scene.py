@@ -1,4 +1,4 @@
-"""What a batch of clips shows, before any pixel is drawn, and the captions that say so."""
+"""What a batch of clips shows, before any pixel is drawn, and its captions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Scene:
         present: bool, [B, 2].
         size, colour, shape, motion: int64, [B, 2].
         radius: float32, [B, 2], in shorter frame sides.
-        dice: float32, [B, 2, 6], uniform in [0, 1): what is left to chance in a motion.
+        dice: float32, [B, 2, 6], uniform in [0, 1): the random part of a motion.
         background, kind: int64, [B].
-        pattern: float32, [B, 3], uniform in [0, 1): what is left to chance in a background.
+        pattern: float32, [B, 3], uniform in [0, 1): the random part of a background.
     """
 
     present: Tensor
@@ -62,7 +62,7 @@ class Scene:
 
 
 def sample_scene(count: int, seed: int, *, one_object: float = 0.7) -> Scene:
-    """`count` random clips on the CPU, the same for the same seed.
+    """`count` random clips, drawn on the CPU, the same for the same seed.
 
     The two objects of a clip differ in colour, and a spinning object is never a circle, which could not be
     seen to spin. `one_object` is the fraction of clips with a single object, in [0, 1].
