@@ -106,9 +106,9 @@ def restore_model(pipe_or_model: Model) -> Model:
 
     Models that were accelerated together are restored together; a warning names those of other objects.
     """
-    models = supported_models(pipe_or_model).values()
+    parts = {id(part) for model in supported_models(pipe_or_model).values() for part in model.modules()}
     for patch in patches_of(pipe_or_model):
-        others = [name for name, model in patch.models.items() if all(model is not m for m in models)]
+        others = [name for name, model in patch.models.items() if id(model) not in parts]
         if others:
             warnings.warn(
                 f"no longer accelerated either: {', '.join(others)}, accelerated together with this "
@@ -149,7 +149,9 @@ def summary(pipe_or_model: Any) -> Summary:
 
 
 def patches_of(pipe_or_model: Any) -> list[Patch]:
-    """The patches in force on an object's models, each once."""
-    hooks = [hook_of(model) for model in supported_models(pipe_or_model).values()]
+    """The patches in force on an object's models, each once, and on models inside of these: the decoder of a
+    language model, or of one that sees, can be accelerated by itself."""
+    models = supported_models(pipe_or_model).values()
+    hooks = [hook_of(part) for model in models for part in model.modules()]
     owners = {id(hook.owner): hook.owner for hook in hooks if hook is not None}
     return list(owners.values())

@@ -7,11 +7,12 @@ be the model's own attention: blocks are chosen for one input.
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import _get_current_function_mode_stack
 
 SYMBOLIC = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
@@ -25,14 +26,29 @@ def records_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def is_differentiated(model: Any) -> bool:
-    """Whether derivatives may be taken of a forward that begins now, though its tensors do not show it.
+def is_differentiated(*tensors: Tensor) -> bool:
+    """Whether derivatives are taken of what is computed from any of these, or will be.
 
-    A reentrant checkpoint runs blocks without recording gradients, and a second time with: both must agree.
     Forward-mode derivatives ride on tensors that record nothing.
     """
-    checkpoints = torch.is_grad_enabled() and getattr(model, "gradient_checkpointing", False)
-    return checkpoints or forward_ad._current_level >= 0
+    return records_gradients(*tensors) or forward_ad._current_level >= 0 or _runs_again_with_gradients()
+
+
+def _runs_again_with_gradients() -> bool:
+    """Whether this runs in the forward of a function with a backward of its own, where nothing is recorded.
+
+    A reentrant checkpoint is one, and runs the same a second time to record it: both must agree. PyTorch
+    leaves no other mark of it than its frame on the call stack.
+    """
+    frame = None if torch.is_grad_enabled() else sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_varnames[:1] == ("ctx",):
+            ctx = frame.f_locals["ctx"]
+            if isinstance(ctx, BackwardCFunction) and any(ctx.needs_input_grad):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def recorder() -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run
-from accel.patches.observers import GRADIENTS, records_gradients
+from accel.patches.observers import GRADIENTS, is_differentiated
 from accel.patches.site import Site
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
@@ -120,7 +120,7 @@ class SiteAttention:
         """Why no call like this one runs sparse, whatever else it asks for."""
         if self.policy.method == "dense":
             return "dense by recipe"
-        return GRADIENTS if records_gradients(*tensors) else None
+        return GRADIENTS if is_differentiated(*tensors) else None
 
     @staticmethod
     def no_kernel(q: Tensor) -> str | None:

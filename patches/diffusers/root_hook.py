@@ -19,7 +19,7 @@ from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.diffusers.repeats import Repeats
 from accel.patches.hook import ModelHook
-from accel.patches.observers import GRADIENTS, exports_by_tracing, is_differentiated, recorder
+from accel.patches.observers import exports_by_tracing, recorder
 from accel.patches.untraced import untraced
 
 _COUNTING = threading.Lock()
@@ -97,7 +97,6 @@ class RootHook(ModelHook):
         )
         parallel = self._parallel_of(model)
         reason = parallel.unsupported(grid) if parallel is not None else None
-        reason = GRADIENTS if is_differentiated(model) else reason
         return Forward(context, reason, parallel, tick.kept, weakref.ref(model))
 
     def _parallel_of(self, model: Any) -> ContextParallel | None:

@@ -11,6 +11,7 @@ from accel.patches.site import Site
 from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.call import SequenceFn
 from accel.patches.transformers.interface import interface_of
+from accel.patches.transformers.sites import stock_config
 from accel.patches.transformers.slot import SequenceSlot
 
 
@@ -27,6 +28,8 @@ class UninstallSequence:
 
     def put_in(self) -> None:
         """Do what is to be undone."""
+        if (other := vars(self.module).get("accel_slot")) is not None:
+            remove_hooks_of(other, self.module)
         self.module.accel_slot = self.slot
         self.module.register_forward_pre_hook(self.slot.before, with_kwargs=True)
         self.module.config = self.slot.config
@@ -54,7 +57,8 @@ def prepare_sequence(site: Site, fn: SequenceFn) -> UninstallSequence:
     module: Any = site.module
     interface = interface_of(module)
     assert interface is not None
-    config = copy.copy(module.config)
+    stock = stock_config(module)
+    config = copy.copy(stock)
     config._attn_implementation_internal = NAME
-    dense = interface.dense(module.config._attn_implementation)
-    return UninstallSequence(module, SequenceSlot(fn, dense, module, module.config, config))
+    dense = interface.dense(stock._attn_implementation)
+    return UninstallSequence(module, SequenceSlot(fn, dense, module, stock, config))

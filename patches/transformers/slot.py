@@ -92,13 +92,16 @@ def sequence_call(
     module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any], config: Any
 ) -> SequenceCall:
     """The call, with transformers' keyword arguments under names of our own."""
-    causal = kwargs.get("is_causal")
+    is_causal = kwargs.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    # Eager attention knows no more of causality than its mask says.
+    sees_everything = config._attn_implementation == "eager" and mask is None and q.shape[2] > 1
     weights = kwargs.get("output_attentions")
     weights = getattr(config, "output_attentions", False) if weights is None else weights
     return SequenceCall(
         q, k, v, mask,
         scale=kwargs.get("scaling"),
-        causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
+        causal=bool(is_causal) and not sees_everything,
         window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),

@@ -200,6 +200,17 @@ def test_gradient_checkpoints_see_the_same_attention_twice(reentrant):
     assert summary(model).dense_reasons == {"gradients are recorded": 4}
 
 
+def test_checkpoints_of_the_users_own_see_the_same_attention_twice():
+    gradients = []
+    for accelerate in (lambda model: model, lambda model: accelerate_model(model, RADIAL)):
+        model = accelerate(tiny.wan(num_layers=2)).requires_grad_(True)
+        for block in model.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=True)
+        model(**tiny.inputs(model))[0].square().sum().backward()
+        gradients.append(model.patch_embedding.weight.grad)
+    assert torch.equal(*gradients)
+
+
 def test_forward_mode_derivatives_are_the_dense_models():
     derivatives = []
     for accelerated in (False, True):

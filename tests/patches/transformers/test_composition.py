@@ -8,6 +8,7 @@ import sys
 import torch
 from pytest import fixture, mark, raises
 from torch._dynamo.testing import CompileCounter
+from torch.autograd import forward_ad
 
 import tiny
 import tiny_language
@@ -196,6 +197,46 @@ def test_the_gradient_of_one_projection_is_the_dense_models(part, model):
         with torch.enable_grad():
             gradients += torch.autograd.grad(logits(model, 40).square().sum(), weight)
     assert torch.equal(*gradients)
+
+
+@mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpoints_see_the_same_attention_twice(reentrant):
+    gradients = []
+    for accelerate in (lambda model: model, lambda model: accelerate_model(model, hip())):
+        model = accelerate(tiny_language.llama()).requires_grad_(True).train()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        with torch.enable_grad():
+            logits(model).square().sum().backward()
+        gradients.append(model.model.embed_tokens.weight.grad)
+    assert torch.equal(*gradients)
+    assert summary(model).dense_reasons == {"gradients are recorded": 4}
+    logits(model)
+    assert summary(model).calls == 6 and summary(model).dense_reasons == {"gradients are recorded": 4}
+
+
+def test_forward_mode_derivatives_are_the_dense_models(model):
+    model.set_attn_implementation("eager")
+    embedded = model.get_input_embeddings()(tiny_language.tokens(150))
+    derivatives = []
+    for accelerate in (lambda model: model, lambda model: accelerate_model(model, hip())):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(embedded, embedded)
+            derivatives.append(forward_ad.unpack_dual(accelerate(model)(inputs_embeds=dual).logits).tangent)
+    assert torch.equal(*derivatives)
+    assert summary(model).dense_reasons == {"gradients are recorded": 2}
+
+
+@mark.parametrize("inner_first", [True, False])
+def test_a_decoder_is_accelerated_by_itself_and_with_its_model(inner_first, model):
+    expected = logits(model)
+    for part in (model.model, model) if inner_first else (model, model.model):
+        accelerate_model(part, hip())
+        logits(model)
+    assert summary(model).calls == (2 if inner_first else 4) and summary(model).dense_reasons == {}
+    restore_model(model)
+    assert torch.equal(logits(model), expected)
+    assert not any("accel_slot" in vars(layer.self_attn) for layer in model.model.layers)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_compiled_dropout_is_the_dense_models():

@@ -52,6 +52,17 @@ def test_eager_models_run_sparse_by_the_masks_of_eager_attention():
     assert summary(model).dense_reasons == {}
 
 
+@mark.parametrize("implementation", ["eager", "sdpa"])
+def test_no_mask_means_what_it_does_to_the_implementation(implementation):
+    model = tiny.gemma3()
+    model.set_attn_implementation(implementation)
+    masks = {"full_attention": None, "sliding_attention": None}
+    expected = model(tiny.tokens(60), attention_mask=dict(masks)).logits
+    keep_everything(model)
+    got = model(tiny.tokens(60), attention_mask=dict(masks)).logits
+    torch.testing.assert_close(got, expected, atol=5e-5, rtol=5e-5)
+
+
 def test_an_implementation_with_masks_of_its_own_is_set_back():
     model = tiny.llama()
     model.set_attn_implementation("flex_attention")
