@@ -100,13 +100,14 @@ def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
         site = next((step.site for step in steps if step.rule is rule), None)
         if site is None:
             continue
-        tokens = torch.zeros(1, site.heads, TRIAL_GRID.tokens, 16, device="cpu")
-        context = Context(grid=TRIAL_GRID, layer=site.layer, n_layers=site.n_layers)
+        grid = rule.policy.only_grid or TRIAL_GRID
+        tokens = torch.zeros(1, 1, 1, 16, device="cpu").expand(1, site.heads, grid.tokens, 16)
+        context = Context(grid=grid, layer=site.layer, n_layers=site.n_layers)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 policy = at_progress(rule.policy, 0.0)
-                require_layout(policy, policy.layout(tokens, tokens, TRIAL_GRID, context))
+                require_layout(policy, policy.layout(tokens, tokens, grid, context))
         except ValueError as error:
             raise RecipeError(f"rules[{number}].policy: {error}") from error
 

@@ -28,6 +28,7 @@ class Policy(ABC):
         static: whether the blocks follow from the grid and the context alone, never from q and k.
         spans_heads: whether what is kept for one head depends on the others; where other processes hold
             these (`Context.heads`), every one of them plans at the same time.
+        only_grid: the one grid that the method can plan; None where it plans any.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -35,6 +36,7 @@ class Policy(ABC):
     method: str
     static: ClassVar[bool] = False
     spans_heads: ClassVar[bool] = False
+    only_grid: ClassVar[TokenGrid | None] = None
 
     @abstractmethod
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:

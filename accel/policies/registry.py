@@ -19,6 +19,7 @@ from accel.policies.per_head import PerHead
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
+from accel.policies.stored import Stored
 
 GROUP = "sparse_accel.policies"
 POLICIES: dict[str, type[Policy]] = {
@@ -29,6 +30,7 @@ POLICIES: dict[str, type[Policy]] = {
     "hip": Hip,
     "compose": Composed,
     "per_head": PerHead,
+    "stored": Stored,
 }
 
 P = TypeVar("P", bound=type[Policy])

@@ -208,6 +208,9 @@ class GridAttention(SiteAttention):
             return f"grid {context.grid} is not {q.shape[1]} tokens"
         if reason := self.no_kernel(q):
             return reason
+        only = self.policy.only_grid
+        if only is not None and context.grid != only:
+            return f"the method is for {only} tokens"
         return self.schedule.dense_reason(context, q.shape[1])
 
 

@@ -99,8 +99,12 @@ def test_another_model_s_table_is_refused():
     ("choose", "candidates", "message"),
     [
         (table((1, [[3]])), [FRAMES], "names candidate 3; there are 1, counted from 0"),
-        (table((0.5, [[0]])), [FRAMES], r"must ascend and end at 1, got \[0.5\]"),
-        (table((1, [[0]]), (0.5, [[0]])), [FRAMES], r"must ascend and end at 1, got \[1.0, 0.5\]"),
+        (table((0.5, [[0]])), [FRAMES], r"must ascend from above 0 and end at 1, got \[0.5\]"),
+        (
+            table((1, [[0]]), (0.5, [[0]])),
+            [FRAMES],
+            r"must ascend from above 0 and end at 1, got \[1.0, 0.5\]",
+        ),
         (
             table((1, [[0]])),
             [FRAMES, {"method": "dense"}],

@@ -13,6 +13,7 @@ from torch import Tensor
 from accel.kernels.layout.blocks import blocks_of_tokens, per_head
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
+from accel.policies.parts.schedule_parts import check_ends, part_at
 from accel.policies.policy import STRICT
 
 Candidate = Annotated[int, Field(ge=0)]
@@ -40,9 +41,7 @@ class Table:
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:
-        ends = [part.until for part in self.parts]
-        if ends != sorted(set(ends)) or ends[-1] != 1:
-            raise ValueError(f"the parts' until must ascend and end at 1, got {ends}")
+        check_ends([part.until for part in self.parts])
 
     @property
     def highest(self) -> int:
@@ -54,7 +53,7 @@ class Table:
         Raises:
             ValueError: if the table is of a model with other layers or heads.
         """
-        part = next(part for part in self.parts if context.progress < part.until or part.until == 1)
+        part = self.parts[part_at([part.until for part in self.parts], context.progress)]
         if len(part.heads) != context.n_layers:
             raise ValueError(f"the table has {len(part.heads)} layers, this model has {context.n_layers}")
         row = list(part.heads[context.layer])
