@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -20,7 +21,7 @@ from accel.policies.policy import STRICT
 
 Tokens = Annotated[int, Field(ge=0)]
 GRID_FIELDS = ("first_frame", "own_frame", "adjacent", "window", "reference_frames", "band")
-SEQUENCE_FIELDS = ("sink", "recent", "powers", "every")
+SEQUENCE_FIELDS = ("sink", "recent", "recent_share", "powers", "every")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,7 +37,8 @@ class Always:
             every token (the masks of arXiv 2502.06155).
         band: keys at most half of this share of the video tokens away in the order, in [0, 2].
         sink: the first tokens of a sequence without a grid.
-        recent: the tokens before the query, in a sequence without a grid.
+        recent: the tokens before the query, in a sequence without a grid; may be negative beside a share.
+        recent_share: what share of the sequence is recent beside them (the spans of arXiv 2406.14909).
         powers: blocks a power of two before the query's own, in a sequence without a grid (arXiv 2503.03588).
         every: every how many blocks one is kept, in a sequence without a grid; 0 for none (the vertical
             strides of arXiv 2407.17678).
@@ -49,9 +51,14 @@ class Always:
     reference_frames: Tokens = 0
     band: Annotated[float, Field(ge=0, le=2)] = 0.0
     sink: Tokens = 0
-    recent: Tokens = 0
+    recent: int = 0
+    recent_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     powers: bool = False
     every: Tokens = 0
+
+    def __post_init__(self) -> None:
+        if self.recent < 0 and not self.recent_share:
+            raise ValueError(f"recent must be at least 0 without recent_share, got {self.recent}")
 
     def blocks(
         self, grid: TokenGrid, order: Order | ContentOrder, block_size: tuple[int, int], device: torch.device
@@ -153,7 +160,8 @@ def _sequence_blocks(
     last_query = (first_query + block_size[0]).clamp(max=kv_len) - 1
     first_key = torch.arange(0, kv_len, block_size[1])
     last_key = (first_key + block_size[1]).clamp(max=kv_len) - 1
-    keep = (last_key >= first_query - always.recent) & (first_key <= last_query)
+    recent = max(always.recent + math.ceil(always.recent_share * kv_len), 0)
+    keep = (last_key >= first_query - recent) & (first_key <= last_query)
     keep = keep | (first_key < always.sink)
     blocks_back = last_query // block_size[1] - torch.arange(len(first_key))
     if always.powers:
