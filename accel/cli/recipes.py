@@ -1,8 +1,9 @@
-"""accel recipes: list, show, validate, and the schema for editors."""
+"""accel recipes: list, show, validate, take over published plans, and the schema for editors."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,8 @@ import typer
 from accel.cli.options import Json
 from accel.cli.terminal import complain, print_table, say
 from accel.mistake import Mistake
-from accel.recipe.files import load_recipe, parse_recipe, recipe_text, shipped_recipes
+from accel.recipe.files import load_recipe, parse_recipe, recipe_data, recipe_text, shipped_recipes
+from accel.recipe.published import published_recipe
 from accel.recipe.recipe import Recipe, recipe_schema
 
 recipes = typer.Typer(
@@ -52,6 +54,14 @@ def validate(names: Names) -> None:
             complain(error)
     if failed:
         raise typer.Exit(2)
+
+
+@recipes.command("from-plan")
+def from_plan(file: Annotated[Path, typer.Argument(help="A JSON file of MInference's or MoA's.")]) -> None:
+    """Print a plan by layer and head that another project publishes as a recipe."""
+    import yaml
+
+    print(yaml.safe_dump(recipe_data(published_recipe(file)), sort_keys=False, default_flow_style=None))
 
 
 @recipes.command()

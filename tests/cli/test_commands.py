@@ -101,6 +101,15 @@ def test_recipes_list_show_and_schema(printed):
     assert "rules" in json.loads(printed("recipes", "schema"))["properties"]
 
 
+def test_a_published_plan_becomes_a_recipe_file(printed, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(
+        json.dumps([{"0": ["vertical_and_slash", 30, 800, 0.9], "1": ["stream_llm", 128, 64, 1]}])
+    )
+    (tmp_path / "mine.yaml").write_text(printed("recipes", "from-plan", str(plan)))
+    assert printed("recipes", "validate", str(tmp_path / "mine.yaml")).strip().endswith("mine.yaml: ok")
+
+
 def test_recipes_validate(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("rules: [{match: '*', policy: {method: radail}}]")
