@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
 from html import escape
-from operator import add
 from typing import Any
 
 from accel.apply.groups import COLUMNS, Group, groups
@@ -17,7 +15,7 @@ from accel.apply.patch import Patch
 from accel.apply.site_summary import SiteSummary
 from accel.kernels.attention.tiers import choose_tier
 from accel.plain_text import plain
-from accel.sites.spent import Saving
+from accel.sites.spent import Saving, saving
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,9 @@ class Summary:
         devices: where calls were, and in which type: "cpu, float32".
         tiers: the kernels of sparse calls.
         dense_on: what dense calls run on.
-        saving: seconds of the sparse calls, and what as many dense ones of this run take, by the median of
-            the first of each; None where nothing ran both ways.
+        saving: seconds of the sparse calls and those that capture a residual, and what as many dense ones
+            of this run take, by the median of the first of each; None where nothing ran both ways.
+        sparse_saving: the same of the sparse calls alone.
     """
 
     sites: tuple[SiteSummary, ...]
@@ -48,6 +47,7 @@ class Summary:
     tiers: tuple[str, ...]
     dense_on: tuple[str, ...]
     saving: Saving | None
+    sparse_saving: Saving | None
 
     @property
     def calls(self) -> int:
@@ -208,7 +208,7 @@ def summarize(patches: Sequence[Patch]) -> Summary:
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
     installed = [one for patch in patches for one in patch.installed]
-    savings = [saving for one in installed if (saving := one.attention.spent.saving()) is not None]
+    spent = [one.attention.spent for one in installed]
     return Summary(
         sites,
         untouched,
@@ -219,13 +219,14 @@ def summarize(patches: Sequence[Patch]) -> Summary:
         _devices(installed),
         _tiers(installed),
         tuple(dict.fromkeys(one.uninstall.dense_backend for one in installed)),
-        reduce(add, savings) if savings else None,
+        saving(spent, "sparse", "capture"),
+        saving(spent, "sparse"),
     )
 
 
 def _devices(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
     spent = [one.attention.spent for one in installed]
-    forms = [form for each in spent for form in (*each.forms("sparse"), *each.forms("dense"))]
+    forms = [form for each in spent for form in (*each.of("sparse"), *each.of("dense"))]
     return tuple(dict.fromkeys(f"{form.device}, {str(form.dtype).removeprefix('torch.')}" for form in forms))
 
 
@@ -233,7 +234,7 @@ def _tiers(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
     found = [
         choose_tier(form.device, form.dtype, form.shape[-1], precision=one.attention.precision).name
         for one in installed
-        for form in one.attention.spent.forms("sparse")
+        for form in one.attention.spent.of("sparse")
     ]
     return tuple(dict.fromkeys(found))
 

@@ -16,7 +16,10 @@ from accel.cli import options
 from accel.run.settings import GenerateSettings, LoadSettings
 
 if TYPE_CHECKING:
+    from accel.apply.patch import Patch
+    from accel.apply.summary import Summary
     from accel.comparison import Report, Run
+    from accel.comparison.pays import AttentionTime
     from accel.comparison.runs import Compared
     from accel.recipe.recipe import Recipe
     from accel.run.generate import Generated
@@ -33,8 +36,12 @@ def compare(
     ] = Path("out"),
     placing: Annotated[
         bool,
-        typer.Option(help="Also run the noise floor and another seed, so that the scores can be placed."),
+        typer.Option(help="Also run another seed, so that the scores can be placed."),
     ] = True,
+    floor: Annotated[
+        bool,
+        typer.Option("--floor", help="Also run dense under another exact backend, which may take long."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare an accelerated pipeline with the dense one: speed and quality, from its tensors."""
@@ -49,19 +56,25 @@ def compare(
     from accel.cli.run_table import print_runs
     from accel.cli.terminal import say
     from accel.comparison.runs import compare_runs
+    from accel.comparison.words import verdict
+    from accel.run.watcher import NamedBars
 
     pipe = asked.load()
-    compared = compare_runs(pipe, settings, found, placing=placing)
-    if not as_json:
-        print_runs({"dense": compared.dense, "accelerated": compared.accelerated})
-        for comparison in compared.comparisons:
-            say(_line(comparison))
+    bars = NamedBars(pipe)
+    compared = compare_runs(pipe, settings, found, placing=placing, floor=floor, watcher=bars)
+    bars.close()
     stem = output / (Path(load.model).name or "result")
     files = {
         "accelerated": stem.with_name(f"{stem.name}{asked.endings[0]}"),
         "dense": stem.with_name(f"{stem.name}-dense{asked.endings[0]}"),
     }
     make = partial(_report, pipe, load.model, settings, name, found, bool(changes), compared)
+    if not as_json:
+        print_runs({"dense": compared.dense, "accelerated": compared.accelerated})
+        for comparison in compared.comparisons:
+            say(_line(comparison))
+        for sentence in verdict(make({})):
+            say(sentence)
     _write(compared, files, settings.fps or asked.rate, output / "report.html", make, as_json)
 
 
@@ -123,7 +136,20 @@ def _report(
         versions=versions(),
         settings=_settings(pipe, settings, compared.dense),
         command=shlex.join(["accel", *sys.argv[1:]]),
+        anchors=compared.anchors,
+        worst=compared.worst,
+        attention_time=_attention_time(patch, account),
     )
+
+
+def _attention_time(patch: Patch, account: Summary) -> AttentionTime | None:
+    from accel.comparison.pays import AttentionTime
+
+    saving = account.sparse_saving
+    if saving is None or account.sparse_density is None:
+        return None
+    tokens = max(form.shape[1] for one in patch.installed for form in one.attention.spent.of("sparse"))
+    return AttentionTime(tokens, account.sparse_density, saving.sparse, saving.dense)
 
 
 def _run(label: str, run: Generated, video: Path | None) -> Run:

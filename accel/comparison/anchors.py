@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -11,6 +13,46 @@ import torch
 from torch import Tensor
 
 from accel.run.video import as_bytes, read_video
+
+MP4, BACKEND, SEED = "an mp4 of default quality", "another exact backend", "another seed"
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What something else than sparse attention does to a video.
+
+    Args:
+        name: as it reads after "less than".
+        ssim: against the dense video.
+        latent_error: None where latents do not differ, or were not looked at.
+        of_demo: measured on the embedded demo and not on the model at hand.
+    """
+
+    name: str
+    ssim: float
+    latent_error: float | None = None
+    of_demo: bool = False
+
+    def said(self, number: str) -> str:
+        """The name with one of its numbers, and where that is from."""
+        return f"{self.name} ({number}{', of the demo, not this run' if self.of_demo else ''})"
+
+
+# Means over the demo's first prompts, 33 frames of 128 x 128 in 8 steps, float32 on a CPU: what is in
+# docs/benchmarks/anchors.jsonl, made by scripts/quality/anchors.py.
+DEMO = (
+    Anchor(BACKEND, 1.0000, 2.70e-06, of_demo=True),
+    Anchor("weights in fp8", 0.9276, 0.1777, of_demo=True),
+    Anchor("half the steps", 0.6463, 0.6194, of_demo=True),
+    Anchor(SEED, 0.5043, 1.0128, of_demo=True),
+)
+
+
+def completed(found: Sequence[Anchor]) -> tuple[Anchor, ...]:
+    """What was measured in a run, and of the rest what the demo shows; closest to dense first."""
+    here = {anchor.name for anchor in found}
+    rest = [anchor for anchor in DEMO if anchor.name not in here]
+    return tuple(sorted([*found, *rest], key=lambda anchor: anchor.ssim, reverse=True))
 
 
 def as_usual_mp4(frames: Tensor, fps: float = 16) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from accel.comparison.report import Report, Run
+from accel.comparison.words import verdict
 
 
 def report_as_dict(report: Report) -> dict[str, Any]:
@@ -27,6 +29,8 @@ def report_as_dict(report: Report) -> dict[str, Any]:
             }
             for each in report.comparisons
         },
+        "anchors": [asdict(anchor) for anchor in report.anchors],
+        "verdict": verdict(report),
         "density_by_layer_and_step": [
             [_cell(value) for value in row] for row in report.density_by_layer_and_step
         ],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from accel.comparison.anchors import Anchor
 from accel.comparison.axis import Axis, counting_axis, round_axis
+from accel.comparison.digits import similarity, small
 from accel.comparison.report import Comparison, Run
 
 WIDTH = 480
@@ -37,19 +39,24 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class Mark:
-    """One comparison on the ruler; `at` is None where PSNR is infinite."""
+    """One number on a ruler.
+
+    Args:
+        role: "accelerated"; "here" for what was measured with this model, "demo" with the embedded demo.
+    """
 
     role: str
     label: str
-    psnr: float
-    at: float | None
+    value: str
+    at: float
     y: float
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """The PSNR of every comparison on one axis."""
+    """A number of the accelerated video among those of changes that people know, closest to dense first."""
 
+    title: str
     x: Axis
     marks: tuple[Mark, ...]
     height: int
@@ -99,15 +106,43 @@ def curve_chart(
     return CurveChart(title, x, y, curves, sum(len(values) for _, values in series) - len(finite))
 
 
-def ruler(comparisons: Sequence[Comparison]) -> Ruler | None:
-    """PSNR of every comparison on one axis from 0; None without any."""
-    if not comparisons:
+def ssim_ruler(accelerated: Comparison | None, anchors: Sequence[Anchor]) -> Ruler | None:
+    """SSIM of the accelerated video and of the anchors, up to 1; None without a comparison."""
+    if accelerated is None:
         return None
-    finite = [each.quality.psnr for each in comparisons if math.isfinite(each.quality.psnr)]
-    ordered = sorted(comparisons, key=lambda each: each.quality.psnr, reverse=True)
-    x = round_axis("PSNR against dense, mean over frames (dB)", [0, *(finite or [50])], 14, WIDTH - 98)
-    marks = tuple(_mark(each, x, 34 + 44 * row) for row, each in enumerate(ordered))
-    return Ruler(x, marks, 44 * len(marks) + 60)
+    values = [("accelerated", "accelerated", accelerated.quality.ssim)]
+    values += [_of_anchor(anchor, anchor.ssim) for anchor in anchors]
+    return _ruler("SSIM against dense: right is closer", values, similarity, end=1.0, highest_first=True)
+
+
+def error_ruler(accelerated: Comparison | None, anchors: Sequence[Anchor]) -> Ruler | None:
+    """The same of the latent error, from 0; None where it was not measured."""
+    error = None if accelerated is None else accelerated.latent_relative_error
+    if error is None:
+        return None
+    values = [("accelerated", "accelerated", error)]
+    values += [_of_anchor(each, each.latent_error) for each in anchors if each.latent_error is not None]
+    return _ruler("Latent error: left is closer", values, small, end=0.0)
+
+
+def _of_anchor(anchor: Anchor, value: float) -> tuple[str, str, float]:
+    return ("demo" if anchor.of_demo else "here"), anchor.name, value
+
+
+def _ruler(
+    title: str,
+    values: Sequence[tuple[str, str, float]],
+    digits: Callable[[float], str],
+    end: float,
+    highest_first: bool = False,
+) -> Ruler:
+    x = round_axis(title, [end, *(value for _, _, value in values)], 14, WIDTH - 84)
+    ordered = sorted(values, key=lambda each: each[2], reverse=highest_first)
+    marks = tuple(
+        Mark(role, label, digits(value), x.at(value), 30 + 38 * row)
+        for row, (role, label, value) in enumerate(ordered)
+    )
+    return Ruler(title, x, marks, 38 * len(marks) + 58)
 
 
 def time_bars(runs: Sequence[Run]) -> TimeBars:
@@ -142,11 +177,6 @@ def _finite_runs(values: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
         elif run:
             yield run
             run = []
-
-
-def _mark(comparison: Comparison, x: Axis, y: float) -> Mark:
-    value = comparison.quality.psnr
-    return Mark(comparison.role, comparison.label, value, x.at(value) if math.isfinite(value) else None, y)
 
 
 def _bar(run: Run, known: Sequence[str], x: Axis, y: float) -> Bar:

@@ -8,13 +8,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from accel.comparison.charts import curve_chart, ruler, time_bars
+from accel.comparison.charts import curve_chart, error_ruler, ssim_ruler, time_bars
 from accel.comparison.density_map import density_map
 from accel.comparison.digits import FILTERS
 from accel.comparison.report import MEDIA_TYPES, Report, Run
+from accel.comparison.words import advice, verdict
 from accel.files import whole_file
 
 TEMPLATES = Path(__file__).parent
+PICTURES = ("dense", "accelerated", "dense_place", "accelerated_place")
 
 
 def render_report(report: Report) -> str:
@@ -49,28 +51,38 @@ def write_report(report: Report, path: str | Path) -> Path:
 
 def _page(report: Report) -> dict[str, Any]:
     """Every name the template uses."""
-    comparisons = report.comparisons
+    comparisons, worst = report.comparisons, report.worst
+    accelerated = report.comparison("accelerated")
     runs = (report.dense, report.accelerated)
     data = [_data_uri(run) for run in runs]
     psnr = [(each, each.quality.per_frame_psnr) for each in comparisons]
     ssim = [(each, each.quality.per_frame_ssim) for each in comparisons]
     return {
         "report": report,
-        "accelerated": report.comparison("accelerated"),
-        "floor": report.comparison("noise floor"),
-        "other": report.comparison("other seed"),
+        "accelerated": accelerated,
         "frames": len(psnr[0][1]) if psnr else None,
         "reference_flicker": comparisons[0].quality.reference_flicker if comparisons else None,
         "media_data": {"dense": data[0], "accelerated": data[1]},
         "playable": any(uri.startswith("data:video") for uri in data),
         "density": {"all": report.density(), "sparse": report.density(with_dense=False)},
         "calls": (report.sparse_calls or 0) + sum(report.dense_reasons.values()),
-        "ruler": ruler(comparisons),
+        "rulers": [
+            ruler for make in (ssim_ruler, error_ruler) if (ruler := make(accelerated, report.anchors))
+        ],
+        "anchored": report.anchors,
+        "verdict": verdict(report),
+        "advice": advice(report),
+        "worst": worst,
+        "pictures": {} if worst is None else {name: _png(getattr(worst, name)) for name in PICTURES},
         "psnr_chart": curve_chart("PSNR by frame", "PSNR (dB)", psnr),
         "ssim_chart": curve_chart("SSIM by frame", "SSIM", ssim),
         "bars": time_bars(runs),
         "heat_map": density_map(report.density_by_layer_and_step, report.layer_names),
     }
+
+
+def _png(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _data_uri(run: Run) -> str:

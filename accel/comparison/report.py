@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accel.comparison.anchors import Anchor
+from accel.comparison.pays import AttentionTime
 from accel.comparison.quality import Quality
+from accel.comparison.worst import Worst
 
 MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".gif": "image/gif"}
 ROLES = ("accelerated", "noise floor", "other seed")
@@ -93,6 +96,9 @@ class Report:
         versions: library to version.
         settings: device, seed, size, steps and the like, worded as they are to be read.
         command: the command line that made the page.
+        anchors: what other changes do to a video, for the rulers.
+        worst: where the accelerated video differs most; None if nowhere, or not looked for.
+        attention_time: what sparse calls took beside dense ones of the same run; None if not known.
 
     Raises:
         ValueError: if a role occurs twice, curves differ in length, densities are ragged or out of range, or
@@ -114,6 +120,9 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    anchors: tuple[Anchor, ...] = ()
+    worst: Worst | None = None
+    attention_time: AttentionTime | None = None
 
     def __post_init__(self) -> None:
         roles = [comparison.role for comparison in self.comparisons]

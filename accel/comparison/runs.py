@@ -1,19 +1,25 @@
-"""Comparison runs: dense, accelerated, and the two that place the number, measured on tensors."""
+"""Comparison runs: dense, accelerated, and those that place the number, measured on tensors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from accel.apply.patch import Patch
+from accel.comparison.anchors import BACKEND, MP4, SEED, Anchor, as_usual_mp4, completed
 from accel.comparison.quality import measure_quality, relative_error
 from accel.comparison.report import Comparison
+from accel.comparison.worst import Worst, find_worst
 from accel.recipe.override import override
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import DENSE, Recipe
 from accel.run.generate import Generated, generate
 from accel.run.settings import GenerateSettings
+from accel.run.watcher import WARM_UP, Watcher
 
+ANCHORS = {"noise floor": BACKEND, "other seed": SEED}
 MOST_SEED = 2**63 - 1
 EXPLANATIONS = {
     "accelerated": "The same prompt and seed, accelerated.",
@@ -29,28 +35,68 @@ class Compared:
     dense: Generated
     accelerated: Generated
     comparisons: tuple[Comparison, ...]
+    anchors: tuple[Anchor, ...] = ()
+    worst: Worst | None = None
 
 
-def compare_runs(pipe: Any, settings: GenerateSettings, recipe: Recipe, *, placing: bool = True) -> Compared:
-    """Run dense and accelerated from the same seed; with `placing` also the noise floor and another seed.
+def compare_runs(
+    pipe: Any,
+    settings: GenerateSettings,
+    recipe: Recipe,
+    *,
+    placing: bool = True,
+    floor: bool = False,
+    watcher: Watcher | None = None,
+) -> Compared:
+    """Run dense and accelerated from the same seed; with `placing` another seed as well, with `floor` dense
+    under another exact backend, which may be much slower.
 
     One accelerated step goes first and is thrown away: the first run of a process pays for allocation and
     compilation, and whichever run came first would look slow.
     """
+    watcher = watcher or Watcher()
     other = settings.seed + 1 if settings.seed < MOST_SEED else 0
     all_sparse = override(recipe, {"dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0})
-    generate(pipe, settings.model_copy(update={"num_inference_steps": 1}), all_sparse)
-    runs = {"dense": generate(pipe, settings), "accelerated": generate(pipe, settings, recipe)}
-    if placing:
-        with other_exact_backend(pipe.device.type):
-            runs["noise floor"] = generate(pipe, settings)
-        runs["other seed"] = generate(pipe, settings.model_copy(update={"seed": other}))
+    arms: dict[str, tuple[GenerateSettings, Recipe]] = {
+        WARM_UP: (settings.model_copy(update={"num_inference_steps": 1}), all_sparse),
+        "dense": (settings, DENSE),
+        "accelerated": (settings, recipe),
+    }
+    arms |= {"noise floor": (settings, DENSE)} if floor else {}
+    arms |= {"other seed": (settings.model_copy(update={"seed": other}), DENSE)} if placing else {}
+    runs = {}
+    for number, (name, (chosen, under)) in enumerate(arms.items(), start=1):
+        watcher.begins(name, number, len(arms))
+        backend = other_exact_backend(pipe.device.type) if name == "noise floor" else nullcontext()
+        with backend:
+            runs[name] = generate(pipe, chosen, under, watcher=watcher)
+        watcher.made(name, runs[name])
+    del runs[WARM_UP]
     dense = runs.pop("dense")
     if "other seed" in runs:
         # The same work as the dense run: the faster of the two is the fairer baseline.
         dense = replace(dense, seconds=min(dense.seconds, runs["other seed"].seconds, key=lambda s: s.total))
     comparisons = tuple(_compare(role, run, dense) for role, run in runs.items())
-    return Compared(dense, runs["accelerated"], comparisons)
+    accelerated = runs["accelerated"]
+    return Compared(
+        dense,
+        accelerated,
+        comparisons,
+        anchors_of(comparisons, dense),
+        find_worst(accelerated.frames, dense.frames, comparisons[0].quality),
+    )
+
+
+def anchors_of(comparisons: Sequence[Comparison], dense: Generated) -> tuple[Anchor, ...]:
+    """What these runs say of other changes, and of the rest what the demo does. Images are no mp4."""
+    found = [
+        Anchor(ANCHORS[each.role], each.quality.ssim, each.latent_relative_error)
+        for each in comparisons
+        if each.role in ANCHORS
+    ]
+    if len(dense.frames) > 1:
+        found.append(Anchor(MP4, measure_quality(as_usual_mp4(dense.frames), dense.frames).ssim))
+    return completed(found)
 
 
 def other_exact_backend(device: str) -> Any:

@@ -19,6 +19,7 @@ from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.arguments import call_arguments
 from accel.run.settings import GenerateSettings
+from accel.run.watcher import Watcher
 from accel.sites.stopwatch import Stopwatch
 
 
@@ -49,12 +50,18 @@ class Generated:
 
 
 def generate(
-    pipe: Any, settings: GenerateSettings, recipe: Recipe = DENSE, *, decode: bool = True
+    pipe: Any,
+    settings: GenerateSettings,
+    recipe: Recipe = DENSE,
+    *,
+    decode: bool = True,
+    watcher: Watcher | None = None,
 ) -> Generated:
     """Run the pipeline under a recipe, then restore it.
 
     A dense run goes through the same seam, so that both are timed alike; its output is bit-identical to the
     untouched pipeline's. Without `decode` there are no frames, and their time is in nothing.
+    A watcher hears of every step.
     """
     with accelerated(pipe, recipe):
         (patch,) = patches_of(pipe)
@@ -62,7 +69,7 @@ def generate(
         total = Stopwatch()
         latents: list[Tensor] = []
         with _timed_forwards(pipe) as transformer, total.running(_device_of(pipe)):
-            output = _called(pipe, arguments_of(pipe, settings, latents, decode))
+            output = _called(pipe, arguments_of(pipe, settings, latents, decode, watcher))
     frames = _frames(output) if decode else torch.empty(0, 0, 0, 3)
     seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
     return Generated(frames, latents[-1] if latents else None, seconds, patch)
@@ -92,7 +99,11 @@ def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
 
 
 def arguments_of(
-    pipe: Any, settings: GenerateSettings, latents: list[Tensor], decode: bool = True
+    pipe: Any,
+    settings: GenerateSettings,
+    latents: list[Tensor],
+    decode: bool = True,
+    watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Call arguments the pipeline knows; the latents of the last step end up in `latents`."""
     known = inspect.signature(pipe.__call__).parameters
@@ -100,6 +111,8 @@ def arguments_of(
 
     def keep_latents(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
         latents[:] = [values["latents"].detach().float().cpu()]
+        if watcher is not None:
+            watcher.step(step, latents[0])
         return {}
 
     if "callback_on_step_end" in known:

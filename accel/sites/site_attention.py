@@ -101,8 +101,8 @@ class SiteAttention:
             return self.dense(q, planned, dense, step)
         self.faults.failures = 0
         captured = getattr(planned, "captured", None)
+        self.spent.stop(q, "sparse" if captured is None else "capture", began)
         if captured is None:
-            self.spent.stop(q, "sparse", began)
             self.record.count_sparse(planned.density, step)
         else:
             self.record.count_dense(captured, step)

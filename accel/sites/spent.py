@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +20,8 @@ MOST_FORMS = 16
 TIMED_ON = ("cpu", "cuda")
 _ADDING = threading.Lock()
 
-Kind = Literal["dense", "sparse"]
+# A capture is a dense call that is computed in two parts, so that a residual is left.
+Kind = Literal["dense", "sparse", "capture"]
 
 
 class Form(NamedTuple):
@@ -41,16 +43,15 @@ class Calls:
     count: int = 0
     samples: list[Any] = field(default_factory=list)
 
-    @property
-    def median(self) -> float:
-        """Waits for the device."""
+    def settle(self) -> list[float]:
+        """The samples in seconds. Waits for the device."""
         self.samples = [_seconds(sample) for sample in self.samples]
-        return statistics.median(self.samples)
+        return self.samples
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Seconds of sparse calls, and those that as many dense calls of their forms take."""
+    """Seconds of some calls, and those that as many dense calls of their forms take."""
 
     sparse: float
     dense: float
@@ -81,19 +82,9 @@ class Spent:
                 calls.count += 1
                 calls.samples += samples
 
-    def forms(self, kind: Kind) -> tuple[Form, ...]:
-        """Of the calls of one kind."""
-        return tuple(form for form, other in tuple(self._calls) if other == kind)
-
-    def saving(self) -> Saving | None:
-        """Over the forms that ran both ways more than once; None without any."""
-        found = None
-        for form in self.forms("sparse"):
-            sparse, dense = self._calls[form, "sparse"], self._calls.get((form, "dense"))
-            if dense and min(len(dense.samples), len(sparse.samples)) >= LEAST:
-                saving = Saving(sparse.median * sparse.count, dense.median * sparse.count)
-                found = saving if found is None else found + saving
-        return found
+    def of(self, kind: Kind) -> dict[Form, Calls]:
+        """The calls of one kind."""
+        return {form: calls for (form, other), calls in tuple(self._calls.items()) if other == kind}
 
     def __getstate__(self) -> dict[str, Any]:
         # CUDA events belong to a process.
@@ -102,6 +93,21 @@ class Spent:
             for key, calls in tuple(self._calls.items())
         }
         return {"_calls": settled}
+
+
+def saving(sites: Sequence[Spent], *kinds: Kind) -> Saving | None:
+    """Over all sites: dense calls of a form take alike. None if no form ran both ways often enough."""
+    dense: dict[Form, list[float]] = {}
+    for site in sites:
+        for form, calls in site.of("dense").items():
+            dense.setdefault(form, []).extend(calls.settle())
+    found = None
+    for form, calls in (pair for site in sites for kind in kinds for pair in site.of(kind).items()):
+        if min(len(dense.get(form, ())), len(calls.samples)) >= LEAST:
+            own, other = statistics.median(calls.settle()), statistics.median(dense[form])
+            more = Saving(own * calls.count, other * calls.count)
+            found = more if found is None else found + more
+    return found
 
 
 def _is_over(sample: Any) -> bool:

@@ -115,7 +115,7 @@ def demo() -> Row:
     asked = GenerateSettings(prompt=DEMO_PROMPTS[0], **demo_settings())
     recipe = plan_for(pipe).recipe
     compare_runs(pipe, asked, recipe, placing=False)
-    compared = compare_runs(pipe, asked, recipe)
+    compared = compare_runs(pipe, asked, recipe, floor=True)
     account = summarize([compared.accelerated.patch])
     return {
         "prompt": asked.prompt,

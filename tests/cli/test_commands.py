@@ -52,18 +52,20 @@ def test_generate_says_what_it_took(generated):
 @fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    done = accel("compare", *SMALL, "--output", "out", cwd=folder)
+    done = accel("compare", *SMALL, "--floor", "--output", "out", cwd=folder)
     assert done.returncode == 0, done.stderr
-    return folder / "out", done.stdout
+    return folder / "out", done.stdout, done.stderr
 
 
 def test_compare_writes_a_page_and_two_videos(compared):
-    folder, _ = compared
+    folder, _, _ = compared
     assert {path.name for path in folder.iterdir()} == {"demo.mp4", "demo-dense.mp4", "report.html"}
     page = (folder / "report.html").read_text()
     for part in (
         "noise floor",
         "other seed",
+        "an mp4 of default quality",
+        "Where it differs most",
         "SSIM",
         "first steps",
         "data:video/mp4;base64",
@@ -73,10 +75,13 @@ def test_compare_writes_a_page_and_two_videos(compared):
 
 
 def test_compare_prints_scores_that_can_be_placed(compared):
-    _, told = compared
+    _, told, bars = compared
     for part in ("attention only", "end to end", "times faster", "accelerated against dense", "noise floor",
-                 "other seed against dense", "latent relative error", "density"):  # fmt: skip
+                 "other seed against dense", "latent relative error", "density",
+                 "not as close as", "closer than"):  # fmt: skip
         assert part in told, part
+    for part in ("1 of 5: warm-up", "2 of 5: dense", "3 of 5: accelerated, then ", "5 of 5: other seed"):
+        assert part in bars, part
 
 
 @fixture

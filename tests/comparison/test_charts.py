@@ -8,8 +8,9 @@ import pytest
 
 from accel.comparison import Comparison, Run
 from accel.comparison import digits as text
+from accel.comparison.anchors import Anchor
 from accel.comparison.axis import Axis, counting_axis, round_axis
-from accel.comparison.charts import curve_chart, ruler, time_bars
+from accel.comparison.charts import curve_chart, error_ruler, ssim_ruler, time_bars
 from accel.comparison.density_map import density_map
 from accel.comparison.quality import Quality
 
@@ -83,17 +84,17 @@ def test_curves_have_gaps_where_frames_are_identical():
     assert curve_chart("PSNR", "dB", []) is None
 
 
-def test_the_ruler_puts_the_closest_first_and_the_identical_off_scale():
-    marks = ruler(
-        [
-            comparison("other seed", 12.0),
-            comparison("noise floor", 70.0),
-            comparison("accelerated", math.inf),
-        ]
-    ).marks
-    assert [mark.role for mark in marks] == ["accelerated", "noise floor", "other seed"]
-    assert marks[0].at is None and marks[1].at > marks[2].at
-    assert ruler([]) is None
+ANCHORS = (Anchor("fp8", 0.97, 0.1, of_demo=True), Anchor("an mp4", 0.85), Anchor("another seed", 0.5, 0.9))
+
+
+def test_the_rulers_put_the_closest_first_and_mark_what_is_of_the_demo():
+    found = Comparison("accelerated", "accelerated", Quality((30.0,), (0.9,), 30.0), "", 0.2)
+    by_ssim, by_error = (make(found, ANCHORS) for make in (ssim_ruler, error_ruler))
+    assert [mark.role for mark in by_ssim.marks] == ["demo", "accelerated", "here", "here"]
+    assert [mark.label for mark in by_error.marks] == ["fp8", "accelerated", "another seed"]
+    assert by_ssim.marks[0].at > by_ssim.marks[-1].at and by_error.marks[0].at < by_error.marks[-1].at
+    assert by_ssim.x.high == 1 and by_error.x.low == 0
+    assert ssim_ruler(None, ANCHORS) is error_ruler(comparison("accelerated", 30.0), ANCHORS) is None
 
 
 def test_time_bars_add_up():

@@ -7,7 +7,7 @@ import torch
 from pytest import approx, mark
 
 from accel.sites import spent
-from accel.sites.spent import MOST, MOST_FORMS, Saving, Spent
+from accel.sites.spent import MOST, MOST_FORMS, Saving, Spent, saving
 
 
 @mark.parametrize(
@@ -20,7 +20,17 @@ def test_a_saving_is_of_medians_of_calls_that_ran_both_ways(monkeypatch, dense, 
         for each in seconds:
             monkeypatch.setattr(spent, "mark", lambda device, each=each: each)
             times.stop(torch.ones(1, 8, 2, 4), kind, 0.0)
-    assert times.saving() == (None if saved is None else Saving(*saved))
+    assert saving([times], "sparse") == (None if saved is None else Saving(*saved))
+
+
+def test_the_dense_calls_of_one_site_are_the_measure_of_another():
+    """Where a residual is captured, no call of its site is plainly dense."""
+    first, second, q = Spent(), Spent(), torch.ones(1, 8, 2, 4)
+    for _ in range(2):
+        first.stop(q, "dense", first.start(q, "dense"))
+        second.stop(q, "capture", second.start(q, "capture"))
+    assert saving([first, second], "sparse") is None
+    assert saving([first, second], "sparse", "capture").dense > 0
 
 
 def test_calls_of_other_forms_are_not_compared():
@@ -30,7 +40,7 @@ def test_calls_of_other_forms_are_not_compared():
             q = torch.ones(1, length, 2, 4)
             kind = "dense" if length == 8 else "sparse"
             times.stop(q, kind, times.start(q, kind))
-    assert times.saving() is None
+    assert saving([times], "sparse") is None
 
 
 def test_only_the_first_calls_are_timed_and_all_are_counted():
@@ -39,12 +49,12 @@ def test_only_the_first_calls_are_timed_and_all_are_counted():
         times.stop(q, "sparse", times.start(q, "sparse"))
         times.stop(q, "dense", times.start(q, "dense"))
     assert times.start(q, "sparse") is None
-    before = times.saving()
+    before = saving([times], "sparse")
     times.stop(q, "sparse", None)
-    assert times.saving().dense == approx(before.dense * (MOST + 1) / MOST)
+    assert saving([times], "sparse").dense == approx(before.dense * (MOST + 1) / MOST)
     for length in range(2 * MOST_FORMS):
         times.stop(torch.ones(1, length, 2, 4), "dense", None)
-    assert len(times.forms("dense")) + len(times.forms("sparse")) == MOST_FORMS
+    assert len(times.of("dense")) + len(times.of("sparse")) == MOST_FORMS
 
 
 class Event:
@@ -84,5 +94,5 @@ def test_a_copy_carries_what_the_device_has_finished(monkeypatch, finished):
         for _ in range(2):
             times.stop(OnCuda, kind, times.start(OnCuda, kind))
     copies = [copy.deepcopy(times), pickle.loads(pickle.dumps(times))]
-    assert times.saving() == Saving(1.0, 1.0)
-    assert [each.saving() for each in copies] == [Saving(1.0, 1.0) if finished else None] * 2
+    assert saving([times], "sparse") == Saving(1.0, 1.0)
+    assert [saving([each], "sparse") for each in copies] == [Saving(1.0, 1.0) if finished else None] * 2
