@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +47,9 @@ def tune(
     from accel.tuning.target import Target
 
     wanted = Target.parse(target)
-    blocks = tuple(block_size(text) for text in block or ("128x64", "64x64"))
+    # The demo's sequences are short: large blocks would leave little to choose.
+    usual = ("64x64", "32x32") if model == "demo" else ("128x64", "64x64")
+    blocks = tuple(block_size(text) for text in block or usual)
     texts = prompts_of(model, prompts)
     chosen = {
         "prompt": texts[0], "height": height, "width": width, "num_frames": frames,
@@ -59,29 +64,63 @@ def tune(
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
     options.require_folder("--output", output)
 
-    from accel.cli.terminal import complain, say
+    from accel.cli.terminal import say
+    from accel.tuning.point import Unreachable
     from accel.tuning.search import tune as find
-    from accel.tuning.write import write_page, write_recipe
+    from accel.tuning.write import write_best, write_page, write_recipe
 
     pipe = asked.load()
     pipe.set_progress_bar_config(disable=True)
-    found = find(
-        pipe,
-        texts,
-        wanted,
-        settings=settings,
-        kept_aside=kept_aside,
-        block_sizes=blocks,
-        folder=output,
-        progress=complain,
+    try:
+        with progress_bar() as progress:
+            found = find(
+                pipe,
+                texts,
+                wanted,
+                settings=settings,
+                kept_aside=kept_aside,
+                block_sizes=blocks,
+                folder=output,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise Mistake(f"interrupted; the same command goes on where it was, from {output}") from None
+    except Unreachable as refused:
+        best = write_best(refused.best, wanted, output / "best.yaml")
+        raise Mistake(f"{refused}; its recipe is in {best}") from None
+    recipe, page = (
+        write_recipe(found, output / "tuned.yaml"),
+        write_page(found, output / "tuned.html", settings.fps or asked.rate),
     )
-    recipe, page = write_recipe(found, output / "tuned.yaml"), write_page(found, output / "tuned.html")
     say(f"reached {found.reached}")
     if found.held_out is not None:
         say(f"kept aside: {found.held_out}{', corrected by them' if found.corrected else ''}")
+    if not found.profile.pays:
+        say("no density makes a call faster than a dense one on this machine at this size")
     if found.reached.speedup < 1:
         say("slower than dense on this machine: the target is met, but nothing is gained by it here")
     say(f"wrote {recipe} and {page}")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar that names what it does; where nobody watches, a line for each."""
+    from tqdm import tqdm
+
+    from accel.cli.terminal import complain
+    from accel.plain_text import plain
+
+    if not sys.stderr.isatty():
+        yield lambda text, share: complain(f"{share:4.0%} {text}")
+        return
+    with tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar:20}| {desc}") as bar:
+
+        def show(text: str, share: float) -> None:
+            bar.set_description_str(plain(text), refresh=False)
+            bar.update(share - bar.n)
+            bar.refresh()
+
+        yield show
 
 
 def prompts_of(model: str, file: Path | None) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from torch import Tensor
+
+from accel.apply.patch import Patch
 
 
 class Playback:
@@ -15,21 +17,27 @@ class Playback:
 
     The first forward always runs, since a recipe checks in it that its sites are called.
 
+    Args:
+        outputs: those kept before.
+
     Attributes:
         played: the forwards that the last run left out.
+        forwards: of the last run, those left out among them.
     """
 
-    def __init__(self) -> None:
-        self.outputs: list[Any] = []
+    def __init__(self, outputs: Sequence[Any] = ()) -> None:
+        self.outputs = list(outputs)
         self.played = 0
+        self.forwards = 0
 
     @contextmanager
     def recording(self, model: Any, forwards: int) -> Iterator[None]:
         """Keep the first `forwards` outputs of the model."""
-        self.outputs = []
+        self.outputs, self.forwards = [], 0
 
         def forward(real: Any, *args: Any, **kwargs: Any) -> Any:
             output = real(*args, **kwargs)
+            self.forwards += 1
             if len(self.outputs) < forwards:
                 self.outputs.append(_copied(output))
             return output
@@ -40,18 +48,28 @@ class Playback:
     @contextmanager
     def playing(self, model: Any, forwards: int) -> Iterator[None]:
         """Play the kept outputs in place of the forwards 2 to `forwards`."""
-        count, self.played = 0, 0
+        self.played = self.forwards = 0
 
         def forward(real: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if 1 < count <= min(forwards, len(self.outputs)):
+            self.forwards += 1
+            if 1 < self.forwards <= min(forwards, len(self.outputs)):
                 self.played += 1
-                return _copied(self.outputs[count - 1])
+                return _copied(self.outputs[self.forwards - 1])
             return real(*args, **kwargs)
 
         with _forward_of(model, forward):
             yield
+
+
+def work_of(patch: Patch, played: int, forwards: int) -> float:
+    """Executed blocks / dense attention's, of a run of which some dense forwards were played back."""
+    records = [seat.attention.record for seat in patch.seats]
+    executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
+    executed += sum(sum(each.dense.values()) for each in records)
+    sharing = sum(bool(each.shared) for each in records)
+    # A played-back second pass would have shared what the others did.
+    executed += played * len(records) - (played + 1) // 2 * sharing
+    return executed / (forwards * len(records))
 
 
 @contextmanager

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from accel.accelerate import accelerated, patches_of
 from accel.kernels.attention.operation import block_sparse_attention
 from accel.patches.context import Context
 from accel.policies.policy import Policy
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import DENSE, Recipe
 from accel.recipe.schedule import whole
-from accel.run.generate import DENSE
+from accel.sites.stopwatch import Stopwatch
 
 DENSITIES = (0.1, 0.2, 0.3, 0.45, 0.65)
 AT_PROGRESS = (0.26, 0.55, 0.9)
@@ -48,20 +49,35 @@ class Profile:
         sites: in call order.
         steps: that were looked at.
         squares: float64 [sites, steps, densities, heads], squared error / squared norm of the layer's output.
+        seconds: float64 [sites, steps, densities + 1], of choosing blocks and attending to them on this
+            machine; the last is dense attention's.
     """
 
     sites: tuple[str, ...]
     steps: tuple[int, ...]
     squares: Tensor
+    seconds: Tensor
+
+    @property
+    def pays(self) -> float:
+        """The highest density whose calls were faster than dense ones here; 0 if none was."""
+        *sparse, dense = self.seconds.flatten(0, 1).median(dim=0).values.tolist()
+        return max(
+            (density for density, time in zip(DENSITIES, sparse, strict=True) if time < dense), default=0.0
+        )
 
     def by_layer(self) -> Tensor:
         """Float64 [sites, densities]: mean over steps of a layer's squared relative error."""
         return self.squares.sum(dim=3).mean(dim=1)
 
+    def map(self, density: float = 0.3) -> Tensor:
+        """Float64 [sites, steps, heads]: each head's error at a density, as a share of its layer's output."""
+        at = min(range(len(DENSITIES)), key=lambda number: abs(DENSITIES[number] - density))
+        return self.squares[:, :, at].sqrt()
+
     def worst(self, density: float = 0.3, count: int = 20) -> list[Place]:
         """Where it hurts most at a density, worst first."""
-        at = min(range(len(DENSITIES)), key=lambda number: abs(DENSITIES[number] - density))
-        errors = self.squares[:, :, at].sqrt()
+        errors = self.map(density)
         order = errors.flatten().argsort(descending=True)[:count].tolist()
         _, steps, heads = errors.shape
         return [
@@ -82,7 +98,7 @@ def profile(pipe: Any, run: Callable[[], Any], policy_at: PolicyAt, recipe: Reci
         run: calls the pipeline.
         policy_at: the method at a density.
     """
-    found: dict[str, dict[int, Tensor]] = {}
+    found: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
     with accelerated(pipe, recipe), torch.no_grad():
         for patch in patches_of(pipe):
             for one in patch.installed:
@@ -94,8 +110,11 @@ def profile(pipe: Any, run: Callable[[], Any], policy_at: PolicyAt, recipe: Reci
     known = {name: errors for name, errors in found.items() if errors}
     steps = sorted({step for errors in known.values() for step in errors})
     whole_rows = [name for name, errors in known.items() if sorted(errors) == steps]
-    squares = [torch.stack([known[name][step] for step in steps]) for name in whole_rows]
-    return Profile(tuple(whole_rows), tuple(steps), torch.stack(squares))
+    squares, seconds = (
+        torch.stack([torch.stack([known[name][step][part] for step in steps]) for name in whole_rows])
+        for part in (0, 1)
+    )
+    return Profile(tuple(whole_rows), tuple(steps), squares, seconds)
 
 
 def _watched(fn: Any, see: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, dense: Any) -> Tensor:
@@ -107,7 +126,7 @@ def _watched(fn: Any, see: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, dens
 
 
 def _see(
-    errors: dict[int, Tensor],
+    seen: dict[int, tuple[Tensor, Tensor]],
     policy_at: PolicyAt,
     context: Context,
     q: Tensor,
@@ -116,21 +135,24 @@ def _see(
     out: Tensor,
 ) -> None:
     step, n_steps = context.step, context.n_steps
-    if context.branch or step is None or n_steps is None or step in errors:
+    if context.branch or step is None or n_steps is None or step in seen:
         return
     if step not in {min(whole(share, n_steps), n_steps - 1) for share in AT_PROGRESS}:
         return
     q, k, v, out = (x.transpose(1, 2) for x in (q, k, v, out))
     norm = out.double().square().sum()
-    rows = []
-    for density in DENSITIES:
-        layout = policy_at(density).layout(q, k, context.grid, context)
-        wrong = block_sparse_attention(q, k, v, layout).double() - out.double()
-        rows.append(wrong.square().sum(dim=(0, 2, 3)) / norm)
-    errors[step] = torch.stack(rows).cpu()
+    rows, watches = [], [Stopwatch() for _ in (*DENSITIES, 1.0)]
+    for density, watch in zip(DENSITIES, watches, strict=False):
+        policy = policy_at(density)
+        with watch.running(q.device):
+            sparse = block_sparse_attention(q, k, v, policy.layout(q, k, context.grid, context))
+        rows.append((sparse.double() - out.double()).square().sum(dim=(0, 2, 3)) / norm)
+    with watches[-1].running(q.device):
+        scaled_dot_product_attention(q, k, v)
+    seen[step] = torch.stack(rows).cpu(), torch.tensor([watch.seconds for watch in watches]).double()
 
 
-def allocate(squares: Tensor, mean: float) -> tuple[float, ...]:
+def allocate(squares: Tensor, mean: float, pays: float = 1.0) -> tuple[float, ...]:
     """The density of each layer that makes the sum of squared errors least at a mean density.
 
     Equal slopes: every layer takes the density that minimises its error plus one price times its density.
@@ -138,8 +160,10 @@ def allocate(squares: Tensor, mean: float) -> tuple[float, ...]:
     Args:
         squares: float64 [layers, densities] of `DENSITIES`, from `Profile.by_layer`.
         mean: over the layers, in (0, 1].
+        pays: densities between this and 1 are not chosen, as far as the mean allows.
     """
     grid = torch.arange(DENSITIES[0], 1 + FINEST / 2, FINEST, dtype=torch.float64).clamp(max=1.0)
+    grid = grid[(grid <= max(pays, mean) + FINEST / 2) | (grid == 1.0)]
     if mean <= DENSITIES[0]:
         return (mean,) * len(squares)
     curves = torch.stack([interpolated(curve, grid) for curve in squares])

@@ -1,13 +1,16 @@
 """Subject: what is tuned: a pipeline and how it is called, its dense runs, and what a recipe makes of them.
 
 Everything that took time is written to a folder at once, so that an interrupted tuning goes on where it was.
+Forwards that a recipe leaves dense at the start are played back from the dense run, and count as the work and
+the time that they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.accelerate import accelerated
+from accel.accelerate import accelerated, patches_of
 from accel.apply.summary import summarize
 from accel.comparison.quality import measure_quality, relative_error
 from accel.files import whole_file
+from accel.machine.versions import device_name
+from accel.patches.models import supported_models
 from accel.recipe.files import recipe_data
-from accel.recipe.recipe import Recipe
+from accel.recipe.recipe import DENSE, Recipe
+from accel.recipe.schedule import whole
 from accel.run.generate import Generated, arguments_of, generate
 from accel.run.settings import GenerateSettings
+from accel.tuning.pace import Pace
+from accel.tuning.playback import Playback, work_of
 from accel.tuning.trajectory import Trajectory, forced_errors, record
 
-Progress = Callable[[str], None]
+KEPT_SHARE, MOST_PASSES = 0.5, 2
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,24 @@ class Outcome:
     dense_seconds: float
     work: float
 
-    @property
-    def speedup(self) -> float:
-        return self.dense_seconds / self.seconds
+
+@dataclass(frozen=True)
+class Dense:
+    """A prompt's dense run.
+
+    Args:
+        course: its velocities and last latents.
+        frames: [F, H, W, C]; empty if they were not decoded.
+        seconds: of the transformers' forwards.
+        forwards: how many those were; 0 where none are kept to be played back.
+        outputs: of the first of them.
+    """
+
+    course: Trajectory
+    frames: Tensor
+    seconds: float
+    forwards: int
+    outputs: tuple[Any, ...]
 
 
 @dataclass
@@ -60,7 +83,7 @@ class Subject:
         prompts: each with its number as seed.
         folder: where dense runs and results are kept.
         pixels: whether videos are decoded.
-        progress: hears of everything that takes time before it begins.
+        pace: hears of everything that takes time before it begins.
     """
 
     pipe: Any
@@ -68,11 +91,12 @@ class Subject:
     prompts: tuple[str, ...]
     folder: Path
     pixels: bool = False
-    progress: Progress = lambda text: None
+    pace: Pace = field(default_factory=Pace)
     _results: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._model = fingerprint(self.pipe)
         if self._file.exists():
             self._results = json.loads(self._file.read_text(encoding="utf-8"))
 
@@ -82,11 +106,11 @@ class Subject:
 
     def trajectory(self, number: int) -> Trajectory:
         """The dense run's course, from the folder if it is there."""
-        return self._dense(number)[0]
+        return self._dense(number).course
 
-    def outcome_seconds(self, number: int) -> float:
+    def dense_seconds(self, number: int) -> float:
         """Seconds of a dense run's forwards."""
-        return self._dense(number)[2]
+        return self._dense(number).seconds
 
     def run(self, number: int) -> Tensor:
         """The last latents of one call of the pipeline as it is now."""
@@ -98,52 +122,111 @@ class Subject:
         """A whole generation against the dense one; `what` names the recipe for the progress."""
         key = self._key("outcome", recipe, number)
         if key not in self._results:
-            dense, frames, dense_seconds = self._dense(number)
-            self.progress(f"{what}: prompt {number + 1} of {len(self.prompts)}")
-            with torch.no_grad():
+            dense = self._dense(number)
+            self.pace.next(f"{what}: prompt {number + 1} of {len(self.prompts)}")
+            with torch.no_grad(), self._played(dense, recipe) as playback:
                 made = generate(self.pipe, self.settings_of(number), recipe, decode=self.pixels)
-            error = None if made.latents is None else relative_error(made.latents, dense.latents)
-            ssim = measure_quality(made.frames.float(), frames).ssim if self.pixels else None
-            work = summarize([made.patch]).density or 1.0
-            found = Outcome(error, ssim, made.seconds.transformer, dense_seconds, work)
-            self._keep(key, asdict(found))
+            error = None if made.latents is None else relative_error(made.latents, dense.course.latents)
+            ssim = measure_quality(made.frames.float(), dense.frames).ssim if self.pixels else None
+            seconds, work = made.seconds.transformer, self._work(made.patch, playback)
+            if playback is not None:
+                seconds += playback.played * dense.seconds / dense.forwards
+            self._keep(key, asdict(Outcome(error, ssim, seconds, dense.seconds, work)))
+        self.pace.done(key)
         return Outcome(**self._results[key])
 
-    def forced(self, recipe: Recipe, number: int, what: str) -> float:
-        """Root mean square over the steps of the forced error of the guided velocity."""
+    def forced(self, recipe: Recipe, number: int, what: str) -> tuple[float, float]:
+        """Root mean square over the steps of the forced error of the guided velocity, and the work."""
         key = self._key("forced", recipe, number)
         if key not in self._results:
-            dense = self.trajectory(number)
-            self.progress(f"{what}: forced error, prompt {number + 1} of {len(self.prompts)}")
-            with accelerated(self.pipe, recipe), torch.no_grad():
-                errors = forced_errors(self.pipe, lambda: self.run(number), dense)
-            self._keep(key, (sum(error**2 for error in errors) / len(errors)) ** 0.5)
-        return self._results[key]
+            dense = self._dense(number)
+            self.pace.next(f"{what}: forced error, prompt {number + 1} of {len(self.prompts)}")
+            with torch.no_grad(), accelerated(self.pipe, recipe), self._played(dense, recipe) as playback:
+                (patch,) = patches_of(self.pipe)
+                errors = forced_errors(self.pipe, lambda: self.run(number), dense.course)
+            rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
+            self._keep(key, [rms, self._work(patch, playback)])
+        self.pace.done(key)
+        rms, work = self._results[key]
+        return rms, work
 
-    def _dense(self, number: int) -> tuple[Trajectory, Tensor, float]:
-        """A prompt's dense run: its course, frames [F, H, W, C] and seconds of the transformers."""
-        file = self.folder / f"dense-{self._digest('dense', None, number)}.pt"
+    def shown(self, recipe: Recipe, number: int) -> tuple[Tensor, ...]:
+        """The dense and the recipe's frames [F, H, W, C] of one prompt; nothing if they cannot be decoded."""
+        if getattr(self.pipe, "vae", None) is None:
+            return ()
+        found = []
+        for name, of in (("dense", DENSE), ("tuned", recipe)):
+            file = self.file(f"{name}-frames", of, number)
+            if not file.exists():
+                self.pace.next(f"the {name} video of prompt {number + 1}")
+                with torch.no_grad(), self._played(self._dense(number), of):
+                    frames = generate(self.pipe, self.settings_of(number), of).frames
+                with whole_file(file) as draft:
+                    torch.save(frames.to(torch.float16), draft)
+            found.append(torch.load(file).float())
+            self.pace.done(file.name)
+        return tuple(found)
+
+    def file(self, kind: str, recipe: Recipe | None, number: int) -> Path:
+        """Where tensors are kept that depend on the model, the settings, a recipe and a prompt."""
+        return self.folder / f"{kind}-{self._digest(kind, recipe, number)}.pt"
+
+    def _work(self, patch: Any, playback: Playback | None) -> float:
+        if playback is None:
+            return summarize([patch]).density or 1.0
+        return work_of(patch, playback.played, playback.forwards)
+
+    @contextmanager
+    def _played(self, dense: Dense, recipe: Recipe) -> Iterator[Playback | None]:
+        """Play back what a recipe leaves dense at the start, but for the step that captures a residual."""
+        if not dense.forwards or recipe == DENSE:
+            yield None
+            return
+        steps = len(dense.course.velocities)
+        first = min(
+            whole(min(recipe.schedule_of(rule).dense_steps for rule in recipe.rules), steps),
+            int(KEPT_SHARE * steps),
+        )
+        skipped = max(0, first - 1 if recipe.compensate is not None else first)
+        playback = Playback(dense.outputs)
+        with playback.playing(
+            next(iter(supported_models(self.pipe).values())), skipped * dense.forwards // steps
+        ):
+            yield playback
+
+    def _dense(self, number: int) -> Dense:
+        """A prompt's dense run, from the folder if it is there."""
+        file = self.file("dense", None, number)
         if not file.exists():
-            self.progress(f"dense: prompt {number + 1} of {len(self.prompts)}")
+            self.pace.next(f"dense: prompt {number + 1} of {len(self.prompts)}")
             made: list[Generated] = []
 
             def call() -> Tensor:
                 made.append(generate(self.pipe, self.settings_of(number), decode=self.pixels))
                 return made[0].frames if made[0].latents is None else made[0].latents
 
-            with torch.no_grad():
+            models = list(supported_models(self.pipe).values())
+            playback = Playback()
+            most = int(KEPT_SHARE * (self.settings.num_inference_steps or 50)) * MOST_PASSES
+            recording = playback.recording(models[0], most) if len(models) == 1 else nullcontext()
+            with torch.no_grad(), recording:
                 course = record(self.pipe, call)
+            # A step whose forwards cannot be told apart is not played back.
+            even = playback.forwards % len(course.velocities) == 0
             kept = {
                 "velocities": list(course.velocities),
                 "latents": course.latents,
                 "frames": made[0].frames.to(torch.float16),
                 "seconds": made[0].seconds.transformer,
+                "forwards": playback.forwards if even else 0,
+                "outputs": tuple(playback.outputs) if even else (),
             }
             with whole_file(file) as draft:
                 torch.save(kept, draft)
+        self.pace.done(file.name)
         found = torch.load(file)
         course = Trajectory(tuple(found["velocities"]), found["latents"])
-        return course, found["frames"].float(), found["seconds"]
+        return Dense(course, found["frames"].float(), found["seconds"], found["forwards"], found["outputs"])
 
     @property
     def _file(self) -> Path:
@@ -159,11 +242,20 @@ class Subject:
 
     def _digest(self, kind: str, recipe: Recipe | None, number: int) -> str:
         data = None if recipe is None else {**recipe_data(recipe), "description": ""}
-        about = [
-            kind,
-            data,
-            self.settings_of(number).model_dump(mode="json"),
-            type(self.pipe).__name__,
-            self.pixels,
-        ]
+        settings = self.settings_of(number).model_dump(mode="json")
+        about = [kind, data, settings, self._model, self.pixels]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint(pipe: Any) -> str:
+    """What tells a pipeline from another: its classes, one number of each of its weights, and the machine."""
+    found = [type(pipe).__name__, type(getattr(pipe, "scheduler", None)).__name__, device_name(pipe.device)]
+    for name, model in supported_models(pipe).items():
+        found += [name, type(model).__name__, str(model.dtype)]
+        for weight_name, weight in model.named_parameters():
+            plain = (
+                type(weight.data) is Tensor and weight.is_floating_point() and weight.device.type != "meta"
+            )
+            first = weight.detach().flatten()[:1].float().cpu().tolist() if plain else []
+            found.append(f"{weight_name} {tuple(weight.shape)} {first}")
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()

@@ -66,6 +66,16 @@ class Target:
         """Whether a figure meets the target, or misses it by no more than a share `slack` of what is lost."""
         return value <= self.value * (1 + slack) if self.lower_is_better else value >= self._lowest(slack)
 
+    def lost(self, value: float) -> float:
+        """What a figure loses, above 0: an error, 1 - SSIM, or 1 / a speed-up."""
+        if self.metric == "ssim":
+            value = 1 - value
+        return max(1 / value if self.metric == "speedup" else value, 1e-9)
+
+    def is_close(self, value: float, share: float = 0.06) -> bool:
+        """Whether a figure that meets the target does so by a small share only."""
+        return self.lost(value) > self.lost(self.value) * (1 - share)
+
     def _lowest(self, slack: float) -> float:
         """For SSIM the slack is of what separates it from 1, for a speed-up of the speed-up."""
         if self.metric == "ssim":

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor
 
 from accel.files import whole_file
 from accel.plain_text import plain
-from accel.tuning.search import Point, Tuned
+from accel.recipe.files import recipe_data
+from accel.run.video import write_video
+from accel.tuning.heat import heat_map
+from accel.tuning.point import Point, Tuned
+from accel.tuning.target import Target
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 45
 
@@ -30,9 +37,10 @@ def recipe_text(tuned: Tuned) -> str:
         f"Settings: {', '.join(f'{name} {value}' for name, value in sizes.items())}",
         f"Machine: {tuned.machine}",
         f"Reached: {tuned.reached}",
+        "(chosen so that the mean, worse by its standard error over these prompts, meets the target)",
         f"Held out: {held}{told}",
-        f"Prompts: {len(tuned.prompts)}, each with its number plus the seed above as seed, the last "
-        f"{tuned.kept_aside} kept aside:",
+        f"Prompts: {len(tuned.prompts)}; the seed of each is its place, from 0, plus the one above; the last "
+        f"{tuned.kept_aside} were kept aside:",
         *(f"- {prompt}" for prompt in tuned.prompts),
         "Not measured: any other size, number of steps, machine or prompt.",
     ]
@@ -42,14 +50,24 @@ def recipe_text(tuned: Tuned) -> str:
     return f"{header}\n{yaml.safe_dump(data, sort_keys=False)}"
 
 
+def write_best(best: Point, target: Target, path: Path) -> Path:
+    """The recipe that came closest to a target that cannot be reached."""
+    header = f"# The closest to {target} that `accel tune` found, {date.today().isoformat()}: {best}"
+    with whole_file(path) as draft:
+        draft.write_text(
+            f"{header}\n{yaml.safe_dump(recipe_data(best.recipe), sort_keys=False)}", encoding="utf-8"
+        )
+    return path
+
+
 def write_recipe(tuned: Tuned, path: Path) -> Path:
     with whole_file(path) as draft:
         draft.write_text(recipe_text(tuned), encoding="utf-8")
     return path
 
 
-def write_page(tuned: Tuned, path: Path) -> Path:
-    """The curve of speed against quality with every recipe that was tried, and where it hurts."""
+def write_page(tuned: Tuned, path: Path, fps: float = 12.0) -> Path:
+    """Speed against quality with every recipe that was tried, where it hurts, and the videos beside dense."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,11 +75,25 @@ def write_page(tuned: Tuned, path: Path) -> Path:
         undefined=StrictUndefined,
     )
     page = environment.get_template("page.html.j2").render(
-        tuned=tuned, dots=_dots(tuned), width=WIDTH, height=HEIGHT, recipe=recipe_text(tuned)
+        tuned=tuned,
+        dots=_dots(tuned),
+        width=WIDTH,
+        height=HEIGHT,
+        margin=MARGIN,
+        recipe=recipe_text(tuned),
+        heat=heat_map(tuned.profile),
+        videos=[_embedded(frames, path, fps) for frames in tuned.videos],
     )
     with whole_file(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path
+
+
+def _embedded(frames: Tensor, page: Path, fps: float) -> str:
+    """A video as a data URI."""
+    with TemporaryDirectory(dir=page.parent) as folder:
+        video = write_video(frames, Path(folder) / "video.mp4", fps)
+        return f"data:video/mp4;base64,{base64.b64encode(video.read_bytes()).decode()}"
 
 
 def _dots(tuned: Tuned) -> list[tuple[float, float, Point, bool]]:

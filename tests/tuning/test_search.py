@@ -10,16 +10,23 @@ import accel.tuning.search as search
 from accel.cli.tune import block_size, prompts_of
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe
-from accel.tuning.candidates import Candidate
-from accel.tuning.profile import DENSITIES, allocate, profile
-from accel.tuning.search import Unreachable, tune
-from accel.tuning.subject import Outcome, Subject
+from accel.tuning.bisection import Bisection
+from accel.tuning.candidates import Candidate, candidates, combined
+from accel.tuning.heat import heat_map, lines
+from accel.tuning.pace import Pace
+from accel.tuning.point import Point, Unreachable
+from accel.tuning.profile import DENSITIES, Profile, allocate, profile
+from accel.tuning.search import shared_layers, tune
+from accel.tuning.subject import Outcome, Subject, fingerprint
 from accel.tuning.target import Target
+from accel.tuning.trajectory import Trajectory
 from accel.tuning.write import recipe_text, write_page, write_recipe
 from tiny_wan_pipeline import latents, wan_pipeline
 
 BLOCK = (16, 16)
 PROMPTS = ("a", "b", "c")
+PLAIN = Candidate(BLOCK, residual=False, by_layer=False)
+SQUARES = torch.tensor([[0.2, 0.1, 0.05, 0.02, 0.01]] * 3, dtype=torch.float64)
 
 
 @mark.parametrize("text", ["latent_error<0.15", "ssim>0.95", "speedup>1.5", " ssim >= .9 "])
@@ -67,13 +74,15 @@ def test_a_planted_bad_head_is_first():
         for block in pipe.transformer.blocks:
             block.attn1.norm_q.weight.mul_(0.05)
         attention.norm_q.weight[16:].mul_(300.0)
-    family = Candidate("even", BLOCK, by_layer=False)
-    found = profile(pipe, lambda: latents(pipe), lambda density: family.recipe(density).rules[0].policy)
+    found = profile(pipe, lambda: latents(pipe), lambda density: PLAIN.recipe(density).rules[0].policy)
     worst = found.worst()[0]
     assert (worst.site, worst.head) == ("transformer.blocks.1.attn1", 1)
     assert found.squares.shape == (3, 3, len(DENSITIES), 2)
     errors = found.by_layer()
     assert (errors[:, 0] > errors[:, -1]).all()
+    assert found.seconds.shape == (3, 3, len(DENSITIES) + 1) and (found.seconds > 0).all()
+    assert heat_map(found).rows[0].site == "transformer.blocks.1.attn1"
+    assert "transformer.blocks.1.attn1, head 1" in list(lines(found))[1]
 
 
 class Stand:
@@ -83,11 +92,12 @@ class Stand:
         self.outcomes = 0
         self.harder, self.best, self.speed = harder, best, speed
         monkeypatch.setattr(Subject, "outcome", lambda *args: self.outcome(*args))
-        monkeypatch.setattr(Subject, "forced", lambda subject, recipe, number, what: len(what) / 100)
-        monkeypatch.setattr(Subject, "trajectory", lambda subject, number: None)
-        monkeypatch.setattr(Subject, "outcome_seconds", lambda subject, number: 60.0)
-        squares = torch.tensor([[0.2, 0.1, 0.05, 0.02, 0.01]] * 3, dtype=torch.float64)
-        looked_at = type("Profile", (), {"by_layer": lambda self: squares, "worst": lambda self: []})()
+        monkeypatch.setattr(Subject, "forced", lambda subject, recipe, number, what: (len(what) / 100, 0.5))
+        course = Trajectory((torch.zeros(1),) * 8, torch.zeros(1))
+        monkeypatch.setattr(Subject, "trajectory", lambda subject, number: course)
+        monkeypatch.setattr(Subject, "dense_seconds", lambda subject, number: 60.0)
+        squares = SQUARES[:, None, :, None].expand(3, 1, 5, 2) / 2
+        looked_at = Profile(("x", "y", "z"), (3,), squares, torch.ones(3, 1, 6, dtype=torch.float64))
         monkeypatch.setattr(search, "profile", lambda *args: looked_at)
 
     def outcome(self, subject, recipe, number, what):
@@ -121,6 +131,80 @@ def test_harder_prompts_kept_aside_raise_the_density_and_it_says_so(monkeypatch,
     assert "held out no more" in recipe_text(found)
 
 
+def test_what_differs_between_prompts_is_allowed_for():
+    outcomes = tuple(Outcome(error, None, 1.0, 1.0, 0.5) for error in (0.1, 0.2, 0.3))
+    point = Point("x", 0.4, PLAIN.recipe(0.4), outcomes)
+    target = Target("latent_error", 0.25)
+    assert point.value(target) == approx(0.2)
+    assert point.cautious(target) == approx(0.2 + 0.1 / 3**0.5)
+    assert not target.met_by(point.cautious(target))
+
+
+def test_bisection_takes_few_generations_and_does_not_repeat_itself():
+    tried = []
+
+    def point_at(density):
+        tried.append(density)
+        outcome = Outcome(0.5 * 2.7 ** (-6 * density), None, 1.0, 1.0, density)
+        return Point("x", density, PLAIN.recipe(density), (outcome,) * 2)
+
+    found = Bisection(point_at, Target("latent_error", 0.04)).search(0.3)
+    assert 0.0376 < found.latent_error <= 0.04
+    assert len(tried) == len(set(tried)) <= 4
+
+
+@mark.parametrize(("n_steps", "n_layers"), [(8, 8), (24, 8), (4, 3)])
+def test_the_work_of_a_family_and_its_density_are_each_other_s_inverse(n_steps, n_layers):
+    for family in candidates((BLOCK, (32, 32)), shared=1):
+        work = family.work(0.4, n_steps, n_layers)
+        assert 0.4 < work < 1
+        assert family.density_at(work, n_steps, n_layers) == approx(0.4)
+        assert family.recipe(0.4, (1.0, *[0.4] * (n_layers - 1)), n_layers).rules
+    # Two of eight steps dense, of which one layer of two shares: 3/8 of those, and 0.4 of the other layer.
+    assert Candidate(BLOCK, shared=1).work(0.4, 8, 2) == approx(0.25 * 0.75 + 0.75 * (0.25 + 0.2))
+
+
+def test_what_helped_alone_is_combined():
+    centre, *_ = families = candidates((BLOCK, (32, 32)))
+    both = combined(centre, [families[1], families[-1]])
+    assert (both.block_size, both.score, both.residual) == ((32, 32), "sub_block", True)
+    assert combined(centre, []) == centre
+    assert len({family.name for family in families}) == len(families)
+
+
+def test_densities_that_do_not_pay_are_not_chosen():
+    seconds = torch.tensor([1.0, 2.0, 3.0, 5.0, 7.0, 4.0]).expand(2, 1, 6).double()
+    looked_at = Profile(("x", "y"), (3,), torch.ones(2, 1, 5, 1), seconds)
+    assert looked_at.pays == 0.3
+    steep = torch.tensor([0.3, 0.2, 0.1, 0.05, 0.01], dtype=torch.float64)
+    flat = steep * 0.05
+    chosen = allocate(torch.stack([steep, flat, flat]), 0.45, pays=0.3)
+    assert chosen[0] == 1.0 and max(chosen[1:]) < 0.47
+
+
+def test_layers_that_passes_share_are_dense():
+    assert shared_layers(wan_pipeline()) == 1
+    assert shared_layers(wan_pipeline(experts=2)) == 0
+
+
+def test_a_folder_knows_its_model():
+    pipe, other = wan_pipeline(), wan_pipeline()
+    assert fingerprint(pipe) == fingerprint(other)
+    with torch.no_grad():
+        other.transformer.blocks[1].attn1.to_q.weight[0, 0] += 1
+    assert fingerprint(pipe) != fingerprint(other)
+
+
+def test_progress_says_what_is_done_and_how_long_the_rest_takes():
+    said = []
+    pace = Pace(lambda text, share: said.append((text, share)), expected=4)
+    pace.next("one")
+    pace.done("a")
+    pace.done("a")
+    pace.next("two")
+    assert said == [("one", 0.0), ("two, less than a minute left", 0.25)]
+
+
 @mark.parametrize("target", ["latent_error<0.01", "speedup>5"])
 def test_what_cannot_be_reached_is_refused_with_the_best(target, monkeypatch, tmp_path):
     Stand(monkeypatch, best=0.02)
@@ -139,6 +223,10 @@ def test_the_recipe_is_an_ordinary_one_and_carries_its_evidence(monkeypatch, tmp
         assert said in text
     page = write_page(found, tmp_path / "mine.html").read_text()
     assert page.count("<circle") == len(found.points) and 'class="chosen"' in page
+    assert page.count("<video") == 0 and "where it hurts" in page.lower() and "<td>auto</td>" in page
+    videos = (torch.zeros(3, 16, 16, 3), torch.ones(3, 16, 16, 3))
+    page = write_page(replace(found, videos=videos), tmp_path / "mine.html").read_text()
+    assert page.count('<video src="data:video/mp4;base64,') == 2
     assert parse_recipe(recipe_text(replace(found, prompts=("x\ny: [",))), "odd prompts")
 
 
@@ -158,15 +246,13 @@ def test_results_are_kept_and_not_made_again(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         values = latents(pipe, steps=2)
         seconds = type("Seconds", (), {"transformer": 1.0})()
-        summary = type(
-            "Made", (), {"latents": values, "frames": torch.zeros(0), "seconds": seconds, "patch": None}
-        )
-        return summary()
+        made_here = {"latents": values, "frames": torch.zeros(0), "seconds": seconds, "patch": None}
+        return type("Made", (), made_here)()
 
     monkeypatch.setattr("accel.tuning.subject.generate", generate)
-    monkeypatch.setattr("accel.tuning.subject.summarize", lambda patches: type("S", (), {"density": 0.5})())
+    monkeypatch.setattr("accel.tuning.subject.work_of", lambda *args: 0.5)
     settings = search.GenerateSettings(prompt="a")
-    recipe = Candidate("even", BLOCK, by_layer=False).recipe(0.4)
+    recipe = PLAIN.recipe(0.4)
     first = Subject(pipe, settings, PROMPTS, tmp_path)
     assert first.outcome(recipe, 0, "x").latent_error == 0
     with raises(KeyboardInterrupt):

@@ -22,14 +22,13 @@ import typer
 from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
-from accel.apply.patch import Patch
 from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
-from accel.tuning.playback import Playback
+from accel.tuning.playback import Playback, work_of
 from accel.tuning.trajectory import Trajectory, forced_errors, record
 from scripts.quality.paired.settings import SETTINGS
 from scripts.quality.prompts import demo_settings, prompt_of
@@ -130,17 +129,6 @@ class Bench:
         if pixels:
             ssim = measure_quality(*(decoded(self.pipe, each) for each in (latents, dense.latents))).ssim
         return Row(name, self.steps, prompt, work, None, relative_error(latents, dense.latents), ssim)
-
-
-def work_of(patch: Patch, played: int, forwards: int) -> float:
-    """Executed blocks / dense attention's, of a run of which some dense forwards were played back."""
-    records = [one.attention.record for one in patch.installed]
-    executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
-    executed += sum(sum(each.dense.values()) for each in records)
-    sharing = sum(bool(each.shared) for each in records)
-    # A second pass that is played back would have shared its output as the others did.
-    executed += played * len(records) - (played + 1) // 2 * sharing
-    return executed / (forwards * len(records))
 
 
 def decoded(pipe: Any, latents: Tensor) -> Tensor:

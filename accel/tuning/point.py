@@ -1,0 +1,135 @@
+"""Point: one recipe that was tried by whole generations, and the account of a whole tuning."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accel.mistake import Mistake
+from accel.recipe.recipe import Recipe
+from accel.run.settings import GenerateSettings
+from accel.tuning.profile import Profile
+from accel.tuning.subject import Outcome
+from accel.tuning.target import Target
+
+
+@dataclass(frozen=True)
+class Point:
+    """One recipe on some prompts.
+
+    Args:
+        name: of its family.
+        density: mean over its layers.
+        outcomes: one a prompt.
+    """
+
+    name: str
+    density: float
+    recipe: Recipe
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def latent_error(self) -> float | None:
+        return self._mean("latent_error")
+
+    @property
+    def ssim(self) -> float | None:
+        return self._mean("ssim")
+
+    @property
+    def speedup(self) -> float:
+        dense = sum(outcome.dense_seconds for outcome in self.outcomes)
+        return dense / sum(outcome.seconds for outcome in self.outcomes)
+
+    @property
+    def work(self) -> float:
+        return statistics.fmean(outcome.work for outcome in self.outcomes)
+
+    def value(self, target: Target) -> float:
+        """The figure that a target is about, its mean over the prompts.
+
+        Raises:
+            Mistake: if the pipeline does not show it.
+        """
+        found = getattr(self, target.metric)
+        if found is None:
+            raise Mistake(f"target {target}: this pipeline does not show its latents; use ssim")
+        return found
+
+    def cautious(self, target: Target) -> float:
+        """The figure, worse by its standard error over the prompts: others will differ from these."""
+        value = self.value(target)
+        if target.metric == "speedup" or len(self.outcomes) < 2:
+            return value
+        spread = statistics.stdev(getattr(outcome, target.metric) for outcome in self.outcomes)
+        error = spread / math.sqrt(len(self.outcomes))
+        return value + error if target.lower_is_better else value - error
+
+    def _mean(self, name: str) -> float | None:
+        values: Sequence[float | None] = [getattr(outcome, name) for outcome in self.outcomes]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if len(known) == len(values) else None
+
+    def __str__(self) -> str:
+        error = "" if self.latent_error is None else f", latent error {self.latent_error:.4f}"
+        ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {len(self.outcomes)} prompts"
+        return f"{self.name} at density {self.density:.3f}{error}{ssim}, {rest}"
+
+
+class Unreachable(Mistake):
+    """No recipe met the target; `best` is the one that came closest.
+
+    Args:
+        best: what was found all the same.
+    """
+
+    def __init__(self, text: str, best: Point) -> None:
+        super().__init__(text)
+        self.best = best
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One recipe by its forced error, a mean over some prompts, and its executed share of dense attention."""
+
+    name: str
+    work: float
+    forced: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Args:
+        recipe: meets the target; `data` is what its file holds.
+        reached: on the prompts it was chosen on; `held_out` on those kept aside, None without any.
+        corrected: whether the density was raised because of the prompts kept aside: then these are held out
+            no more.
+        points: everything that was tried by whole generations.
+        ranked: everything that was ranked by the forced error, best first.
+        profile: where the calls' errors are.
+        videos: the dense frames of one prompt and the chosen recipe's, [F, H, W, C] in [0, 1]; none if the
+            pipeline cannot show them.
+        seconds: it took.
+    """
+
+    target: Target
+    recipe: Recipe
+    data: dict[str, Any]
+    reached: Point
+    held_out: Point | None
+    corrected: bool
+    points: tuple[Point, ...]
+    ranked: tuple[Ranked, ...]
+    profile: Profile
+    settings: GenerateSettings
+    prompts: tuple[str, ...]
+    kept_aside: int
+    machine: str
+    seconds: float
+    videos: tuple[Any, ...] = ()
