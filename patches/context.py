@@ -9,6 +9,7 @@ from torch import Tensor
 
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
+from accel.patches.noise import Noise
 
 TextPadding = Literal["last", "anywhere", "dropped"]
 
@@ -22,6 +23,7 @@ class Context:
         step: denoising step, counted from 0; None where only `progress` is known.
         n_steps: steps of the schedule; None with `step`.
         progress: share of the schedule already done, in [0, 1].
+        noise: the noise level of each step; None where no scheduler has any.
         generation: counts the runs of the schedule; another number is another video.
         turn: counts the steps of this generation that had a forward, from 0, known or not by their number.
         branch: 0 for the first forward of a step, 1 for the second (classifier-free guidance), and so on.
@@ -35,6 +37,7 @@ class Context:
         repeats: whether the forward is given what the one before it in its step was given, text aside: the
             second pass of guidance.
         repeated: whether a forward of this step will be, as far as the step before shows.
+        guided: whether steps have a second pass of guidance; None while nobody knows.
         heads: which of the layer's heads the call holds where other processes hold the rest; None where it
             holds all.
     """
@@ -43,6 +46,7 @@ class Context:
     step: int | None = None
     n_steps: int | None = None
     progress: float = 0.0
+    noise: Noise | None = field(default=None, compare=False, repr=False)
     generation: int = 0
     turn: int = 0
     branch: int = 0
@@ -52,6 +56,7 @@ class Context:
     kv_lengths: Tensor | None = field(default=None, compare=False, repr=False)
     repeats: bool = False
     repeated: bool = False
+    guided: bool | None = None
     heads: HeadShare | None = None
 
     def __post_init__(self) -> None:

@@ -110,10 +110,14 @@ class Patch:
             self._put_in(prepared_in_sequence(site, sequence))
             return
         reuse = self.plan.recipe.reuse_of(step.rule)
-        hook, compensate = self.hooks[site.component], self.plan.recipe.compensate
+        hook, recipe = self.hooks[site.component], self.plan.recipe
         assert isinstance(hook, RootHook)
-        attention = GridAttention(site, policy, schedule, hook, reuse, self.told, compensate)
+        attention = GridAttention(
+            site, policy, schedule, hook, reuse, self.told, recipe.compensate, recipe.few_steps
+        )
         attention.precision = step.rule.precision
+        if attention.few is not None:
+            attention.few.precision = step.rule.precision
         self._put_in(InstalledSite(site, attention, prepare(self.models[site.component], site, attention)))
 
     def _put_in(self, one: InstalledSite) -> None:

@@ -35,6 +35,7 @@ class Summary:
         saving: seconds of the sparse calls and those that capture a residual, and what as many dense ones
             of this run take, by the median of the first of each; None where nothing ran both ways.
         sparse_saving: the same of the sparse calls alone.
+        few_steps: why the settings for few steps were last in force, in words; empty if they never were.
     """
 
     sites: tuple[SiteSummary, ...]
@@ -48,6 +49,7 @@ class Summary:
     dense_on: tuple[str, ...]
     saving: Saving | None
     sparse_saving: Saving | None
+    few_steps: str = ""
 
     @property
     def calls(self) -> int:
@@ -129,6 +131,7 @@ class Summary:
             "tiers": list(self.tiers),
             "dense_on": list(self.dense_on),
             "attention_seconds": None if self.saving is None else asdict(self.saving),
+            "few_steps": self.few_steps,
         }
 
     def __str__(self) -> str:
@@ -161,6 +164,11 @@ class Summary:
         if self.residual:
             counts = ", ".join(f"{what} {count}" for what, count in self.residual.items())
             lines.append(f"residual: {counts}; {self.residual_bytes / 2**20:.1f} MiB kept")
+        if self.few_steps:
+            lines.append(
+                f"few steps ({self.few_steps}): the first step of each expert dense, no blocks kept over "
+                "steps, density rising"
+            )
         if self.step_source:
             lines.append(f"steps counted by the {self.step_source}")
         if self.dense_backend:
@@ -221,6 +229,7 @@ def summarize(patches: Sequence[Patch]) -> Summary:
         tuple(dict.fromkeys(one.uninstall.dense_backend for one in installed)),
         saving(spent, "sparse", "capture"),
         saving(spent, "sparse"),
+        next((why for one in installed if (why := getattr(one.attention, "overlay", ""))), ""),
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from accel.kernels.attention.tier import Precision
 from accel.recipe.any_policy import AnyPolicy, policies_schema
 from accel.recipe.compensate import Compensate
+from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
@@ -60,6 +61,7 @@ class Recipe(_Strict):
         schedule: what stays dense, for every rule that has no schedule of its own.
         reuse: for how long chosen blocks are kept, for every rule without its own.
         compensate: what is added in place of the blocks left out, the same way; None adds nothing.
+        few_steps: what changes for schedules of a few steps; None changes nothing.
         rules: at least one.
     """
 
@@ -68,6 +70,7 @@ class Recipe(_Strict):
     schedule: Schedule = Schedule()
     reuse: Reuse = Reuse()
     compensate: Compensate | None = None
+    few_steps: FewSteps | None = None
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     def schedule_of(self, rule: Rule) -> Schedule:

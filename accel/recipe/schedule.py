@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -12,6 +13,7 @@ from accel.patches.context import Context
 from accel.policies.policy import STRICT
 
 LEAST_APART = 5
+ROUNDING = 1e-9  # 0.2 of 50 steps are 10, whatever binary fractions make of it
 FIRST_STEPS, LAST_STEPS, REFRESH = "first steps", "last steps", "refresh"
 
 
@@ -20,6 +22,9 @@ class Schedule:
     """Fractions, never counts: they mean the same for a schedule of 4 steps and one of 50.
 
     Args:
+        by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
+            that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
+            fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.
         dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
             that any share above 0 is at least one step.
         last_dense_steps: the same from its end.
@@ -35,6 +40,7 @@ class Schedule:
         sparse_decode: whether a language model's single queries against a cache run sparse as well.
     """
 
+    by: Literal["step", "sigma"] = "step"
     dense_steps: float = Field(default=0.0, ge=0, le=1)
     last_dense_steps: float = Field(default=0.0, ge=0, le=1)
     dense_every: float = Field(default=0.0, ge=0, le=1)
@@ -66,20 +72,33 @@ class Schedule:
         after = context.step + 1
         return after < context.n_steps and self.dense_step(replace(context, step=after)) is None
 
-    def _in_first_steps(self, context: Context) -> bool:
+    def done(self, context: Context) -> float:
+        """The share of the schedule, as this one counts, that is done before a step; 1 after the last."""
         if context.step is None or context.n_steps is None:
-            return context.progress < self.dense_steps
-        return context.step < whole(self.dense_steps, context.n_steps)
+            return context.progress
+        if self.by == "sigma" and context.noise is not None:
+            return 1 - context.noise.level(context.step)
+        return context.step / context.n_steps
+
+    def _in_first_steps(self, context: Context) -> bool:
+        return self.done(context) < self.dense_steps - ROUNDING
+
+    def _first_steps(self, n_steps: int, context: Context) -> int:
+        """How many steps of a schedule are the first ones."""
+        if self.by == "step" or context.noise is None:
+            return whole(self.dense_steps, n_steps)
+        return sum(self._in_first_steps(replace(context, step=step)) for step in range(n_steps))
 
     def _in_last_steps(self, context: Context) -> bool:
         if context.step is None or context.n_steps is None:
             return context.progress >= 1 - self.last_dense_steps and self.last_dense_steps > 0
-        return context.step >= context.n_steps - whole(self.last_dense_steps, context.n_steps)
+        after = replace(context, step=context.step + 1)
+        return 1 - self.done(after) < self.last_dense_steps - ROUNDING
 
     def _refreshes(self, context: Context) -> bool:
         if not self.dense_every or context.step is None or context.n_steps is None:
             return False
-        since = context.step - whole(self.dense_steps, context.n_steps)
+        since = context.step - self._first_steps(context.n_steps, context)
         every = max(self.dense_every * context.n_steps, LEAST_APART)
         number = round(since / every)
         return number > 0 and since == round(number * every) and context.step < context.n_steps - 1

@@ -20,6 +20,7 @@ from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
 from accel.recipe.compensate import Compensate
+from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import FIRST_STEPS, REFRESH, Schedule
 from accel.sites.layout_cache import LayoutCache
@@ -60,6 +61,12 @@ class GridAttention(SiteAttention):
         reuse: for how long chosen blocks are kept.
         warned: the faults that have been warned about; the sites of one patch share the set.
         compensate: what is added in place of the blocks left out; None adds nothing.
+        few_steps: when to go by other settings, which `few` then has.
+
+    Attributes:
+        few: the same site as it is in schedules of few steps; None if there it is as ever.
+        overlay: why it last was, in words.
+        starts_dense: whether the first step in which a generation calls the site runs dense: each expert's.
     """
 
     def __init__(
@@ -71,8 +78,17 @@ class GridAttention(SiteAttention):
         reuse: Reuse,
         warned: set[str] | None = None,
         compensate: Compensate | None = None,
+        few_steps: FewSteps | None = None,
     ) -> None:
         super().__init__(site, policy, schedule, warned)
+        self.few_steps = few_steps
+        self.few: GridAttention | None = None
+        self.overlay = ""
+        self.starts_dense = False
+        if few_steps is not None and policy.method != "dense":
+            changed = few_steps.policy(policy), few_steps.schedule(schedule), hook, few_steps.reuse(reuse)
+            self.few = GridAttention(site, *changed, warned)
+            self.few.record, self.few.faults, self.few.starts_dense = self.record, self.faults, True
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.heads = site.heads
@@ -87,13 +103,16 @@ class GridAttention(SiteAttention):
     ) -> Tensor:
         with self.timed(q.device):
             forward = self.hook.forward or Forward(dense=OUTSIDE)
+            if self._has_few_steps(forward):
+                assert self.few is not None
+                return self.few(q, k, v, mask, dense)
             context = self._context(forward, q.shape[1])
             call = forward.call_of(self)
             shared = self._shared_pass(q, k, v, context, forward, call)
             if shared is not None and (out := shared.take(q)) is not None:
                 self.record.count_shared(context.step)
                 return out
-            reason = self._dense_reason(q, k, v, mask, context, forward.dense) or self.faults.stays_dense
+            reason = self._dense_reason(q, k, v, mask, context, forward) or self.faults.stays_dense
             movable = mask if context.text_padding == "anywhere" else None
             if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
@@ -117,6 +136,18 @@ class GridAttention(SiteAttention):
             if shared is not None:
                 shared.keep(out, q)
             return out
+
+    def _has_few_steps(self, forward: Forward) -> bool:
+        if self.few is None or self.few_steps is None:
+            return False
+        context = forward.context
+        why = self.few_steps.why(context.n_steps, context.guided, forward.adapter_names)
+        self.overlay = why or self.overlay
+        return why is not None
+
+    def _starts(self, context: Context, forward: Forward) -> bool:
+        """Whether this is the first step in which the generation calls the site."""
+        return forward.kept.setdefault((id(self), FIRST_STEPS), context.turn) == context.turn
 
     def _shared_pass(
         self, q: Tensor, k: Tensor, v: Tensor, context: Context, forward: Forward, call: int
@@ -192,10 +223,10 @@ class GridAttention(SiteAttention):
         return policy.layout(q, k, context.grid, context)
 
     def _dense_reason(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context, forward: str | None
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context, forward: Forward
     ) -> str | None:
-        """Why this call runs dense, or None; the most general reason first. `forward` is its forward's."""
-        if reason := self.never_sparse(q, k, v) or forward:
+        """Why this call runs dense, or None; the most general reason first."""
+        if reason := self.never_sparse(q, k, v) or forward.dense:
             return reason
         if name := interceptor():
             return f"intercepted by {name}"
@@ -211,6 +242,8 @@ class GridAttention(SiteAttention):
         only = self.policy.only_grid
         if only is not None and context.grid != only:
             return f"the method is for {only} tokens"
+        if self.starts_dense and self._starts(context, forward):
+            return FIRST_STEPS
         return self.schedule.dense_reason(context, q.shape[1])
 
 

@@ -25,6 +25,13 @@ def adapter_state(model: Any) -> Hashable:
     return tuple(map(layer_state, layers)), tuple(total for layer in samples for total in weight_sums(layer))
 
 
+def adapter_names(model: Any) -> tuple[str, ...]:
+    """The names of the adapters in use; () without."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return ()
+    return tuple(model.active_adapters())
+
+
 def layer_state(layer: Any) -> Hashable:
     """One layer's adapters: which are active, merged and switched off, and how they are scaled."""
     scaling = tuple((name, scale_state(scale)) for name, scale in getattr(layer, "scaling", {}).items())

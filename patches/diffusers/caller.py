@@ -30,14 +30,17 @@ def call_stack() -> list[FrameType]:
 
 def calling_scheduler(model: nn.Module | None, stack: list[FrameType]) -> Any:
     """The scheduler of the pipeline that runs a model's forward; None where no pipeline does."""
+    return getattr(calling_pipeline(model, stack), "scheduler", None)
+
+
+def calling_pipeline(model: nn.Module | None, stack: list[FrameType]) -> Any:
+    """The object with a scheduler that runs a model's forward; None where there is none."""
     if model is None:
         return None
     for frame in methods(stack):
         owner = first_argument(frame)
-        if owner is not None and holds(owner, model):
-            scheduler = getattr(owner, "scheduler", None)
-            if is_scheduler(scheduler):
-                return scheduler
+        if owner is not None and holds(owner, model) and is_scheduler(getattr(owner, "scheduler", None)):
+            return owner
     return None
 
 

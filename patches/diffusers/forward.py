@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from accel.patches.context import Context
-from accel.patches.diffusers.adapters import adapter_state
+from accel.patches.diffusers.adapters import adapter_names, adapter_state
 from accel.patches.diffusers.context_parallel import ContextParallel
 from accel.patches.head_share import HeadShare
 
@@ -50,6 +50,12 @@ class Forward:
         if self._adapters is None and model is not None:
             self._adapters = adapter_state(model)
         return self._adapters
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The names of the LoRA adapters in use."""
+        model = None if self.model is None else self.model()
+        return () if model is None else adapter_names(model)
 
     def heads(self, total: int) -> HeadShare | None:
         """This process's share of a layer's heads; None if it has them all."""

@@ -11,18 +11,32 @@ from torch import nn
 
 from accel.patches.context import Context
 from accel.patches.diffusers.branches import text_of
-from accel.patches.diffusers.caller import call_stack
+from accel.patches.diffusers.caller import call_stack, calling_pipeline
 from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.diffusers.family import family_of
 from accel.patches.diffusers.forward import Forward, begin, end, innermost
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.diffusers.repeats import Repeats
+from accel.patches.diffusers.run import Tick
 from accel.patches.hook import ModelHook
 from accel.patches.observers import exports_by_tracing, recorder
 from accel.patches.untraced import untraced
 
 _COUNTING = threading.Lock()
+GUIDED = "guided"
+
+
+def guided(model: nn.Module, stack: list[FrameType], tick: Tick) -> bool | None:
+    """Whether a generation is guided: what its pipeline says, or the passes of the step before.
+
+    A pipeline may put both passes into one batch, so what it says counts first; it is asked once.
+    """
+    if GUIDED not in tick.kept:
+        says = getattr(calling_pipeline(model, stack), "do_classifier_free_guidance", None)
+        tick.kept[GUIDED] = says if isinstance(says, bool) else None
+    says = tick.kept[GUIDED]
+    return tick.guided if says is None else says
 
 
 class RootHook(ModelHook):
@@ -88,12 +102,14 @@ class RootHook(ModelHook):
             tick.step,
             tick.n_steps,
             tick.progress,
+            tick.noise,
             tick.generation,
             tick.turn,
             tick.branch,
             text_padding=family.text_padding,
             repeats=repeats is not None and repeats.now,
             repeated=repeats is not None and repeats.expected(tick.step is not None),
+            guided=guided(model, stack, tick),
         )
         parallel = self._parallel_of(model)
         reason = parallel.unsupported(grid) if parallel is not None else None

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from accel.patches.diffusers.branches import Branches
+from accel.patches.noise import TRAIN_TIMESTEPS, Noise
 
-TRAIN_TIMESTEPS = 1000
 MOST_PASSES = 16  # forwards that share one place of a schedule; more than this are runs of their own
 
 _TICKING = threading.Lock()
@@ -28,6 +28,8 @@ class Tick:
     generation: int
     turn: int
     branch: int
+    noise: Noise | None = field(default=None, compare=False)
+    guided: bool | None = None
     kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -73,12 +75,14 @@ class Run:
     def __init__(self, generations: itertools.count[int]) -> None:
         self._generations = generations
         self._timesteps: Any = None
+        self._noise: Noise | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._generation = next(self._generations)
         self._last: Position | None = None
         self._turn = -1
+        self._guided: bool | None = None
         self._branches = Branches()
         self._kept: dict[Hashable, Any] = {}
 
@@ -95,8 +99,12 @@ class Run:
             if self._last is not None and self._starts_again(self._last, position, timesteps):
                 self._begin()
             if self._last != position:
+                if self._last is not None:
+                    self._guided = self._branches.passes > 1
                 self._branches.begin_step()
                 self._turn += 1
+            if timesteps is not self._timesteps:
+                self._noise = Noise(timesteps)
             self._last, self._timesteps = position, timesteps
             return Tick(
                 position.step,
@@ -105,6 +113,8 @@ class Run:
                 self._generation,
                 self._turn,
                 self._branches.number(text),
+                self._noise if position.step is not None else None,
+                self._guided,
                 self._kept,
             )
 

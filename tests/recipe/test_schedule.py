@@ -1,8 +1,10 @@
 """The schedule: fractions of any number of steps and layers."""
 
+import torch
 from pytest import mark
 
 from accel.patches.context import Context
+from accel.patches.noise import Noise
 from accel.recipe.schedule import Schedule, whole
 
 
@@ -81,3 +83,23 @@ def test_what_precedes_a_sparse_step():
     ]  # fmt: skip
     assert Schedule(dense_steps=1.0).precedes_sparse(contexts[3]) is False
     assert Schedule().precedes_sparse(Context(progress=0.5))
+
+
+def test_shares_of_the_noise():
+    # A shift of 12 over eight steps: most of them have little of the noise to take away.
+    sigmas = [12 * s / (1 + 11 * s) for s in (1 - step / 8 for step in range(8))]
+    noise = Noise(torch.tensor(sigmas) * 1000)
+    schedule = Schedule(by="sigma", dense_steps=0.2, last_dense_steps=0.5)
+    found = [schedule.dense_reason(Context(None, step, 8, step / 8, noise), 9) for step in range(8)]
+    assert [round(1 - sigma, 2) for sigma in sigmas] == [0, 0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.37]
+    assert found == [*["first steps"] * 6, None, "last steps"]
+    assert Schedule(by="sigma", dense_steps=0.1).dense_step(Context(None, 5, 8, 5 / 8, noise)) is None
+    refreshed = Schedule(by="sigma", dense_steps=0.02, dense_every=0.1)
+    assert [s for s in range(8) if refreshed.dense_step(Context(None, s, 8, s / 8, noise)) == "refresh"] == []
+    assert Schedule(by="sigma", dense_steps=0.25).dense_step(Context(None, 1, 8, 1 / 8)) == "first steps"
+
+
+def test_noise_levels_of_lists_and_tensors():
+    for timesteps in ([1000, 500.0, 2000], torch.tensor([1000.0, 500.0, 2000.0])):
+        noise = Noise(timesteps)
+        assert [noise.level(step) for step in range(4)] == [1.0, 0.5, 1.0, 0.0]

@@ -1,0 +1,78 @@
+"""FewSteps: what changes in a recipe for schedules of a few steps, as distilled models have them.
+
+A step of four is a quarter of the way: blocks chosen in the one before are of no use, one dense step is all
+that pays, and the last steps, which draw the details, miss most what is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from accel.policies.compose import Composed
+from accel.policies.parts.ramp import Ramp
+from accel.policies.parts.selectors import TopK, TopP
+from accel.policies.policy import STRICT, Policy
+from accel.recipe.reuse import Reuse
+from accel.recipe.schedule import Schedule
+
+DISTILLED = re.compile(
+    r"lightx2v|lightning|turbo|dmd|causvid|distil|hyper-?sd|lcm|\d[-_ ]?steps?(?![a-z])", re.IGNORECASE
+)
+RISES_FROM, RISES_TO = 0.25, 0.75
+
+
+@dataclass(frozen=True, config=STRICT)
+class FewSteps:
+    """A schedule is one of few steps if it has no more than `most_steps`, and no second pass of guidance or
+    an adapter whose name says that it is distilled (lightx2v, lightning, turbo, dmd, causvid, 4steps, ...).
+
+    Then the first step of every expert runs dense and no other, every step chooses its own blocks, and what
+    is kept grows.
+
+    Args:
+        most_steps: of a schedule; 0 is never.
+        rise: density from three quarters of the schedule on / density in its first quarter.
+    """
+
+    most_steps: Annotated[int, Field(ge=0)] = 8
+    rise: Annotated[float, Field(ge=1, le=4)] = 1.5
+
+    def why(self, n_steps: int | None, guided: bool | None, adapters: tuple[str, ...]) -> str | None:
+        """Why a schedule is one of few steps, in words; None if it is not.
+
+        Args:
+            guided: whether steps have a second pass of guidance; None while nobody knows.
+            adapters: the names of those in use.
+        """
+        if n_steps is None or n_steps > self.most_steps:
+            return None
+        distilled = [name for name in adapters if DISTILLED.search(name)]
+        if distilled:
+            return f"{n_steps} steps, adapter {', '.join(distilled)}"
+        return None if guided else f"{n_steps} steps, no guidance"
+
+    def schedule(self, schedule: Schedule) -> Schedule:
+        return replace(schedule, dense_steps=0.0, last_dense_steps=0.0, dense_every=0.0)
+
+    def reuse(self, reuse: Reuse) -> Reuse:
+        return Reuse(branches=reuse.branches)
+
+    def policy(self, policy: Policy) -> Policy:
+        """The method, keeping more towards the end; one whose parts are not known stays as it is."""
+        if not isinstance(policy, Composed) or self.rise == 1:
+            return policy
+        select = policy.select
+        if isinstance(select, TopK) and isinstance(select.density, float) and select.layer_density is None:
+            select = replace(select, density=self._rising(select.density, select.density * self.rise))
+        elif isinstance(select, TopP) and isinstance(select.mass, float):
+            select = replace(select, mass=self._rising(select.mass, 1 - (1 - select.mass) / self.rise))
+        return replace(policy, select=select)
+
+    @staticmethod
+    def _rising(low: float, high: float) -> Ramp:
+        return Ramp(((RISES_FROM, low), (RISES_TO, min(high, 1.0))))
