@@ -22,9 +22,6 @@ class Schedule:
     """Fractions, never counts: they mean the same for a schedule of 4 steps and one of 50.
 
     Args:
-        by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
-            that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
-            fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.
         dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
             that any share above 0 is at least one step.
         last_dense_steps: the same from its end.
@@ -38,9 +35,11 @@ class Schedule:
         dense_queries: of a language model's prompt, the last tokens whose queries see every key; whole
             blocks of them.
         sparse_decode: whether a language model's single queries against a cache run sparse as well.
+        by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
+            that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
+            fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.
     """
 
-    by: Literal["step", "sigma"] = "step"
     dense_steps: float = Field(default=0.0, ge=0, le=1)
     last_dense_steps: float = Field(default=0.0, ge=0, le=1)
     dense_every: float = Field(default=0.0, ge=0, le=1)
@@ -48,6 +47,7 @@ class Schedule:
     min_tokens: int | None = Field(default=None, ge=0)
     dense_queries: int = Field(default=0, ge=0)
     sparse_decode: bool = False
+    by: Literal["step", "sigma"] = "step"
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
         """Why a call stays dense, or None."""
