@@ -63,7 +63,7 @@ class Playback:
 
 def work_of(patch: Patch, played: int, forwards: int) -> float:
     """Executed blocks / dense attention's, of a run of which some dense forwards were played back."""
-    records = [seat.attention.record for seat in patch.seats]
+    records = [one.attention.record for one in patch.installed]
     executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
     executed += sum(sum(each.dense.values()) for each in records)
     sharing = sum(bool(each.shared) for each in records)

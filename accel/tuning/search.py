@@ -146,10 +146,10 @@ def tune(
 def shared_layers(pipe: Any) -> int:
     """How many layers, from the first, compute the same in both passes of guidance."""
     with accelerated(pipe, DENSE):
-        seats = [seat for patch in patches_of(pipe) for seat in patch.seats]
+        installed = [one for patch in patches_of(pipe) for one in patch.installed]
     if len(supported_models(pipe)) > 1:
         return 0
-    texts = [not seat.site.text_free for seat in seats]
+    texts = [not one.site.text_free for one in installed]
     return texts.index(True) if True in texts else 0
 
 

@@ -66,6 +66,7 @@ class KeepEveryBlock:
     method = "everything"
     static = True
     spans_heads = False
+    only_grid = None
 
     def layout(self, q: Tensor, k: Tensor, grid: Any, context: Any) -> BlockLayout:
         return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
