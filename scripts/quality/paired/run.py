@@ -30,11 +30,13 @@ from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
 from accel.tuning.playback import Playback, work_of
 from accel.tuning.trajectory import Trajectory, forced_errors, record
+from scripts.quality.paired.published import PUBLISHED
 from scripts.quality.paired.settings import SETTINGS
 from scripts.quality.prompts import demo_settings, prompt_of
 from scripts.row_file import read_table, write_table
 
 PASSES = 2
+ALL = {**SETTINGS, **PUBLISHED}
 KEPT_SHARE = 0.5  # of the schedule: no setting has more dense first steps
 
 
@@ -155,13 +157,13 @@ def read(out: Path) -> list[Row]:
 
 
 def write(out: Path, rows: list[Row]) -> None:
-    settings = {row.setting: SETTINGS[row.setting] for row in rows if row.setting in SETTINGS}
+    settings = {row.setting: ALL[row.setting] for row in rows if row.setting in ALL}
     write_table(out, map(asdict, rows), {"settings": settings})
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue.")],
-    setting: Annotated[list[str], typer.Option(help="A key of SETTINGS; repeat.")],
+    setting: Annotated[list[str], typer.Option(help="A key of SETTINGS or PUBLISHED; repeat.")],
     prompts: Annotated[str, typer.Option(help="Numbers and ranges: 1,3,16-27.")] = "0-3",
     steps: Annotated[int, typer.Option()] = 8,
     size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
@@ -185,7 +187,7 @@ def main(
                 for row in read(out)
             )
             if not done:
-                recipe = build_recipe(SETTINGS[name], name)
+                recipe = build_recipe(ALL[name], name)
                 row = bench.measure(name, recipe, prompt, forced, pixels)
                 print(row, row.forced_rms, flush=True)
                 write(out, [*read(out), row])

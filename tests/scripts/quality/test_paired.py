@@ -5,14 +5,13 @@ import math
 from pytest import approx, mark
 
 from accel.recipe.files import build_recipe
-from scripts.quality.paired.run import Row, numbers, read, write
-from scripts.quality.paired.settings import SETTINGS
+from scripts.quality.paired.run import ALL, Row, numbers, read, write
 from scripts.quality.paired.tables import t_statistic, tables
 
 
-@mark.parametrize("name", SETTINGS)
+@mark.parametrize("name", ALL)
 def test_every_setting_is_a_recipe(name):
-    assert build_recipe(SETTINGS[name], name).rules
+    assert build_recipe(ALL[name], name).rules
 
 
 def test_ranges_of_prompts():

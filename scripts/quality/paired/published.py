@@ -1,0 +1,58 @@
+"""Published methods as settings of `paired`, at the work of `first layer`: 0.41 of the blocks of a sparse call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BLOCK = [32, 32]
+SHARE = 0.41
+SCHEDULE = {"dense_steps": 0.25, "dense_layers": 0.1}
+SAMPLED = {"kind": "sampled_rows", "rows": 64}
+HEAD = {"kind": "top_k", "density": SHARE, "budget": "head"}
+ROW = {"kind": "top_k", "density": SHARE}
+STRIDED = {"kind": "strided", "query": 8, "key": 8}
+PLACES = {"kind": "axes", "axes": "hwf"}
+TILE = {"kind": "tile", "size": [1, 4, 8]}
+
+
+def composed(**parts: Any) -> dict[str, Any]:
+    return {"method": "compose", "block_size": BLOCK, **parts}
+
+
+def by_head(*candidates: dict[str, Any]) -> dict[str, Any]:
+    return {"method": "per_head", "choose": SAMPLED, "candidates": list(candidates)}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "a-shape": composed(always={"first_frame": True, "window": {"size": [3, 16, 16]}}),
+    "biformer": composed(order=TILE, score={"kind": "pooled"}, select=ROW),
+    "combiner": composed(always={"window": {"size": [3, 16, 16]}}, tail=True),
+    "dilated": composed(
+        order={"kind": "residues", "strides": [1, 1, 2]},
+        always={"window": {"size": [9, 10, 8], "dilation": [1, 1, 2]}},
+    ),
+    "hyperattention": composed(order={"kind": "hashed"}, score={"kind": "pooled"}, select=HEAD, tail=True),
+    "paroattention": by_head(
+        *(
+            composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD)
+            for axes in ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")
+        )
+    ),
+    "reference-frames": composed(always={"own_frame": True, "reference_frames": 1}),
+    "sliding-tile": composed(order=TILE, always={"window": {"size": [5, 12, 12], "stride": [1, 4, 8]}}),
+    "sparse-videogen": by_head(
+        composed(always={"band": 0.32, "first_frame": True}), composed(order=PLACES, always={"band": 0.42})
+    ),
+    "sparse-videogen2": composed(
+        order={"kind": "clusters", "count": 64, "rounds": 4}, score={"kind": "pooled"}, select=HEAD
+    ),
+    "vmoba": composed(
+        order={"kind": "cycle", "orders": [{"kind": "row_major"}, PLACES, TILE]},
+        score={"kind": "pooled"},
+        select=HEAD,
+    ),
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: {"schedule": SCHEDULE, "rules": [{"match": "*", "policy": policy}]}
+    for name, policy in METHODS.items()
+}
