@@ -1,4 +1,4 @@
-"""Published methods as settings of `paired`, at the work of `first layer`: 0.41 of the blocks of a sparse call."""
+"""Published methods as settings of `paired`, at the work of `first layer`: 0.41 of a sparse call's blocks."""
 
 from __future__ import annotations
 
