@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -45,13 +45,26 @@ def timestep_argument(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
     return timestep
 
 
-def modules_like(model: nn.Module, *patterns: str) -> list[tuple[str, nn.Module]]:
-    """The modules whose dotted name fits one of the globs, in the order in which the model holds them."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+def modules_named(*patterns: str) -> Callable[[nn.Module], list[tuple[str, nn.Module]]]:
+    """Lists the modules of a model whose dotted name fits one of the globs, in the order of the model."""
+
+    def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+        return [
+            (name, module)
+            for name, module in model.named_modules()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
+
+    return modules
+
+
+# Of the dual-stream blocks, then of the single-stream blocks.
+joint_attention = modules_named("transformer_blocks.*.attn", "single_transformer_blocks.*.attn")
+
+
+def unit_timestep(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+    """The timestep of one forward that takes it in [0, 1]."""
+    return kwargs["timestep"] * 1000
 
 
 def latent_grid(

@@ -29,8 +29,8 @@ from accel.patches.slot import DenseFn, Slot, attend, dense_sdpa
 class RoutedProcessor:
     """Mixin in front of a stock processor that calls PyTorch's attention itself.
 
-    Subclasses set `__call__ = rerouted(Stock.__call__)`. Projections, norms, rotary embedding, masks and
-    output stay the parent's, and so does the signature that attention modules filter their arguments by.
+    Projections, norms, rotary embedding, masks and output stay the parent's, and so does the signature that
+    attention modules filter their arguments by.
 
     Args:
         original: the stock processor that is put back on removal, and runs what is recorded.
@@ -100,6 +100,28 @@ class DispatchingProcessor(RoutedProcessor):
         self.original._parallel_config = self._parallel = config
         ring = config if is_ring(config) else None
         self.slot.dense = DenseDispatch(self.slot.dense.name, ring)  # type: ignore[attr-defined]
+
+
+def routed(*stock: type) -> dict[type, type]:
+    """Each stock processor's class, and the subclass whose attention goes through a slot."""
+    return {cls: _routed_class(cls) for cls in stock}
+
+
+@functools.cache
+def _routed_class(stock: type) -> type:
+    mixin = DispatchingProcessor if hasattr(stock, "_attention_backend") else RoutedProcessor
+    members = {"__call__": rerouted(stock.__call__), "__reduce__": _reduce, "__module__": stock.__module__}
+    return type(f"Routed{stock.__name__}", (mixin, stock), members)
+
+
+def _reduce(processor: RoutedProcessor) -> tuple:
+    """How a processor of a class that no module holds is copied and pickled."""
+    return _unpickled, (stock_class(type(processor)), processor.original), processor.__dict__
+
+
+def _unpickled(stock: type, original: Any) -> Any:
+    cls = _routed_class(stock)
+    return cls.__new__(cls, original)
 
 
 def rerouted(stock_call: Callable) -> Callable:

@@ -9,7 +9,7 @@ from pytest import mark, raises
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from accel import accelerate_model, summary
-from accel.patches.diffusers.families.video import cosmos3
+from accel.patches.diffusers.families.joint_video import cosmos3
 from accel.recipe.recipe import Recipe
 from tiny_families import CASES, TEXT, output, text_mask
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from diffusers.models.transformers.transformer_bria import BriaAttnProcessor
 
-from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.families.image.flux import read_grid
+from accel.patches.diffusers.reading import joint_attention
+from accel.patches.diffusers.routed_processor import routed
 
-
-class RoutedBriaProcessor(DispatchingProcessor, BriaAttnProcessor):  # type: ignore[misc]
-    """Bria joint attention with a slot."""
-
-    __call__ = rerouted(BriaAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {BriaAttnProcessor: RoutedBriaProcessor}
-
+PROCESSORS = routed(BriaAttnProcessor)
 attention_modules = joint_attention
-read_grid = positioned_grid
+
+__all__ = ["PROCESSORS", "attention_modules", "read_grid"]

@@ -8,30 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_bria_fibo2 import BriaFibo2AttnProcessor, compute_gist_count
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.families.image.positions import unit_timestep
-from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import modules_named, unit_timestep
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
-
-
-class RoutedBriaFibo2Processor(DispatchingProcessor, BriaFibo2AttnProcessor):  # type: ignore[misc]
-    """Bria FIBO 2 joint attention with a slot."""
-
-    __call__ = rerouted(BriaFibo2AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {BriaFibo2AttnProcessor: RoutedBriaFibo2Processor}
-
+PROCESSORS = routed(BriaFibo2AttnProcessor)
 read_timestep = unit_timestep
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the layers; the image's refiner and cross-attention stay as they are."""
-    return modules_like(model, "layers.*.attention")
+# The joint attention of the layers; the image's refiner and cross-attention stay as they are.
+attention_modules = modules_named("layers.*.attention")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,29 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_ernie_image import ErnieImageSingleStreamAttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import lengths, modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import lengths, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
-
-
-class RoutedErnieImageProcessor(  # type: ignore[misc]
-    DispatchingProcessor, ErnieImageSingleStreamAttnProcessor
-):
-    """ERNIE-Image joint attention with a slot."""
-
-    __call__ = rerouted(ErnieImageSingleStreamAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {ErnieImageSingleStreamAttnProcessor: RoutedErnieImageProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The attention of the layers."""
-    return modules_like(model, "layers.*.self_attention")
+PROCESSORS = routed(ErnieImageSingleStreamAttnProcessor)
+attention_modules = modules_named("layers.*.self_attention")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

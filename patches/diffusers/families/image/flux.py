@@ -1,38 +1,36 @@
-"""Flux and Flux.2: text, then the tokens of one or more images, each with its position."""
+"""Flux, Flux.2, LongCat-Image and Ovis-Image: text, then one or more images, each token with its position."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
+from diffusers.models.transformers.transformer_longcat_image import LongCatImageAttnProcessor
+from diffusers.models.transformers.transformer_ovis_image import OvisImageAttnProcessor
 
-from accel.patches.diffusers.families.image.positions import joint_attention, positioned_grid, unit_timestep
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import joint_attention, lengths, raster_size, unit_timestep
+from accel.patches.diffusers.routed_processor import routed
+from accel.patches.grid import TokenGrid
 
-
-class RoutedFluxProcessor(DispatchingProcessor, FluxAttnProcessor):  # type: ignore[misc]
-    """Flux joint attention with a slot."""
-
-    __call__ = rerouted(FluxAttnProcessor.__call__)
-
-
-class RoutedFlux2Processor(DispatchingProcessor, Flux2AttnProcessor):  # type: ignore[misc]
-    """Flux.2 joint attention with a slot."""
-
-    __call__ = rerouted(Flux2AttnProcessor.__call__)
-
-
-class RoutedFlux2ParallelProcessor(DispatchingProcessor, Flux2ParallelSelfAttnProcessor):  # type: ignore[misc]
-    """Flux.2 attention of a single-stream block with a slot."""
-
-    __call__ = rerouted(Flux2ParallelSelfAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {
-    FluxAttnProcessor: RoutedFluxProcessor,
-    Flux2AttnProcessor: RoutedFlux2Processor,
-    Flux2ParallelSelfAttnProcessor: RoutedFlux2ParallelProcessor,
-}
-
+PROCESSORS = routed(
+    FluxAttnProcessor,
+    Flux2AttnProcessor,
+    Flux2ParallelSelfAttnProcessor,
+    LongCatImageAttnProcessor,
+    OvisImageAttnProcessor,
+)
 attention_modules = joint_attention
-read_grid = positioned_grid
 read_timestep = unit_timestep
+
+
+def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of one forward from its image positions [N, 3 or 4] and its text [B, T, C].
+
+    Raises:
+        ValueError: if the positions do not list one full grid row by row. Reading them costs one device read.
+    """
+    ids = kwargs["img_ids"]
+    frames, height, width = raster_size((ids[0] if ids.ndim == 3 else ids)[:, :3])
+    text = lengths(kwargs["encoder_hidden_states"])
+    return TokenGrid(frames, height, width, text_tokens=text, text_first=True)

@@ -8,28 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_flux3 import Flux3AttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.families.image.positions import unit_timestep
-from accel.patches.diffusers.reading import lengths, modules_like, raster_size
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import lengths, modules_named, raster_size, unit_timestep
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedFlux3Processor(DispatchingProcessor, Flux3AttnProcessor):  # type: ignore[misc]
-    """FLUX.3 joint attention with a slot."""
-
-    __call__ = rerouted(Flux3AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {Flux3AttnProcessor: RoutedFlux3Processor}
-
+PROCESSORS = routed(Flux3AttnProcessor)
 read_timestep = unit_timestep
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the single-stream blocks."""
-    return modules_like(model, "single_transformer_blocks.*.attn")
+attention_modules = modules_named("single_transformer_blocks.*.attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -6,22 +6,12 @@ from typing import Any
 
 from diffusers.models.transformers.transformer_hunyuanimage import HunyuanImageAttnProcessor
 
-from accel.patches.diffusers.families.image.positions import joint_attention
-from accel.patches.diffusers.reading import lengths
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import joint_attention, lengths
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
-
-
-class RoutedHunyuanImageProcessor(DispatchingProcessor, HunyuanImageAttnProcessor):  # type: ignore[misc]
-    """HunyuanImage joint attention with a slot."""
-
-    __call__ = rerouted(HunyuanImageAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {HunyuanImageAttnProcessor: RoutedHunyuanImageProcessor}
-
+PROCESSORS = routed(HunyuanImageAttnProcessor)
 attention_modules = joint_attention
 
 

@@ -5,30 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_krea2 import Krea2AttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.families.image.positions import unit_timestep
-from accel.patches.diffusers.reading import lengths, modules_like, raster_size
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import lengths, modules_named, raster_size, unit_timestep
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "anywhere"
-
-
-class RoutedKrea2Processor(DispatchingProcessor, Krea2AttnProcessor):  # type: ignore[misc]
-    """Krea 2 joint attention with a slot."""
-
-    __call__ = rerouted(Krea2AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {Krea2AttnProcessor: RoutedKrea2Processor}
-
+PROCESSORS = routed(Krea2AttnProcessor)
 read_timestep = unit_timestep
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks; the fusion of text layers stays as it is."""
-    return modules_like(model, "transformer_blocks.*.attn")
+# The joint attention of the blocks; the fusion of text layers stays as it is.
+attention_modules = modules_named("transformer_blocks.*.attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,27 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
-from torch import Tensor, nn
 
-from accel.patches.diffusers.reading import lengths, modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import lengths, modules_named, unit_timestep
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "anywhere"
-
-
-class RoutedQwenImageProcessor(DispatchingProcessor, QwenDoubleStreamAttnProcessor2_0):  # type: ignore[misc]
-    """Qwen-Image joint attention with a slot."""
-
-    __call__ = rerouted(QwenDoubleStreamAttnProcessor2_0.__call__)
-
-
-PROCESSORS: dict[type, type] = {QwenDoubleStreamAttnProcessor2_0: RoutedQwenImageProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn")
+PROCESSORS = routed(QwenDoubleStreamAttnProcessor2_0)
+attention_modules = modules_named("transformer_blocks.*.attn")
+read_timestep = unit_timestep
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
@@ -41,8 +29,3 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     ((frames, height, width),) = shapes
     text = lengths(kwargs["encoder_hidden_states"])
     return TokenGrid(frames * len(samples[0]), height, width, text_tokens=text, text_first=True)
-
-
-def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The timestep of one forward, which this model takes in [0, 1]."""
-    return kwargs["timestep"] * 1000

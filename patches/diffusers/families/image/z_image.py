@@ -9,27 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF, ZSingleStreamAttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.reading import modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
-
-
-class RoutedZImageProcessor(DispatchingProcessor, ZSingleStreamAttnProcessor):  # type: ignore[misc]
-    """Z-Image joint attention with a slot."""
-
-    __call__ = rerouted(ZSingleStreamAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {ZSingleStreamAttnProcessor: RoutedZImageProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The attention of the joint layers; the refiners of image and caption stay as they are."""
-    return modules_like(model, "layers.*.attention")
+PROCESSORS = routed(ZSingleStreamAttnProcessor)
+# The attention of the joint layers; the refiners of image and caption stay as they are.
+attention_modules = modules_named("layers.*.attention")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,25 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.attention_processor import AllegroAttnProcessor2_0
-from torch import nn
 
-from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedAllegroProcessor(RoutedProcessor, AllegroAttnProcessor2_0):
-    """Allegro self-attention with a slot."""
-
-    __call__ = rerouted(AllegroAttnProcessor2_0.__call__)
-
-
-PROCESSORS: dict[type, type] = {AllegroAttnProcessor2_0: RoutedAllegroProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The self-attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
+PROCESSORS = routed(AllegroAttnProcessor2_0)
+attention_modules = modules_named("transformer_blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

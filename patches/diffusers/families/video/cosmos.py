@@ -11,10 +11,10 @@ from types import FunctionType
 from typing import Any
 
 from diffusers.models.transformers.transformer_cosmos import CosmosAttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 
 from accel.patches.diffusers.backend import DenseDispatch, plain_attention
-from accel.patches.diffusers.reading import latent_grid, modules_like
+from accel.patches.diffusers.reading import latent_grid, modules_named
 from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
 from accel.patches.grid import TokenGrid
 from accel.patches.slot import DenseFn
@@ -39,13 +39,8 @@ class RoutedCosmosProcessor(RoutedProcessor, CosmosAttnProcessor2_0):
 
 
 PROCESSORS: dict[type, type] = {CosmosAttnProcessor2_0: RoutedCosmosProcessor}
-
 TEXT_FREE = ("transformer_blocks.0.attn1",)
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The self-attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
+attention_modules = modules_named("transformer_blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

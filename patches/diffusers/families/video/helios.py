@@ -8,27 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_helios import HeliosAttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import latent_grid, modules_like, patches_of_history
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, modules_named, patches_of_history
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedHeliosProcessor(DispatchingProcessor, HeliosAttnProcessor):  # type: ignore[misc]
-    """Helios self-attention with a slot."""
-
-    __call__ = rerouted(HeliosAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {HeliosAttnProcessor: RoutedHeliosProcessor}
-
+PROCESSORS = routed(HeliosAttnProcessor)
 TEXT_FREE = ("blocks.0.attn1",)
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The self-attention of the blocks."""
-    return modules_like(model, "blocks.*.attn1")
+attention_modules = modules_named("blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -7,18 +7,11 @@ from typing import Any
 from diffusers.models.transformers.transformer_kandinsky import Kandinsky5AttnProcessor
 from torch import nn
 
-from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedKandinsky5Processor(DispatchingProcessor, Kandinsky5AttnProcessor):  # type: ignore[misc]
-    """Kandinsky 5 visual self-attention with a slot."""
-
-    __call__ = rerouted(Kandinsky5AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {Kandinsky5AttnProcessor: RoutedKandinsky5Processor}
+PROCESSORS = routed(Kandinsky5AttnProcessor)
 
 
 def attention_modules(model: Any) -> list[tuple[str, nn.Module]]:
@@ -31,7 +24,7 @@ def attention_modules(model: Any) -> list[tuple[str, nn.Module]]:
         raise ValueError(
             "this Kandinsky 5 was trained with NABLA, block-sparse attention of its own; keep that"
         )
-    return modules_like(model, "visual_transformer_blocks.*.self_attention")
+    return modules_named("visual_transformer_blocks.*.self_attention")(model)
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

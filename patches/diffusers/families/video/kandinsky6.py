@@ -5,25 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6AttnProcessor
-from torch import nn
 
-from accel.patches.diffusers.reading import latent_grid, modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedKandinsky6Processor(DispatchingProcessor, Kandinsky6AttnProcessor):  # type: ignore[misc]
-    """Kandinsky 6 self-attention of the video with a slot."""
-
-    __call__ = rerouted(Kandinsky6AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {Kandinsky6AttnProcessor: RoutedKandinsky6Processor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The self-attention of the blocks over the video."""
-    return modules_like(model, "visual_transformer_blocks.*.video_dec_block.self_attention")
+PROCESSORS = routed(Kandinsky6AttnProcessor)
+attention_modules = modules_named("visual_transformer_blocks.*.video_dec_block.self_attention")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -15,41 +15,14 @@ from diffusers.models.transformers.transformer_ltx2 import (
     LTX2AudioVideoAttnProcessor,
     LTX2PerturbedAttnProcessor,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.reading import modules_like, raster_size
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import modules_named, raster_size
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedLTXProcessor(DispatchingProcessor, LTXVideoAttnProcessor):  # type: ignore[misc]
-    """LTX-Video self-attention with a slot."""
-
-    __call__ = rerouted(LTXVideoAttnProcessor.__call__)
-
-
-class RoutedLTX2Processor(DispatchingProcessor, LTX2AudioVideoAttnProcessor):  # type: ignore[misc]
-    """LTX-2 video self-attention with a slot."""
-
-    __call__ = rerouted(LTX2AudioVideoAttnProcessor.__call__)
-
-
-class RoutedLTX2PerturbedProcessor(DispatchingProcessor, LTX2PerturbedAttnProcessor):  # type: ignore[misc]
-    """LTX-2 video self-attention of a perturbed model, with a slot."""
-
-    __call__ = rerouted(LTX2PerturbedAttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {
-    LTXVideoAttnProcessor: RoutedLTXProcessor,
-    LTX2AudioVideoAttnProcessor: RoutedLTX2Processor,
-    LTX2PerturbedAttnProcessor: RoutedLTX2PerturbedProcessor,
-}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The video self-attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
+PROCESSORS = routed(LTXVideoAttnProcessor, LTX2AudioVideoAttnProcessor, LTX2PerturbedAttnProcessor)
+attention_modules = modules_named("transformer_blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

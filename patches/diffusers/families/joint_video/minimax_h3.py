@@ -9,25 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_minimax_h3 import MiniMaxH3AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.reading import modules_like, raster_size
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import modules_named, raster_size
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedMiniMaxH3Processor(DispatchingProcessor, MiniMaxH3AttnProcessor):  # type: ignore[misc]
-    """MiniMax-H3 packed attention with a slot."""
-
-    __call__ = rerouted(MiniMaxH3AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {MiniMaxH3AttnProcessor: RoutedMiniMaxH3Processor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The packed attention of the blocks; the refiner of the text stays as it is."""
-    return modules_like(model, "transformer_blocks.*.attn")
+PROCESSORS = routed(MiniMaxH3AttnProcessor)
+# The packed attention of the blocks; the refiner of the text stays as it is.
+attention_modules = modules_named("transformer_blocks.*.attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_cosmos3 import Cosmos3AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from accel.patches.diffusers.reading import modules_like
+from accel.patches.diffusers.reading import modules_named
 from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
 from accel.patches.grid import TokenGrid
 from accel.patches.site import AttentionFn
@@ -50,11 +50,7 @@ class RoutedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # typ
 
 
 PROCESSORS: dict[type, type] = {Cosmos3AttnProcessor: RoutedCosmos3Processor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The packed attention of the layers."""
-    return modules_like(model, "layers.*.self_attn")
+attention_modules = modules_named("layers.*.self_attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,27 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_motif_video import MotifVideoAttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.reading import joint_attention, latent_grid, lengths
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
-
-
-class RoutedMotifProcessor(DispatchingProcessor, MotifVideoAttnProcessor2_0):  # type: ignore[misc]
-    """Motif-Video joint attention with a slot."""
-
-    __call__ = rerouted(MotifVideoAttnProcessor2_0.__call__)
-
-
-PROCESSORS: dict[type, type] = {MotifVideoAttnProcessor2_0: RoutedMotifProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the dual-stream blocks, then of the single-stream blocks."""
-    return modules_like(model, "transformer_blocks.*.attn", "single_transformer_blocks.*.attn")
+PROCESSORS = routed(MotifVideoAttnProcessor2_0)
+attention_modules = joint_attention
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,27 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.attention_processor import MochiAttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 
-from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "dropped"
-
-
-class RoutedMochiProcessor(RoutedProcessor, MochiAttnProcessor2_0):
-    """Mochi joint attention with a slot, called once for each sample."""
-
-    __call__ = rerouted(MochiAttnProcessor2_0.__call__)
-
-
-PROCESSORS: dict[type, type] = {MochiAttnProcessor2_0: RoutedMochiProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
+PROCESSORS = routed(MochiAttnProcessor2_0)
+attention_modules = modules_named("transformer_blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

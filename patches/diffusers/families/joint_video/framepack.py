@@ -8,25 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from accel.patches.diffusers.families.video import hunyuan_video
+from accel.patches.diffusers.families.joint_video import hunyuan_video
 from accel.patches.diffusers.reading import latent_grid, lengths, patches_of_history
 from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = hunyuan_video.TEXT_PADDING
 PROCESSORS = hunyuan_video.PROCESSORS
+attention_modules = hunyuan_video.attention_modules
 
 HISTORY = {
     "latents_clean": ("indices_latents_clean", (1, 2, 2)),
     "latents_history_2x": ("indices_latents_history_2x", (2, 4, 4)),
     "latents_history_4x": ("indices_latents_history_4x", (4, 8, 8)),
 }
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the dual-stream blocks, then of the single-stream blocks."""
-    return hunyuan_video.attention_modules(model)
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

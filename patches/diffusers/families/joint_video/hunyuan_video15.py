@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVideo15AttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_named
 from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted, traceable
 from accel.patches.grid import TokenGrid
 
@@ -51,11 +51,7 @@ class RoutedHunyuanVideo15Processor(DispatchingProcessor, HunyuanVideo15AttnProc
 
 
 PROCESSORS: dict[type, type] = {HunyuanVideo15AttnProcessor2_0: RoutedHunyuanVideo15Processor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn")
+attention_modules = modules_named("transformer_blocks.*.attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:

@@ -5,25 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0
-from torch import nn
 
-from accel.patches.diffusers.reading import latent_grid, lengths, modules_like
-from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
+from accel.patches.diffusers.reading import latent_grid, lengths, modules_named
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-
-class RoutedEasyAnimateProcessor(RoutedProcessor, EasyAnimateAttnProcessor2_0):
-    """EasyAnimate joint attention with a slot."""
-
-    __call__ = rerouted(EasyAnimateAttnProcessor2_0.__call__)
-
-
-PROCESSORS: dict[type, type] = {EasyAnimateAttnProcessor2_0: RoutedEasyAnimateProcessor}
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The joint attention of the blocks."""
-    return modules_like(model, "transformer_blocks.*.attn1")
+PROCESSORS = routed(EasyAnimateAttnProcessor2_0)
+attention_modules = modules_named("transformer_blocks.*.attn1")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
