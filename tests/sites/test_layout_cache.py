@@ -8,6 +8,7 @@ from accel import accelerate_model
 from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
+from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe
 from accel.recipe.reuse import Reuse
 from accel.sites.layout_cache import LayoutCache
@@ -112,7 +113,7 @@ def test_a_models_cached_layouts_end_with(change):
     assert len(calls) == 2
 
 
-class Counting:
+class Counting(Policy):
     """A policy that notes every layout it is asked for."""
 
     def __init__(self, policy, calls):

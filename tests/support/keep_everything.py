@@ -1,4 +1,4 @@
-"""A policy that lists every block, so that the sparse path runs and nothing is dropped."""
+"""Policies that list every block, so that the sparse path runs and nothing is dropped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 from accel import accelerate_model
 from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
+from accel.patches.grid import TokenGrid
+from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe
 
 DENSE = Recipe.model_validate(
@@ -16,7 +18,21 @@ DENSE = Recipe.model_validate(
 )
 
 
-class KeepEveryCausalBlock:
+class KeepEverything(Policy):
+    """For grids; keeps the grids it has seen."""
+
+    method = "everything"
+    static = True
+
+    def __init__(self) -> None:
+        self.grids: list[TokenGrid] = []
+
+    def layout(self, q: Tensor, k: Tensor, grid: Any, context: Any) -> BlockLayout:
+        self.grids.append(grid)
+        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
+
+
+class KeepEveryCausalBlock(Policy):
     """For sequences: every block of the past."""
 
     method = "everything"

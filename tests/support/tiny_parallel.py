@@ -17,6 +17,7 @@ from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.load.pipeline import load_pipeline
 from accel.recipe.recipe import Recipe
+from keep_everything import KeepEverything
 from tiny_families import CASES, output
 
 PER_HEAD = {
@@ -29,16 +30,12 @@ PER_LAYER = {**PER_HEAD, "select": {"kind": "top_k", "density": 0.4, "budget": "
 RADIAL = {"method": "radial", "decay": 0.3, "block_size": [16, 16]}
 
 
-class KeepEverything:
-    """Lists every block, so that the sparse path runs and nothing is dropped."""
-
-    method = "everything"
-    static = True
-    spans_heads = False
+class KeepEveryToken(KeepEverything):
+    """A process has to see all tokens of the grid."""
 
     def layout(self, q: Any, k: Any, grid: Any, context: Any) -> BlockLayout:
         assert q.shape[2] == grid.tokens
-        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
+        return super().layout(q, k, grid, context)
 
 
 def model_and_inputs(name: str, heads: int, size: tuple[int, int, int]) -> tuple[Any, dict[str, Any]]:
@@ -74,7 +71,7 @@ def accelerate(model: Any, policy: dict[str, Any] | None) -> None:
     accelerate_model(model, Recipe.model_validate({"rules": [rule]}))
     if policy is None:
         for one in patches_of(model)[0].installed:
-            one.attention.policy = KeepEverything()
+            one.attention.policy = KeepEveryToken()
 
 
 @torch.no_grad()

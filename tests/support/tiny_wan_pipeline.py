@@ -11,8 +11,8 @@ from torch import Tensor
 import tiny
 from accel import accelerate_model
 from accel.accelerate import patches_of
-from accel.kernels.layout.layout import BlockLayout
 from accel.recipe.recipe import Recipe
+from keep_everything import KeepEverything
 
 POOLED = {
     "method": "compose",
@@ -60,23 +60,11 @@ def latents(pipe: WanPipeline, steps: int = 6, guidance_scale: float = 3.0, **ch
     return pipe(**{**arguments, **changes}).frames
 
 
-class KeepEveryBlock:
-    """A policy that lists every block, so that the sparse path runs and nothing is dropped."""
-
-    method = "everything"
-    static = True
-    spans_heads = False
-    only_grid = None
-
-    def layout(self, q: Tensor, k: Tensor, grid: Any, context: Any) -> BlockLayout:
-        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
-
-
 def keep_every_block(model: Any, **rest: Any) -> Any:
     """Accelerate a model or pipeline so that its sparse calls drop nothing."""
     accelerate_model(model, recipe(), **rest)
     for attention in attentions(model):
-        attention.policy = KeepEveryBlock()
+        attention.policy = KeepEverything()
     return model
 
 

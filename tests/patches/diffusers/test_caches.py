@@ -13,7 +13,7 @@ from accel import accelerate_model, restore_model, summary
 from accel.kernels.layout.layout import BlockLayout
 from tiny_families import CASES, output
 from tiny_wan_pipeline import (
-    KeepEveryBlock,
+    KeepEverything,
     attentions,
     keep_every_block,
     latents,
@@ -144,7 +144,7 @@ def test_layouts_serve_the_steps_they_were_made_for(config):
     assert {now.step for now, _ in served} <= set(range(STEPS))
 
 
-class Numbered(KeepEveryBlock):
+class Numbered(KeepEverything):
     """A policy whose layouts can be told apart: the first row of blocks is the layout's number in binary."""
 
     def __init__(self):

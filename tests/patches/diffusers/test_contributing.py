@@ -13,10 +13,10 @@ from torch import nn
 
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout.layout import BlockLayout
 from accel.patches.diffusers.family import FAMILIES
 from accel.patches.grid import TokenGrid
 from accel.recipe.recipe import Recipe
+from keep_everything import KeepEverything
 
 GUIDE = Path(__file__).parents[3] / "CONTRIBUTING.md"
 RADIAL = Recipe.model_validate(
@@ -73,15 +73,6 @@ def inputs(frames=3, height=8, width=10) -> dict[str, torch.Tensor]:
     }
 
 
-class KeepEverything:
-    method = "everything"
-    static = True
-
-    def layout(self, q, k, grid, context):
-        self.grid = grid
-        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16))
-
-
 def test_without_the_guide_the_model_is_a_stranger():
     with raises(TypeError, match="Found 3 attention modules that look like Attention with AttnProcessor2_0"):
         accelerate_model(ToyTransformer3DModel())
@@ -99,7 +90,7 @@ def test_the_grid_is_right_and_keeping_everything_is_dense(toy):
     for one in patches_of(toy)[0].installed:
         one.attention.policy = policy
     torch.testing.assert_close(toy(**arguments), expected, atol=1e-5, rtol=1e-5)
-    assert policy.grid == TokenGrid(3, 8, 10, 21, text_first=True)
+    assert policy.grids[-1] == TokenGrid(3, 8, 10, 21, text_first=True)
     assert summary(toy).calls == 3 and summary(toy).sparse_density == 1
 
 

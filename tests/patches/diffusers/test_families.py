@@ -11,8 +11,10 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.diffusers.family import FAMILIES
 from accel.patches.grid import TokenGrid
+from accel.policies.policy import Policy
 from accel.policies.radial import Radial
 from accel.recipe.recipe import Recipe
+from keep_everything import KeepEverything
 from tiny_families import CASES, VALID
 from traces import traces
 
@@ -34,20 +36,6 @@ def case(request):
 
 
 output = torch.no_grad()(tiny_families.output)
-
-
-class KeepEverything:
-    """Lists every block, so that the sparse path runs and nothing is dropped; keeps the grids it saw."""
-
-    method = "everything"
-    static = True
-
-    def __init__(self):
-        self.grids = []
-
-    def layout(self, q, k, grid, context):
-        self.grids.append(grid)
-        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
 
 
 def choose_everywhere(model, policy) -> None:
@@ -87,7 +75,7 @@ def test_padding_is_never_attended_to(name):
     assert not summary(model).dense_reasons
 
 
-class EveryOtherBlock:
+class EveryOtherBlock(Policy):
     """Lists a chequerboard: sparse on a single frame too, where methods for video keep everything."""
 
     method = "chequerboard"

@@ -6,8 +6,8 @@ from pytest import fixture, mark
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
-from accel.kernels.layout.layout import BlockLayout
 from accel.recipe.recipe import Recipe
+from keep_everything import KeepEverything
 from traces import traces
 
 RADIAL = {"method": "radial", "decay": 1.0, "block_size": [16, 16]}
@@ -43,15 +43,6 @@ def test_keeping_every_block_equals_dense(model, shape, batch):
     got = model(**inputs)[0]
     assert summary(model).sparse_density == 1
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
-
-
-class KeepEverything:
-    """A policy that lists every block, so that the sparse path runs and nothing is dropped."""
-
-    method = "everything"
-
-    def layout(self, q, k, grid, context):
-        return BlockLayout.full(q.shape[2], k.shape[2], (32, 16), q.device)
 
 
 @torch.no_grad()
