@@ -14,6 +14,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.always import Always
 from accel.policies.parts.content_orders import Clusters, ContentOrder, Hashed, content_order
 from accel.policies.parts.flex_prefill import FlexPrefill
@@ -54,6 +55,7 @@ class Composed(Policy):
         always: what is kept in addition to text and the diagonal.
         tail: whether blocks that are not kept enter the softmax as their mean.
         block_size: (query rows, key rows).
+        decode: how single queries after a cache find their keys; None ranks blocks as for any others.
     """
 
     method: Literal["compose"] = "compose"
@@ -64,6 +66,7 @@ class Composed(Policy):
     always: Always = field(default_factory=Always)
     tail: bool = False
     block_size: BlockSize = (128, 128)
+    decode: AnyDecode | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) != (self.select is None):

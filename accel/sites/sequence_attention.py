@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -135,7 +134,7 @@ class SequenceAttention(SiteAttention):
         return parts.plan(self._choose)
 
     def _choose(self, part: SequenceCall) -> BlockLayout:
-        layout = self.policy.layout(as_scaled(part.q, part.scale), part.k, None, self.context)
+        layout = self.policy.layout(part.scaled_q, part.k, None, self.context)
         if part.q.shape[2] == 1:
             return layout
         return with_dense_queries(layout, self.schedule.dense_queries)
@@ -162,14 +161,6 @@ def phase_of(call: SequenceCall) -> str:
     """Whether a call is of a prompt, or of a few tokens after a cache."""
     q_len, kv_len = call.q.shape[2], call.k.shape[2]
     return DECODING if q_len <= MOST_QUERIES and kv_len > q_len else PROMPT
-
-
-def as_scaled(q: Tensor, scale: float | None) -> Tensor:
-    """Queries whose logits under the usual 1 / sqrt(D), which policies assume, are those under `scale`."""
-    usual = 1 / math.sqrt(q.shape[3])
-    if scale is None or math.isclose(scale, usual, rel_tol=1e-6):
-        return q
-    return q * (scale / usual)
 
 
 def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:

@@ -58,14 +58,14 @@ class SequenceDecode:
         return self._pays[key]
 
     def plan(self, call: SequenceCall, memory: DecodeMemory) -> BlockLayout:
-        """The lists of key blocks. The logits' scale is positive: it does not change which are best.
+        """The lists of key blocks.
 
         Args:
             memory: of the call's request; changed.
         """
         visible = call.visible_keys()
         assert self.search is not None and not isinstance(visible, str)
-        return self.search.layout(call.q, call.k, visible, memory)
+        return self.search.layout(call.scaled_q, call.k, visible, memory)
 
     def attend(self, call: SequenceCall, layout: BlockLayout) -> tuple[Tensor, Tensor]:
         """Out [B, H, M, D] and the LSE [B, H, M]."""

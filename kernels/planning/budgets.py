@@ -13,7 +13,7 @@ FIRST_POOLED_AXIS: dict[Budget, int] = {"row": 3, "head": 2, "layer": 1}
 
 
 def bounds(
-    mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float, least: int = 0
+    mass: Tensor, may: Tensor | None, budget: Budget, density: float, min_density: float, least: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Int32 [..., 1] each: the fewest and the most blocks of a budget, what must be kept aside.
 
@@ -21,7 +21,7 @@ def bounds(
     """
     available = available_blocks(mass, may, budget).double()
     rows = mass.shape[FIRST_POOLED_AXIS[budget] : 3].numel()
-    highest = (density * available).round().clamp(min=least * rows).minimum(available)
+    highest = (density * available).clamp(min=least * rows).round().minimum(available)
     return (min_density * available).round().int(), highest.int()
 
 

@@ -24,7 +24,7 @@ def keep_heaviest(
     density: float,
     min_density: float = 0.0,
     share: float | None = None,
-    least: int = 0,
+    least: float = 0.0,
 ) -> Tensor:
     """Bool [B, H, Mb, Nb]: the heaviest blocks of each row, head or layer. No host sync but on a CPU.
 

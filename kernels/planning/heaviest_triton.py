@@ -123,7 +123,7 @@ def keep_heaviest(
     density: float,
     min_density: float = 0.0,
     share: float | None = None,
-    least: int = 0,
+    least: float = 0.0,
 ) -> Tensor:
     """What `heaviest_blocks.keep_heaviest` computes, without waiting for the device."""
     lowest, highest = bounds(mass, may, budget, density, min_density, least)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -102,6 +103,14 @@ class SequenceCall:
         if self.v.shape[3] != self.k.shape[3]:
             return f"values of {self.v.shape[3]} and keys of {self.k.shape[3]} numbers a head"
         return None
+
+    @property
+    def scaled_q(self) -> Tensor:
+        """Queries whose logits under the usual 1 / sqrt(D), which policies assume, are those under `scale`."""
+        usual = 1 / math.sqrt(self.q.shape[3])
+        if self.scale is None or math.isclose(self.scale, usual, rel_tol=1e-6):
+            return self.q
+        return self.q * (self.scale / usual)
 
     @property
     def cut_by_window(self) -> bool:

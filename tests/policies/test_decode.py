@@ -10,6 +10,7 @@ from pytest import approx, fixture, mark, raises
 from accel.kernels.decode.attention import decode_attention, grouped
 from accel.policies.decode import stages as decode_module
 from accel.policies.decode.bounds import DecodeByBounds, best_corner, boxes
+from accel.policies.decode.channels import DecodeByChannels
 from accel.policies.decode.memory import DecodeMemory
 from accel.policies.decode.search import extent
 from accel.policies.decode.stages import Decode
@@ -20,6 +21,7 @@ SINK, WINDOW = 20, 50
 ENDS = {"sink": SINK, "window": WINDOW}
 SMALL = Decode(budget=64, chunks=(64, 32, 16), keep=(256, 128), refresh=(8, 4, 2), **ENDS)
 BOUNDS = DecodeByBounds(budget=64, refresh=(8, 2), **ENDS)
+CHANNELS = DecodeByChannels(budget=64, refresh=(8, 2), **ENDS)
 
 
 @fixture(autouse=True)
@@ -44,7 +46,7 @@ def between(begins, ends, length=700, queries=1):
     return (keys >= begins) & (keys <= ends - queries + query)
 
 
-@fixture(params=[SMALL, BOUNDS], ids=lambda search: search.kind)
+@fixture(params=[SMALL, BOUNDS, CHANNELS], ids=lambda search: search.kind)
 def search(request):
     return request.param
 
@@ -250,6 +252,40 @@ def test_bounds_find_a_single_outstanding_key_anywhere(place):
     k[:, :, place] = 4 * q[:, :, 0]
     layout = replace(BOUNDS, budget=16, sink=16, window=16).layout(q, k, None, DecodeMemory())
     assert seen(layout)[..., place].all()
+
+
+@mark.parametrize("heads", [2, 4])
+def test_all_channels_find_the_blocks_of_most_attention_of_any_head(heads):
+    q, k, _ = qkv(heads=heads)
+    search = replace(CHANNELS, channels=1.0, sink=16, window=16)
+    keys = seen(search.layout(q, k, None, DecodeMemory()))
+    logits = (grouped(q, 2) @ k.transpose(-1, -2)) / 4
+    shares = logits[..., 16:672].softmax(-1).unflatten(-1, (-1, 16)).sum(-1).amax(2)
+    best = shares.topk(4, dim=-1).indices
+    assert keys[..., 16:672].unflatten(-1, (-1, 16)).all(-1).gather(-1, best).all()
+    assert (keys[..., 16:672].sum(-1) == 64).all()
+
+
+def test_the_channels_follow_the_query():
+    """Each query is large in a channel of its own, and one key there: a channel of another would not find it."""
+    q, k, _ = qkv(700, heads=2, batch=1)
+    memory, search = DecodeMemory(), replace(CHANNELS, channels=1 / 16, refresh=(8, 1), sink=16, window=16)
+    for channel in range(4):
+        k[:, :, 100 + 100 * channel, channel] = 9.0
+    for channel in range(4):
+        q = torch.zeros_like(q)
+        q[..., channel] = 8.0
+        layout = search.layout(q, k[:, :, : 690 + channel], None, memory)
+        assert seen(layout, 1)[..., 100 + 100 * channel].all() and memory.age == channel
+
+
+def test_padding_does_not_change_what_channels_find():
+    q, k, _ = qkv(700)
+    padded = torch.cat([torch.full((2, 2, 64, 16), 50.0), k], dim=2)
+    search = replace(CHANNELS, channels=0.25)
+    alone = seen(search.layout(q, k, None, DecodeMemory()))
+    beside = search.layout(q, padded, between([64, 64], [764, 764], 764), DecodeMemory())
+    assert torch.equal(seen(beside)[..., 64:], alone)
 
 
 def test_found_blocks_serve_until_they_are_judged_again():

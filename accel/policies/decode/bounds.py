@@ -6,7 +6,6 @@ more with a query than the box's best corner (Quest, arXiv 2406.10774). A single
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -47,13 +46,7 @@ class DecodeByBounds(DecodeSearch):
     def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
         if stage == 0:
             found.entering = list(boxes(k, self.block))
-        worth = best_corner(grouped(q, k.shape[1]), *found.entering)  # [B, Hkv, Nb]
-        places = torch.arange(worth.shape[2], device=k.device)
-        outside = (places < found.first[:, None]) | (places >= found.stop[:, None])
-        worth = worth.masked_fill(outside[:, None], -torch.inf)
-        kept = math.ceil(self.budget / self.block)
-        top = worth.topk(min(kept, worth.shape[2]), dim=-1)
-        return top.indices, top.values > -torch.inf
+        return self.best_blocks(best_corner(grouped(q, k.shape[1]), *found.entering), found)
 
 
 def boxes(k: Tensor, columns: int) -> tuple[Tensor, Tensor]:

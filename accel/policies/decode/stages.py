@@ -18,6 +18,7 @@ from torch import Tensor
 from accel.kernels.decode.attention import grouped
 from accel.kernels.layout.layout import KEY_ROWS
 from accel.policies.decode.bounds import DecodeByBounds
+from accel.policies.decode.channels import DecodeByChannels
 from accel.policies.decode.memory import Found
 from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
 from accel.policies.policy import STRICT
@@ -87,4 +88,4 @@ class Decode(DecodeSearch):
         return blocks[:, :, 0], valid[:, :, 0]
 
 
-AnyDecode = Annotated[Decode | DecodeByBounds, Field(discriminator="kind")]
+AnyDecode = Annotated[Decode | DecodeByBounds | DecodeByChannels, Field(discriminator="kind")]

@@ -36,7 +36,7 @@ class TopK:
             "head", or of all heads of a "layer"; samples of a batch never share.
         row_density: what every row gets of it first, its heaviest blocks, in [0, density].
         least_blocks: what a row gets on average even where `density` says less: a short sequence has few
-            blocks, and every row needs some.
+            blocks, and every row needs some. A mean need not be whole where rows share a budget.
         layer_density: the density of each layer, in call order, in place of `density` for all of them; a
             model must have as many. What a budget by mass would spend on average, at a cost that is fixed.
     """
@@ -44,7 +44,7 @@ class TopK:
     density: Share | Ramp
     budget: Budget = "row"
     row_density: Annotated[float, Field(ge=0, le=1)] = 0.0
-    least_blocks: Annotated[int, Field(ge=0)] = 0
+    least_blocks: Annotated[float, Field(ge=0)] = 0.0
     layer_density: tuple[Share, ...] | None = None
     kind: Literal["top_k"] = "top_k"
 

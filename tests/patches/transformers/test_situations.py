@@ -271,7 +271,11 @@ def test_decode_can_run_sparse(static):
 
 DECODE = {"budget": 64, "sink": 64, "window": 64}
 HIP = {f"rules.0.policy.decode.{key}": value for key, value in DECODE.items()}
-CHANGES = {"llm-hip": HIP, "llm-quest": {"rules.0.policy.decode": {"kind": "bounds", **DECODE}}}
+CHANGES = {
+    "llm-hip": HIP,
+    "llm-quest": {"rules.0.policy.decode": {"kind": "bounds", **DECODE}},
+    "llm-wanted": {"rules.0.policy.decode": {"kind": "channels", **DECODE}},
+}
 OTHERS = ["llm-permuted", "llm-xattention", "llm-a-shape", "llm-vertical-slash", "llm-flexprefill"]
 
 

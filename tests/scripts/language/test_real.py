@@ -83,6 +83,8 @@ def test_full_density_measures_what_dense_does(demo):
     whole = real.measure(demo.model, prompt, real.recipe_of("oracle", 1.0, 300, 0))
     assert dense["density"] == whole["density"] == 1.0
     assert whole["text_nll"] == approx(dense["text_nll"], abs=1e-4) and whole["found"] == dense["found"]
+    every = real.measure(demo.model, prompt, real.EVERYTHING)
+    assert every["density"] == 1.0 and every["text_nll"] == approx(dense["text_nll"], abs=1e-4)
     assert real.measure(demo.model, prompt, real.recipe_of("oracle", 0.3, 300, 0))["density"] < 1
 
 

@@ -1,0 +1,158 @@
+"""Measure what ways of finding keys for single tokens still answer, with real weights; true attention beside.
+
+    python -m scripts.language.decoding rows.jsonl --model gemma3 --length 4096 --budgets 512
+
+The prompts are those of real.py. A prompt is read dense up to the first question of its last lines; from
+there on tokens are decoded one at a time, the right ones whatever the model would have said, and an answer
+token counts if it was the likeliest. All ways have the same sink, window and budget of keys. "oracle" takes
+the blocks with the most true attention, found anew for every token. One prompt under one way is a row,
+appended as soon as it is measured; a run continues where the file ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from accel import Recipe, accelerated, summary
+from accel.policies.decode.bounds import DecodeByBounds
+from accel.policies.decode.channels import DecodeByChannels
+from accel.policies.decode.search import DecodeSearch
+from accel.policies.decode.stages import Decode
+from accel.policies.permuted import Permuted
+from accel.recipe.recipe import DENSE, Rule
+from accel.recipe.schedule import Schedule
+from scripts.language.facts import SPLITS, Prompt
+from scripts.language.real import full_layers, judge, prompt_of
+from scripts.language.weights import in_bfloat16, load
+from scripts.row_file import append_line, read_lines
+
+SINK, WINDOW = 64, 128
+LONGEST_QUESTION = 40  # tokens
+KEY = ("model", "length", "split", "text", "number", "way", "budget")
+HEAD = """| model, tokens | blocks by | budget | keys read | answer tokens right | exact | NLL | prompts |
+|---|---|---|---|---|---|---|---|"""
+
+
+def ways(budget: int) -> dict[str, DecodeSearch]:
+    """Every way to find keys, by name."""
+    ends: dict[str, Any] = {"budget": budget, "sink": SINK, "window": WINDOW}
+    return {
+        "oracle": DecodeByChannels(channels=1.0, **ends),
+        "channels": DecodeByChannels(**ends),
+        "channels, an eighth": DecodeByChannels(channels=0.125, **ends),
+        "channels, each for 2 tokens": DecodeByChannels(refresh=(16, 2), **ends),
+        "bounds, each for 1 token": DecodeByBounds(refresh=(16, 1), **ends),
+        "bounds": DecodeByBounds(**ends),
+        "stages": Decode(**ends),
+    }
+
+
+def recipe_of(search: DecodeSearch) -> Recipe:
+    schedule = Schedule(sparse_decode=True, min_tokens=0)
+    return Recipe(rules=(Rule(match="*", policy=Permuted(decode=search)),), schedule=schedule)
+
+
+@torch.no_grad()
+def prefill(model: Any, prompt: Prompt) -> tuple[Any, int]:
+    """The cache of the tokens before the last lines, and how many they are."""
+    first_answer = min(first for place, first, _ in prompt.answers if place == "end")
+    start = first_answer - LONGEST_QUESTION
+    tokens = prompt.tokens[:, :start].to(model.device)
+    return model(tokens, use_cache=True, logits_to_keep=1).past_key_values, start
+
+
+@torch.no_grad()
+def measure(model: Any, prompt: Prompt, cache: Any, start: int, recipe: Recipe) -> dict[str, Any]:
+    """The measured fields of a row."""
+    cache = copy.deepcopy(cache)
+    tokens = prompt.tokens.to(model.device)
+    logits = {}
+    with accelerated(model, recipe):
+        began = time.process_time()
+        for place in range(start, tokens.shape[1] - 1):
+            out = model(tokens[:, place : place + 1], past_key_values=cache, use_cache=True)
+            logits[place + 1] = out.logits[0, -1]
+        seconds = time.process_time() - began
+        densities = [summary(model).sites[layer].density for layer in full_layers(model)]
+    answers = [range(first, first + count) for place, first, count in prompt.answers if place == "end"]
+    judged = [judge(torch.stack([logits[n] for n in answer]), tokens[0, list(answer)]) for answer in answers]
+    asked_for = sum(map(len, answers))
+    return {
+        "density": mean(1.0 if density is None else density for density in densities),
+        "found": sum(int(right.sum()) for right, _ in judged),
+        "asked_for": asked_for,
+        "exact": sum(int(right.all()) for right, _ in judged),
+        "facts": len(answers),
+        "nll": sum(float(nll.sum()) for _, nll in judged) / asked_for,
+        "cpu_ms_a_token": 1000 * seconds / (tokens.shape[1] - 1 - start),
+    }
+
+
+def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """The rows that are not done yet."""
+    model, tokenizer = load(options.model, options.device)
+    if model.device.type == "cpu":
+        in_bfloat16(model)
+    cases = [("dense", 0, DENSE)]
+    cases += [(way, n, recipe_of(search)) for n in options.budgets for way, search in ways(n).items()]
+    for text in options.texts:
+        for number in range(options.prompts):
+            where = (options.model, options.length, options.split, text, number)
+            missing = [case for case in cases if (*where, *case[:2]) not in done]
+            if not missing:
+                continue
+            name = SPLITS[options.split].texts.get(text, text)
+            prompt = prompt_of(tokenizer, options.split, name, options.length, number)
+            cache, start = prefill(model, prompt)
+            for way, budget, recipe in missing:
+                measured = measure(model, prompt, cache, start, recipe)
+                yield dict(zip(KEY, (*where, way, budget), strict=True)) | measured
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each model, length, way and budget, of the prompts that dense was measured on."""
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["model"], row["length"], row["budget"], row["way"]), []).append(row)
+    lines = [HEAD]
+    for (model, length, budget, way), cell in cells.items():
+        total = {field: sum(row[field] for row in cell) for field in ("found", "asked_for", "exact", "facts")}
+        lines.append(
+            f"| {model}, {length:,} | {way} | {budget or '-'} | {mean(row['density'] for row in cell):.3f} "
+            f"| {total['found'] / total['asked_for']:.2f} | {total['exact']} of {total['facts']} "
+            f"| {mean(row['nll'] for row in cell):.2f} | {len(cell)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path, help="where rows are kept, JSON lines")
+    parser.add_argument("--model", default="gemma3", help="as for real.py")
+    parser.add_argument("--device", help="the best there is if not said")
+    parser.add_argument("--length", type=int, default=4096, help="tokens of a prompt")
+    parser.add_argument("--split", choices=SPLITS, default="choosing")
+    parser.add_argument("--texts", nargs="+", default=["prose", "code"])
+    parser.add_argument("--prompts", type=int, default=2, help="of each text")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[512], help="keys found for a token")
+    parser.add_argument("--table", action="store_true", help="print the rows as a table, measure nothing")
+    options = parser.parse_args()
+    rows = read_lines(options.out)
+    if options.table:
+        print(table(rows))
+        return
+    for row in sweep(options, {tuple(row[field] for field in KEY) for row in rows}):
+        append_line(options.out, row)
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
