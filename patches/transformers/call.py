@@ -106,7 +106,7 @@ class SequenceCall:
 
     @property
     def scaled_q(self) -> Tensor:
-        """Queries whose logits under the usual 1 / sqrt(D), which policies assume, are those under `scale`."""
+        """Queries whose logits under 1 / sqrt(D), which policies assume, are those of q under `scale`."""
         usual = 1 / math.sqrt(self.q.shape[3])
         if self.scale is None or math.isclose(self.scale, usual, rel_tol=1e-6):
             return self.q

@@ -55,7 +55,7 @@ METHODS = (
 )
 SHIP = "@ship"
 # Dense attention of a model with sliding windows computes what its windows hide, too, and masks it.
-EVERYTHING = Recipe(rules=(Rule(match="*", policy=Composed(always=Always(recent=2**31))),))
+EVERYTHING = Recipe(rules=(Rule(match="*", policy=Composed(always=Always(recent=2**30))),))
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ def test_all_channels_find_the_blocks_of_most_attention_of_any_head(heads):
 
 
 def test_the_channels_follow_the_query():
-    """Each query is large in a channel of its own, and one key there: a channel of another would not find it."""
+    """Each query is large in one channel, and so is one key: another query's channel would not find it."""
     q, k, _ = qkv(700, heads=2, batch=1)
     memory, search = DecodeMemory(), replace(CHANNELS, channels=1 / 16, refresh=(8, 1), sink=16, window=16)
     for channel in range(4):

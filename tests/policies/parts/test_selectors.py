@@ -59,6 +59,15 @@ def test_a_short_sequence_keeps_the_least_number_of_blocks(budget):
     assert TopK(0.1, budget, least_blocks=columns + 1).keep(mass, NONE).all()
 
 
+@pytest.mark.parametrize("budget", POOLS)
+def test_the_least_number_of_blocks_is_a_mean_over_what_shares_a_budget(budget):
+    mass = random_mass()
+    pooled = {"row": 1, "head": mass.shape[2], "layer": mass.shape[1] * mass.shape[2]}[budget]
+    keep = TopK(0.1, budget, least_blocks=3.3).keep(mass, NONE)
+    counts = keep.sum(-1).flatten().unflatten(0, (-1, pooled)).sum(-1)
+    assert (counts == round(3.3 * pooled)).all()
+
+
 def test_ties_go_to_the_lowest_column():
     keep = TopK(0.25).keep(torch.ones(1, 1, 2, 12), NONE)
     assert keep.tolist() == [[[[True] * 3 + [False] * 9] * 2]]

@@ -12,7 +12,7 @@ from pytest import approx, fixture, mark, raises
 from accel import load_recipe
 from accel.load.language_model import load_language_model
 from accel.recipe.recipe import DENSE
-from scripts.language import attention_time, real, weights
+from scripts.language import attention_time, decoding, real, weights
 from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
 from scripts.language.real_report import PAGE, page
 from scripts.language.texts import TEXTS, library, reference
@@ -86,6 +86,24 @@ def test_full_density_measures_what_dense_does(demo):
     every = real.measure(demo.model, prompt, real.EVERYTHING)
     assert every["density"] == 1.0 and every["text_nll"] == approx(dense["text_nll"], abs=1e-4)
     assert real.measure(demo.model, prompt, real.recipe_of("oracle", 0.3, 300, 0))["density"] < 1
+
+
+def test_decoding_with_a_budget_for_everything_answers_as_dense_does(demo):
+    tokens = torch.randint(300, (1, 420), generator=torch.Generator().manual_seed(0))
+    prompt = real.Prompt(tokens, (("scattered", 200, 2), ("end", 410, 3), ("end", 416, 2)), torch.arange(20))
+    cache, start = decoding.prefill(demo.model, prompt)
+    assert start == 410 - decoding.LONGEST_QUESTION and cache.get_seq_length() == start
+    dense = decoding.measure(demo.model, prompt, cache, start, DENSE)
+    assert (dense["asked_for"], dense["facts"], dense["density"]) == (5, 2, 1.0)
+    for way, search in decoding.ways(256).items():
+        every = decoding.measure(demo.model, prompt, cache, start, decoding.recipe_of(search))
+        assert every["nll"] == approx(dense["nll"], abs=1e-3), way
+    few = decoding.measure(
+        demo.model, prompt, cache, start, decoding.recipe_of(decoding.ways(32)["channels"])
+    )
+    assert few["density"] < 1 and cache.get_seq_length() == start, "each way has a cache of its own"
+    keys = {"model": "demo", "length": 420, "way": "channels", "budget": 32}
+    assert f"| demo, 420 | channels | 32 | {few['density']:.3f} |" in decoding.table([keys | few])
 
 
 def test_a_recipe_keeps_its_own_budget_where_that_is_asked_for():
