@@ -162,8 +162,9 @@ def recipe_of(method: str, density: float | None, length: int, dense_queries: in
     """
     if method == "dense":
         return DENSE
-    recipe = load_recipe(LANGUAGE_MODELS if method == "oracle" else method.removesuffix(SHIP))
-    if method == "oracle":
+    name = method.removesuffix(SHIP)
+    recipe = load_recipe(LANGUAGE_MODELS if name == "oracle" else name)
+    if name == "oracle":
         exact = Wanted(query=1, channels=1.0)
         recipe = with_policy(recipe, replace(recipe.rules[0].policy, score=exact))
     schedule = {

@@ -11,6 +11,7 @@ from pytest import approx, fixture, mark, raises
 
 from accel import load_recipe
 from accel.load.language_model import load_language_model
+from accel.policies.parts.scores import Wanted
 from accel.recipe.recipe import DENSE
 from scripts.language import attention_time, decoding, real, weights
 from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
@@ -108,6 +109,9 @@ def test_decoding_with_a_budget_for_everything_answers_as_dense_does(demo):
 
 def test_a_recipe_keeps_its_own_budget_where_that_is_asked_for():
     assert real.recipe_of("llm-permuted@ship", None, 4096, 0) == load_recipe("llm-permuted")
+    exact = real.recipe_of("oracle@ship", None, 4096, 0).rules[0].policy
+    shipped = load_recipe("llm-wanted").rules[0].policy
+    assert exact.score == Wanted(query=1, channels=1.0) and exact.select == shipped.select
     turned = real.recipe_of("llm-permuted", 0.3, 4096, 0)
     assert turned.schedule.dense_queries == 0 and turned != load_recipe("llm-permuted")
 
