@@ -32,13 +32,14 @@ from accel.recipe.schedule import Schedule
 from scripts.language.facts import SPLITS, Prompt
 from scripts.language.real import full_layers, judge, prompt_of
 from scripts.language.weights import in_bfloat16, load
+from scripts.page import insert, markdown
 from scripts.row_file import append_line, read_lines
 
 SINK, WINDOW = 64, 128
 LONGEST_QUESTION = 40  # tokens
 KEY = ("model", "length", "split", "text", "number", "way", "budget")
-HEAD = """| model, tokens | blocks by | budget | keys read | answer tokens right | exact | NLL | prompts |
-|---|---|---|---|---|---|---|---|"""
+PAGE = "language.decoding"  # the markers of its part of the page
+HEAD = ("model, tokens", "blocks by", "budget", "keys read", "answer tokens right", "exact", "NLL", "prompts")
 
 
 def ways(budget: int) -> dict[str, DecodeSearch]:
@@ -118,19 +119,22 @@ def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[d
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each model, length, way and budget, of the prompts that dense was measured on."""
+    """Markdown: a line for each model, length, budget and way."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        cells.setdefault((row["model"], row["length"], row["budget"], row["way"]), []).append(row)
-    lines = [HEAD]
-    for (model, length, budget, way), cell in cells.items():
-        total = {field: sum(row[field] for row in cell) for field in ("found", "asked_for", "exact", "facts")}
-        lines.append(
-            f"| {model}, {length:,} | {way} | {budget or '-'} | {mean(row['density'] for row in cell):.3f} "
-            f"| {total['found'] / total['asked_for']:.2f} | {total['exact']} of {total['facts']} "
-            f"| {mean(row['nll'] for row in cell):.2f} | {len(cell)} |"
-        )
-    return "\n".join(lines)
+        cells.setdefault(tuple(row[field] for field in ("model", "length", "way", "budget")), []).append(row)
+    return markdown(HEAD, [line(*where, cell) for where, cell in cells.items()])
+
+
+def line(model: str, length: int, way: str, budget: int, cell: list[dict[str, Any]]) -> tuple[Any, ...]:
+    found, asked_for, exact, facts = (
+        sum(row[field] for row in cell) for field in ("found", "asked_for", "exact", "facts")
+    )
+    read, nll = (mean(row[field] for row in cell) for field in ("density", "nll"))
+    return (
+        f"{model}, {length:,}", way, budget or "-", f"{read:.3f}", f"{found / asked_for:.2f}",
+        f"{exact} of {facts}", f"{nll:.2f}", len(cell),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -143,11 +147,11 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", default=["prose", "code"])
     parser.add_argument("--prompts", type=int, default=2, help="of each text")
     parser.add_argument("--budgets", type=int, nargs="+", default=[512], help="keys found for a token")
-    parser.add_argument("--table", action="store_true", help="print the rows as a table, measure nothing")
+    parser.add_argument("--page", type=Path, help="write the table into this page, measure nothing")
     options = parser.parse_args()
     rows = read_lines(options.out)
-    if options.table:
-        print(table(rows))
+    if options.page:
+        insert(options.page, PAGE, table(rows))
         return
     for row in sweep(options, {tuple(row[field] for field in KEY) for row in rows}):
         append_line(options.out, row)
