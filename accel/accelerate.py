@@ -16,7 +16,7 @@ from accel.apply.plan import Plan, make_plan
 from accel.apply.summary import Summary, summarize
 from accel.apply.supported import require_models, require_scheduler, warn_of_foreign_processors
 from accel.machine import tier_check
-from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forwards.clock import Clock
 from accel.patches.hook import hook_of
 from accel.patches.models import find_sites, supported_models
 from accel.policies.policy import Policy

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from accel.patches.diffusers.install import Uninstall
 from accel.patches.site import Site
-from accel.sites.grid_attention import GridAttention
-from accel.sites.sequence_attention import SequenceAttention
+from accel.sites.grid.grid_attention import GridAttention
+from accel.sites.sequence.sequence_attention import SequenceAttention
 
 if TYPE_CHECKING:
     from accel.patches.transformers.install import UninstallSequence

@@ -11,15 +11,15 @@ from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import Notices
 from accel.apply.plan import Plan, Step
 from accel.patches.context import Context
-from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import prepare
-from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.hook import ModelHook
 from accel.patches.models import is_language_model
 from accel.patches.site import Site
 from accel.sites.faults import Doing, hook_fault
-from accel.sites.grid_attention import GridAttention
-from accel.sites.sequence_attention import SequenceAttention
+from accel.sites.grid.grid_attention import GridAttention
+from accel.sites.sequence.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
 
 

@@ -46,7 +46,7 @@ class LateGroup(TyperGroup):
 
 def command_of(name: str) -> Any:
     """A subcommand, its module imported now."""
-    what = getattr(import_module(f"accel.cli.{name}"), name)
+    what = getattr(import_module(f"accel.cli.commands.{name}"), name)
     if isinstance(what, typer.Typer):
         group = get_command(what)
         group.name = name

@@ -16,10 +16,10 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.always import Always
-from accel.policies.parts.content_orders import Clusters, ContentOrder, Hashed, content_order
 from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.orders import (
+from accel.policies.parts.ordering.content_orders import Clusters, ContentOrder, Hashed, content_order
+from accel.policies.parts.ordering.orders import (
     Axes,
     Cycle,
     Hilbert,

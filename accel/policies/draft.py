@@ -17,7 +17,7 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
 from accel.policies.parts.grid_blocks import block_counts, require_grid
-from accel.policies.parts.orders import Tile, token_order
+from accel.policies.parts.ordering.orders import Tile, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share, TopK
 from accel.policies.policy import BlockSize, Policy

@@ -17,7 +17,7 @@ from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.orders import Hilbert, Order, token_order
+from accel.policies.parts.ordering.orders import Hilbert, Order, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share
 from accel.policies.policy import BlockSize, Policy

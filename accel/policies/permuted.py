@@ -17,8 +17,8 @@ from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import block_counts, require_grid, text_blocks
-from accel.policies.parts.key_importance import key_order
-from accel.policies.parts.orders import Order, RowMajor, ordered_grid, token_order
+from accel.policies.parts.ordering.key_importance import key_order
+from accel.policies.parts.ordering.orders import Order, RowMajor, ordered_grid, token_order
 from accel.policies.parts.scores import Pooled, Score
 from accel.policies.parts.selectors import Selector, TopP, keep_of_share
 from accel.policies.policy import BlockSize, Policy

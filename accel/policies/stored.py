@@ -14,7 +14,7 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.mask_file import AXES, load_masks
-from accel.policies.parts.orders import Axes, token_order
+from accel.policies.parts.ordering.orders import Axes, token_order
 from accel.policies.parts.schedule_parts import part_at
 from accel.policies.policy import Policy
 

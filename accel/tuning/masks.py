@@ -22,7 +22,7 @@ from accel.patches.models import supported_models
 from accel.policies.parts.always import Always
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.mask_file import AXES, MaskFile
-from accel.policies.parts.orders import Axes, token_order
+from accel.policies.parts.ordering.orders import Axes, token_order
 from accel.policies.parts.schedule_parts import check_ends, part_at
 from accel.policies.parts.scores import Exact
 from accel.policies.policy import BlockSize, Policy

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from accel import load_recipe
 from accel.kernels.attention.operation import block_sparse_attention
 from accel.patches.context import Context
-from accel.sites.fixed_blocks import with_dense_queries
+from accel.sites.sequence.fixed_blocks import with_dense_queries
 
 SHAPES = {"smollm2": (9, 3, 64), "gemma3": (4, 1, 256), "llama-8b": (32, 8, 128)}  # heads, key heads, dims
 

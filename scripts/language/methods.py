@@ -24,7 +24,7 @@ from accel.policies.parts.selectors import TopK
 from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.permuted import Permuted
 from accel.recipe.files import shipped_recipes
-from accel.sites.fixed_blocks import with_dense_queries
+from accel.sites.sequence.fixed_blocks import with_dense_queries
 
 METHODS = (
     "llm-permuted-bounds",

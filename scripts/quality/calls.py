@@ -25,7 +25,7 @@ from torch import Tensor
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine.versions import device_name, versions
 from accel.policies.parts.always import Always
-from accel.policies.parts.orders import RowMajor
+from accel.policies.parts.ordering.orders import RowMajor
 from accel.policies.parts.scores import Exact
 from accel.policies.parts.selectors import Budget, TopK
 from accel.policies.policy import Policy

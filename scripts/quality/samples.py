@@ -12,9 +12,9 @@ from torch import Tensor
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
 from accel.patches.context import Context
-from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import install
-from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.grid import TokenGrid
 from accel.patches.models import find_sites
 from scripts.quality.prompts import demo_settings, prompt_of

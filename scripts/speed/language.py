@@ -19,7 +19,7 @@ import typer
 
 from accel.accelerate import plan_for
 from accel.apply.summary import summarize
-from accel.cli.bench import ROOM, bench_recipe
+from accel.cli.commands.bench import ROOM, bench_recipe
 from accel.demo.needle import needle_prompt
 from accel.kernels.attention.tiers import choose_tier
 from accel.load.language_model import load_language_model

@@ -125,7 +125,7 @@ def test_text_of_a_recipe_is_shown_and_not_obeyed(command, tmp_path, monkeypatch
     file.write_text(f'description: "{text}"\nrules: [{{match: "*", policy: {{method: radial}}}}]')
     words = command.split() + ([] if command.endswith("list") else [str(file)])
     if command == "recipes list":
-        recipes = importlib.import_module("accel.cli.recipes")
+        recipes = importlib.import_module("accel.cli.commands.recipes")
         monkeypatch.setattr(recipes, "shipped_recipes", lambda: {"odd": file.read_text()})
     monkeypatch.setattr(sys, "argv", ["accel", *words])
     monkeypatch.setenv("COLUMNS", "100")

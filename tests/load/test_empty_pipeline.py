@@ -6,7 +6,7 @@ import json
 import diffusers
 from pytest import fixture, mark, raises
 
-from accel.cli.inspect import usual_size
+from accel.cli.commands.inspect import usual_size
 from accel.load.empty_forward import empty_grid, is_image_model
 from accel.load.empty_pipeline import empty_pipeline, latent_shape
 from accel.load.errors import LoadError

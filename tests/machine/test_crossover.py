@@ -28,8 +28,8 @@ from accel.policies.decode.stages import Decode
 from accel.policies.hip import Hip
 from accel.policies.permuted import Permuted
 from accel.recipe.recipe import Recipe
-from accel.sites import pays_off
-from accel.sites.pays_off import DENSE_FOR, SLOWER, PaysOff
+from accel.sites.sequence import pays_off
+from accel.sites.sequence.pays_off import DENSE_FOR, SLOWER, PaysOff
 
 DECODE = Decode(sink=64, window=64, budget=32, chunks=(32, 16), keep=(64,), refresh=(4, 2))
 POLICY = Hip(block_size=(64, 64), sink=64, window=64, decode=DECODE)

@@ -14,7 +14,7 @@ from typer import Exit
 import tiny
 import tiny_language
 from accel import accelerate_model
-from accel.cli import doctor
+from accel.cli.commands import doctor
 from accel.kernels.attention.check_results import PASSED, results_file
 from accel.kernels.attention.tiers import cannot_run, choose_tier
 from accel.machine import tier_check, tier_check_process

@@ -10,7 +10,7 @@ from accel.patches.grid import TokenGrid
 from accel.policies import hip as hip_module
 from accel.policies.hip import Hip
 from accel.policies.parts.always import Always
-from accel.policies.parts.orders import RowMajor, Tile
+from accel.policies.parts.ordering.orders import RowMajor, Tile
 from accel.policies.search.candidates import sequence_candidates
 from accel.policies.search.probing import best_logits, mean_queries, strided_queries
 from accel.policies.search.stages import Stage, Stages, search_stages, select_representative

@@ -9,9 +9,9 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.content_orders import Clusters, Hashed
 from accel.policies.parts.head_choice import SampledRows
-from accel.policies.parts.orders import Cycle, Hilbert, Tile
+from accel.policies.parts.ordering.content_orders import Clusters, Hashed
+from accel.policies.parts.ordering.orders import Cycle, Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock, TailError
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.per_head import PerHead

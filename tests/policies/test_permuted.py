@@ -10,8 +10,8 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.key_importance import blocks_for_mass, key_order
-from accel.policies.parts.orders import Hilbert, Tile
+from accel.policies.parts.ordering.key_importance import blocks_for_mass, key_order
+from accel.policies.parts.ordering.orders import Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Pooled
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted, blocks_with_a_visible_key, plan_grid, plan_sequence

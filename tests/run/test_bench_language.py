@@ -9,7 +9,7 @@ from pytest import fixture, mark, raises
 from typer.testing import CliRunner
 
 from accel.cli.app import app
-from accel.cli.bench import bench_recipe
+from accel.cli.commands.bench import bench_recipe
 from accel.cli.length_plot import plot
 from accel.run.bench_language import SHAPES, BenchRow, Measured, bench_decode, bench_prefill, random_model
 

@@ -9,9 +9,9 @@ from collections import Counter
 import torch
 from pytest import fixture, mark, raises, warns
 
-import accel.sites.grid_attention
-import accel.sites.pays_off
-import accel.sites.sequence_attention
+import accel.sites.grid.grid_attention
+import accel.sites.sequence.pays_off
+import accel.sites.sequence.sequence_attention
 import tiny
 import tiny_language
 from accel import accelerate_model, restore_model, summary
@@ -76,7 +76,7 @@ class Broken:
 
 def video():
     model = tiny.wan()
-    return model, VIDEO, tiny.inputs(model), accel.sites.grid_attention, Radial
+    return model, VIDEO, tiny.inputs(model), accel.sites.grid.grid_attention, Radial
 
 
 def text():
@@ -85,7 +85,7 @@ def text():
         model,
         TEXT,
         {"input_ids": tiny_language.tokens(150), "use_cache": False},
-        accel.sites.sequence_attention,
+        accel.sites.sequence.sequence_attention,
         Permuted,
     )
 
@@ -246,7 +246,7 @@ def test_a_measurement_that_fails_is_a_fault_of_its_layer(monkeypatch):
     model, recipe, inputs, _, _ = text()
     expected = output(model, inputs)
     accelerate_model(model, recipe, min_tokens=None)
-    monkeypatch.setattr(accel.sites.pays_off, "break_even", Broken(MemoryError(), None))
+    monkeypatch.setattr(accel.sites.sequence.pays_off, "break_even", Broken(MemoryError(), None))
     with warns(FaultWarning):
         assert torch.equal(output(model, inputs), expected)
     assert summary(model).dense_reasons == {"out of memory in planning": 2}

@@ -14,7 +14,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-import accel.sites.grid_attention
+import accel.sites.grid.grid_attention
 import accel.sites.site_attention
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
@@ -69,7 +69,7 @@ def full_size_peaks(
     arguments = inputs(model, *grid)
     with planned_without_numbers():
         accelerate_model(model, "radial", **ALL_SPARSE)
-        with patch("accel.sites.grid_attention.GridAttention.__call__", output_only), torch.no_grad():
+        with patch("accel.sites.grid.grid_attention.GridAttention.__call__", output_only), torch.no_grad():
             found = {"dense": peak_bytes(lambda: model(**arguments))}
         found |= {name: peak for name, peak in peaks(model, arguments, recipes).items() if name != "dense"}
     tokens = grid[0] * grid[1] * grid[2]
@@ -94,7 +94,7 @@ def planned_without_numbers() -> Iterator[None]:
 
     with (
         patch.object(accel.sites.site_attention, "cannot_run", lambda *_: None),
-        patch.object(accel.sites.grid_attention, "block_sparse_attention", stand_in),
+        patch.object(accel.sites.grid.grid_attention, "block_sparse_attention", stand_in),
     ):
         yield
 

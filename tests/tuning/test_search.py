@@ -7,7 +7,7 @@ import torch
 from pytest import approx, mark, raises
 
 import accel.tuning.search as search
-from accel.cli.tune import block_size, prompts_of
+from accel.cli.commands.tune import block_size, prompts_of
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe
 from accel.tuning.bisection import Bisection

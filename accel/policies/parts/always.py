@@ -13,9 +13,9 @@ from torch import Tensor
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.blocks import blocks_of_tokens
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.content_orders import ContentOrder
 from accel.policies.parts.grid_blocks import block_counts
-from accel.policies.parts.orders import Order, token_order
+from accel.policies.parts.ordering.content_orders import ContentOrder
+from accel.policies.parts.ordering.orders import Order, token_order
 from accel.policies.parts.window import Window, window_blocks
 from accel.policies.policy import STRICT
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.policies.parts.grid_blocks import join_fragments
-from accel.policies.parts.orders import Order, Residues, RowMajor, Tile
+from accel.policies.parts.ordering.orders import Order, Residues, RowMajor, Tile
 from accel.policies.policy import STRICT
 
 Side = Annotated[int, Field(ge=1)]

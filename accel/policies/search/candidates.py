@@ -11,7 +11,7 @@ from torch import Tensor
 from accel.kernels.from_sizes import from_sizes
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.orders import Order
+from accel.policies.parts.ordering.orders import Order
 
 
 class GridCandidates(NamedTuple):

@@ -10,10 +10,10 @@ from accel import accelerate_model, summary
 from accel.accelerate import patches_of
 from accel.patches.transformers.mask import NOT_CAUSAL, visible_keys
 from accel.recipe.recipe import Recipe
-from accel.sites import sequence_decode
 from accel.sites.call_record import CallRecord
-from accel.sites.pays_off import SLOWER
-from accel.sites.sequence_decode import COVERED, MOST_QUERIES
+from accel.sites.sequence import sequence_decode
+from accel.sites.sequence.pays_off import SLOWER
+from accel.sites.sequence.sequence_decode import COVERED, MOST_QUERIES
 
 ROOM = 500
 

@@ -11,7 +11,7 @@ import tiny_language as tiny
 from accel import accelerate_model, summary
 from accel.accelerate import patches_of
 from accel.recipe.recipe import Recipe
-from accel.sites import pays_off
+from accel.sites.sequence import pays_off
 
 BOUNDS = {"kind": "bounds", "budget": 32, "sink": 16, "window": 16, "refresh": [8, 4]}
 STAGES = {"kind": "stages", "budget": 32, "sink": 16, "window": 16}

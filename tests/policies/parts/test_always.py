@@ -8,7 +8,7 @@ import torch
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.orders import Axes, Hilbert, Residues, RowMajor, Tile, token_order
+from accel.policies.parts.ordering.orders import Axes, Hilbert, Residues, RowMajor, Tile, token_order
 from accel.policies.parts.window import Window
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.content_orders import Clusters, Hashed, content_order
+from accel.policies.parts.ordering.content_orders import Clusters, Hashed, content_order
 
 
 @pytest.mark.parametrize("order", [Clusters(4), Clusters(4096, 1), Hashed(3)], ids=str)

@@ -10,7 +10,7 @@ from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.orders import Hilbert
+from accel.policies.parts.ordering.orders import Hilbert
 from accel.policies.parts.scores import Strided
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted

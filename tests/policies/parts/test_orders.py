@@ -5,8 +5,8 @@ import torch
 
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.hilbert import hilbert_positions
-from accel.policies.parts.orders import (
+from accel.policies.parts.ordering.hilbert import hilbert_positions
+from accel.policies.parts.ordering.orders import (
     Axes,
     Cycle,
     Hilbert,

@@ -11,7 +11,7 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.orders import Axes, Hilbert, Tile
+from accel.policies.parts.ordering.orders import Axes, Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.parts.window import Window

@@ -18,7 +18,7 @@ from accel.patches.grid import TokenGrid
 from accel.recipe.recipe import Recipe
 from keep_everything import KeepEverything
 
-GUIDE = Path(__file__).parents[3] / "CONTRIBUTING.md"
+GUIDE = Path(__file__).parents[4] / "CONTRIBUTING.md"
 RADIAL = Recipe.model_validate(
     {"rules": [{"match": "*", "policy": {"method": "radial", "decay": 0.3, "block_size": [16, 16]}}]}
 )

@@ -10,15 +10,15 @@ from typing import Any
 from torch import nn
 
 from accel.patches.context import Context
-from accel.patches.diffusers.branches import text_of
-from accel.patches.diffusers.caller import call_stack, calling_pipeline
-from accel.patches.diffusers.clock import Clock
 from accel.patches.diffusers.context_parallel import ContextParallel, context_parallel_of
 from accel.patches.diffusers.family import family_of
-from accel.patches.diffusers.forward import Forward, begin, end, innermost
+from accel.patches.diffusers.forwards.branches import text_of
+from accel.patches.diffusers.forwards.caller import call_stack, calling_pipeline
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.forward import Forward, begin, end, innermost
+from accel.patches.diffusers.forwards.repeats import Repeats
+from accel.patches.diffusers.forwards.run import Tick
 from accel.patches.diffusers.reading import named_arguments
-from accel.patches.diffusers.repeats import Repeats
-from accel.patches.diffusers.run import Tick
 from accel.patches.hook import ModelHook
 from accel.patches.observers import exports_by_tracing, recorder
 from accel.patches.untraced import untraced

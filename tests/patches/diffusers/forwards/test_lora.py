@@ -138,7 +138,7 @@ def test_layouts_end_when_adapters_change_in_the_middle(change):
 def test_adapters_are_looked_at_only_where_something_is_kept(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "accel.patches.diffusers.forward.adapter_state", lambda model: asked.append(model) or ()
+        "accel.patches.diffusers.forwards.forward.adapter_state", lambda model: asked.append(model) or ()
     )
     pipe = wan_pipeline()
     load(pipe)

@@ -20,12 +20,12 @@ from accel.patches.transformers.mask import Visible
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
 from accel.sites.call_record import DECODING, PROMPT
-from accel.sites.fixed_blocks import window_layout, with_dense_queries
-from accel.sites.memories import Memories
-from accel.sites.pays_off import SLOWER
-from accel.sites.sequence_decode import MOST_QUERIES, SequenceDecode
+from accel.sites.sequence.fixed_blocks import window_layout, with_dense_queries
+from accel.sites.sequence.memories import Memories
+from accel.sites.sequence.pays_off import SLOWER
+from accel.sites.sequence.sequence_decode import MOST_QUERIES, SequenceDecode
+from accel.sites.sequence.unpadded import Layouts, Parts
 from accel.sites.site_attention import SiteAttention
-from accel.sites.unpadded import Layouts, Parts
 
 WINDOW = "sliding window"
 

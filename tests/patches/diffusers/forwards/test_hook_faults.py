@@ -9,8 +9,8 @@ from pytest import fixture, mark, raises, warns
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.apply.notices import Notices
-from accel.patches.diffusers import root_hook
-from accel.patches.diffusers.clock import Clock
+from accel.patches.diffusers.forwards import root_hook
+from accel.patches.diffusers.forwards.clock import Clock
 from accel.sites.faults import FaultWarning
 from tiny_wan_pipeline import latents, recipe, wan_pipeline
 

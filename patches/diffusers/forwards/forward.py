@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from accel.patches.context import Context
-from accel.patches.diffusers.adapters import adapter_names, adapter_state
 from accel.patches.diffusers.context_parallel import ContextParallel
+from accel.patches.diffusers.forwards.adapters import adapter_names, adapter_state
 from accel.patches.head_share import HeadShare
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import accel.sites.layout_cache
+import accel.sites.grid.layout_cache
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.recipe.reuse import Reuse
-from accel.sites.layout_cache import LayoutCache, PackedLayout, kept, served
+from accel.sites.grid.layout_cache import LayoutCache, PackedLayout, kept, served
 
 
 def layout(blocks=37, heads=3, **rest) -> BlockLayout:
@@ -58,7 +58,7 @@ def test_only_large_ones_are_packed_and_then_small():
 
 
 def test_a_cache_hands_out_what_it_was_given(monkeypatch):
-    monkeypatch.setattr(accel.sites.layout_cache, "LARGE", 1)
+    monkeypatch.setattr(accel.sites.grid.layout_cache, "LARGE", 1)
     cache, made, store = LayoutCache(Reuse(steps=3)), layout(), {}
     steps = [Context(step=n, n_steps=4, progress=n / 4, generation=1) for n in range(3)]
     for context in steps:

@@ -14,7 +14,7 @@ from accel.policies.decode.memory import DecodeMemory
 from accel.policies.decode.search import DecodeSearch
 from accel.policies.policy import Policy
 from accel.recipe.schedule import Schedule
-from accel.sites.pays_off import SLOWER
+from accel.sites.sequence.pays_off import SLOWER
 
 MOST_QUERIES = 8
 COVERED = "the decode budget covers the cache"

@@ -11,7 +11,7 @@ from accel.patches.context import Context
 from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe
 from accel.recipe.reuse import Reuse
-from accel.sites.layout_cache import LayoutCache
+from accel.sites.grid.layout_cache import LayoutCache
 
 
 class Maker:

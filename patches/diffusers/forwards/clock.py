@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from accel.patches.diffusers.caller import calling_scheduler, scheduler_of_loop
-from accel.patches.diffusers.run import Position, Run, Tick
+from accel.patches.diffusers.forwards.caller import calling_scheduler, scheduler_of_loop
+from accel.patches.diffusers.forwards.run import Position, Run, Tick
 
 MOST_LOOPS = 8  # runs that one thread may have under way without a scheduler to tell them apart by
 

@@ -5,7 +5,7 @@ from pytest import mark, raises
 
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
-from accel.sites.fixed_blocks import BLOCK_SIZE, window_layout, with_dense_queries
+from accel.sites.sequence.fixed_blocks import BLOCK_SIZE, window_layout, with_dense_queries
 
 CPU = torch.device("cpu")
 

@@ -16,8 +16,8 @@ from accel.patches.grid import TokenGrid
 from accel.recipe.compensate import Compensate, Rank
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import parse_recipe
-from accel.sites.residual import APPLIED, CAPTURED, MISSING, TOO_OLD, Residual, split
-from accel.sites.residual_store import stored, stored_bytes
+from accel.sites.grid.residual import APPLIED, CAPTURED, MISSING, TOO_OLD, Residual, split
+from accel.sites.grid.residual_store import stored, stored_bytes
 from tiny_wan_pipeline import attentions, latents, recipe, wan_pipeline
 
 N, D = 77, 16
@@ -323,7 +323,7 @@ def test_a_failure_while_capturing_runs_dense_and_leaves_nothing(monkeypatch):
     def fail(*args):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("accel.sites.residual.stored", fail)
+    monkeypatch.setattr("accel.sites.grid.residual.stored", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         got = latents(pipe, steps=2)

@@ -47,7 +47,7 @@ def generate(
 
     load = checks.loading_of(loading)
     if prompts is not None and out is not None:
-        from accel.cli.generate_many import generate_many
+        from accel.cli.commands.generate_many import generate_many
 
         raise typer.Exit(generate_many(prompts, chosen, load, recipe, changes, out, only_dense, as_json))
     settings = checks.settings_of(load.model, chosen)

@@ -5,15 +5,15 @@ import torch
 
 from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
-from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.forward import Forward, begin, end
-from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.forward import Forward, begin, end
+from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.grid import TokenGrid
 from accel.patches.site import Site
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.orders import Hilbert, RowMajor
+from accel.policies.parts.ordering.orders import Hilbert, RowMajor
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
@@ -21,7 +21,7 @@ from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.grid_attention import GridAttention, without_padding
+from accel.sites.grid.grid_attention import GridAttention, without_padding
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)

@@ -10,7 +10,7 @@ from pytest import fixture, mark, raises
 
 import tiny
 from accel import accelerate_model, summary
-from accel.patches.diffusers.forward import OUTSIDE
+from accel.patches.diffusers.forwards.forward import OUTSIDE
 from accel.patches.hook import hook_of
 from tiny_wan_pipeline import latents, recipe, wan_pipeline
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.grid import TokenGrid
-from accel.policies.parts.hilbert import hilbert_positions
+from accel.policies.parts.ordering.hilbert import hilbert_positions
 from accel.policies.policy import STRICT
 
 Side = Annotated[int, Field(ge=1)]

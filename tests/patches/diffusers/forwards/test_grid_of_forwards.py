@@ -4,10 +4,10 @@ import torch
 from pytest import mark
 
 import tiny
-from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.forward import end
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.forward import end
+from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import install
-from accel.patches.diffusers.root_hook import RootHook
 from accel.patches.models import find_sites
 
 SIZES = [(720, 1280), (1280, 720), (640, 640), (480, 832)]

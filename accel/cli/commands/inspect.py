@@ -24,7 +24,7 @@ from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.schedule import whole
-from accel.sites.residual_store import stored_bytes
+from accel.sites.grid.residual_store import stored_bytes
 
 VIDEO_SIZE = (81, 480, 832)
 IMAGE_SIZE = (1, 1024, 1024)

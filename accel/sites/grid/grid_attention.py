@@ -13,8 +13,8 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_check
 from accel.patches.context import Context
-from accel.patches.diffusers.forward import OUTSIDE, Forward
-from accel.patches.diffusers.root_hook import RootHook
+from accel.patches.diffusers.forwards.forward import OUTSIDE, Forward
+from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
@@ -23,9 +23,9 @@ from accel.recipe.compensate import Compensate
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import FIRST_STEPS, REFRESH, Schedule
-from accel.sites.layout_cache import LayoutCache
-from accel.sites.residual import Residual
-from accel.sites.shared_pass import SharedPass
+from accel.sites.grid.layout_cache import LayoutCache
+from accel.sites.grid.residual import Residual
+from accel.sites.grid.shared_pass import SharedPass
 from accel.sites.site_attention import SiteAttention
 
 Heads = tuple[Tensor, ...]  # q, k and v, [B, H, N, D] each

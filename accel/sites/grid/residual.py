@@ -26,9 +26,9 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
-from accel.sites.layout_cache import PackedLayout, served
-from accel.sites.layout_cache import kept as packed
-from accel.sites.residual_store import Stored, stored
+from accel.sites.grid.layout_cache import PackedLayout, served
+from accel.sites.grid.layout_cache import kept as packed
+from accel.sites.grid.residual_store import Stored, stored
 
 SAMPLED_TOKENS = 1024
 RIDGE = 1e-3  # of the mean variance of the values

@@ -7,9 +7,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from pytest import approx, fixture, mark
 
-from accel.patches.diffusers.branches import Branches, text_of
-from accel.patches.diffusers.clock import Clock
-from accel.patches.diffusers.run import MOST_PASSES
+from accel.patches.diffusers.forwards.branches import Branches, text_of
+from accel.patches.diffusers.forwards.clock import Clock
+from accel.patches.diffusers.forwards.run import MOST_PASSES
 
 
 class Pipeline:

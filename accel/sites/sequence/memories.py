@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from accel.patches.transformers.call import SequenceCall
 from accel.policies.decode.memory import DecodeMemory
-from accel.sites.pays_off import PaysOff
+from accel.sites.sequence.pays_off import PaysOff
 
 
 @dataclass

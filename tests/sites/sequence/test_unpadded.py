@@ -7,7 +7,7 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.transformers.call import SequenceCall
 from accel.patches.transformers.mask import Visible
-from accel.sites.unpadded import Parts
+from accel.sites.sequence.unpadded import Parts
 
 
 def everything(part):
