@@ -14,8 +14,9 @@ from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.load.empty_forward import is_image_model
 from accel.load.empty_pipeline import empty_pipeline
 from accel.load.errors import LoadError, require_device
-from accel.load.index import PipelineIndex, read_index, read_json
+from accel.load.index import PipelineIndex, read_index
 from accel.load.lora import Lora, load_loras
+from accel.load.modular import is_modular
 from accel.load.pipeline import best_device, load_pipeline, require_offload
 from accel.load.quantised import require_quantiser
 from accel.mistake import Mistake
@@ -24,7 +25,7 @@ from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
-from accel.run.arguments import pipeline_class, read_image, require_arguments, takes
+from accel.run.arguments import given_inputs, pipeline_class, read_image, require_arguments, takes
 from accel.run.rates import own_rate
 from accel.run.settings import GenerateSettings, LoadSettings, from_options
 from accel.run.sizes import require_sides
@@ -39,11 +40,13 @@ class Asked:
         loading: which, and how to load it.
         index: the classes it is made of.
         pipeline: the class to run.
+        given: of a modular pipeline, what it starts from: it loads nothing else.
     """
 
     loading: LoadSettings
     index: PipelineIndex
     pipeline: type
+    given: frozenset[str] = frozenset()
 
     @property
     def transformer(self) -> str:
@@ -62,7 +65,7 @@ class Asked:
     @property
     def rate(self) -> float:
         """Frames a second of a video whose settings name none."""
-        config = read_json(self.index.model, f"{next(iter(self.index.models))}/config.json")
+        config = self.index.config(next(iter(self.index.models)))
         return own_rate(self.pipeline, self.transformer, config)
 
     def load(self) -> Any:
@@ -76,6 +79,7 @@ class Asked:
             offload=asked.offload,
             quantize=asked.quantize,
             variant=asked.variant,
+            given=self.given,
         )
         load_loras(pipe, [Lora.parse(text) for text in asked.lora])
         return pipe
@@ -110,9 +114,12 @@ def asked_of(loading: LoadSettings, settings: GenerateSettings, index: PipelineI
         Mistake: if there is none, or it cannot take the settings.
     """
     index = index or read_index(loading.model)
-    asked = Asked(loading, index, pipeline_class(index.class_name, settings))
+    pipeline = pipeline_class(index.class_name, settings)
+    asked = Asked(loading, index, pipeline, _starts(pipeline, settings))
     require_sides(asked.transformer, settings)
-    require_arguments(asked.pipeline, settings)
+    require_arguments(pipeline, settings)
+    if loading.offload == "sequential" and is_modular(pipeline):
+        raise Mistake(f"{pipeline.__name__} offloads by model or group, not by layer: --offload model")
     if asked.makes_images and settings.fps is not None:
         raise Mistake(f"{asked.pipeline.__name__} makes images, which have no --fps")
     for image in settings.image:
@@ -120,6 +127,14 @@ def asked_of(loading: LoadSettings, settings: GenerateSettings, index: PipelineI
     if settings.video is not None:
         read_video(settings.video)
     return asked
+
+
+def _starts(pipeline: type, settings: GenerateSettings) -> frozenset[str]:
+    """Which blocks of a modular pipeline run depends on the images and videos it is given, and a prompt."""
+    if not is_modular(pipeline):
+        return frozenset()
+    conditions = {"prompt", "image", "last_image", "video", "reference_images"}
+    return given_inputs(pipeline, settings) & conditions
 
 
 def settings_of(model: str, chosen: dict[str, Any]) -> GenerateSettings:

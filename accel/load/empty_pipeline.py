@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from accel.load.errors import LoadError, why
-from accel.load.index import read_index, read_json
+from accel.load.index import PipelineIndex, read_index
 
 # Pixels of a latent frame and frames of a latent one, where the VAE's configuration does not say it.
 LATENT_SCALES = {
@@ -49,9 +49,9 @@ def empty_pipeline(model: str) -> EmptyPipeline:
     """
     index = read_index(model)
     models = {
-        component: _on_meta(model, component, class_name) for component, class_name in index.models.items()
+        component: _on_meta(index, component, class_name) for component, class_name in index.models.items()
     }
-    vae = read_json(model, "vae/config.json") if "vae" in index.components else {}
+    vae = index.config("vae") if "vae" in index.components else {}
     return EmptyPipeline(models, vae)
 
 
@@ -70,8 +70,8 @@ def _number(config: dict[str, Any], *names: str) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _on_meta(model: str, component: str, class_name: str) -> nn.Module:
-    written = read_json(model, f"{component}/config.json")
+def _on_meta(index: PipelineIndex, component: str, class_name: str) -> nn.Module:
+    written = index.config(component)
     stated = {name: value for name, value in written.items() if value is not None}
     config = {**written, **RELEASED.get(class_name, {}), **stated}
     cls = getattr(import_module("diffusers"), class_name)
@@ -79,4 +79,6 @@ def _on_meta(model: str, component: str, class_name: str) -> nn.Module:
         with torch.device("meta"):
             return cls.from_config(config)
     except Exception as error:  # Whatever a library's constructor stumbles over, the configuration says it.
-        raise LoadError(f"{model}: {component}/config.json makes no {class_name}: {why(error)}") from error
+        raise LoadError(
+            f"{index.model}: {component}/config.json makes no {class_name}: {why(error)}"
+        ) from error

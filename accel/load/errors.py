@@ -20,13 +20,13 @@ class LoadError(Mistake):
     """A model that cannot be loaded; the text gives the likely cause."""
 
 
-def require_folder(source: str, kind: str, index: str) -> None:
+def require_folder(source: str, kind: str, *indexes: str) -> None:
     """Refuse what is certainly not a model of this kind; what is not a path here may be one on the hub.
 
     Args:
         source: a path or a hub id.
         kind: "diffusers pipeline", for example.
-        index: the file that every such folder has.
+        indexes: the files of which every such folder has one.
 
     Raises:
         LoadError: if it is empty, a file, or a folder without the index or with pickled weights.
@@ -38,8 +38,8 @@ def require_folder(source: str, kind: str, index: str) -> None:
     if not os.path.isdir(source):
         return
     folder = Path(source)
-    if not (folder / index).is_file():
-        raise LoadError(f"{source}: is not a {kind}; there is no {index} in it")
+    if not any((folder / index).is_file() for index in indexes):
+        raise LoadError(f"{source}: is not a {kind}; there is no {' or '.join(indexes)} in it")
     parts = [folder, *sorted(part for part in folder.iterdir() if part.is_dir())]
     for part in parts:
         if pickled := pickled_weights(part):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
 from accel.demo.paths import DEMO_VIDEO
 from accel.load.errors import FAILURES, LoadError, require_device, require_folder, why
+from accel.load.index import INDEXES
+from accel.load.modular import is_modular, load_modular, offloaded_modular
 from accel.load.quantised import quantisation
 
 
@@ -21,6 +24,7 @@ def load_pipeline(
     offload: str | None = None,
     quantize: str | None = None,
     variant: str | None = None,
+    given: Collection[str] = ("prompt",),
 ) -> Any:
     """The pipeline, on its device.
 
@@ -33,6 +37,7 @@ def load_pipeline(
         offload: "model", "group" or "sequential": keep weights in main memory until they are needed.
         quantize: a key of `QUANTISERS`: quantise the transformers' weights while they are loaded.
         variant: of the weight files, for example "fp16".
+        given: of a modular pipeline, names of the inputs of its requests; only what they need is loaded.
 
     Raises:
         LoadError: if it cannot be loaded. Only safetensors weights are read, never pickles, and no code that
@@ -47,7 +52,10 @@ def load_pipeline(
     if model == "demo-llm":
         raise LoadError("'demo-llm' is a language model (accel complete); the demo to generate is 'demo'")
     source = str(DEMO_VIDEO) if model == "demo" else model
-    require_folder(source, "diffusers pipeline", "model_index.json")
+    require_folder(source, "diffusers pipeline", *INDEXES)
+    if pipeline_class is not None and is_modular(pipeline_class):
+        pipe = load_modular(source, pipeline_class, given, dtype, quantize=quantize, variant=variant)
+        return offloaded(pipe, offload, device)
     cls: Any = pipeline_class or DiffusionPipeline
     more = {"quantization_config": quantisation(quantize, dtype)} if quantize is not None else {}
     try:
@@ -61,6 +69,8 @@ def load_pipeline(
 
 def offloaded(pipe: Any, offload: str | None, device: str) -> Any:
     """The pipeline, its weights on the device or brought there as they are needed."""
+    if offload is not None and is_modular(type(pipe)):
+        return offloaded_modular(pipe, offload, device)
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from accel.load.modular import inputs_of
 from accel.mistake import Mistake
 from accel.run.rates import RATE_ARGUMENTS
 from accel.run.settings import GenerateSettings, option_name
@@ -21,6 +21,8 @@ SEVERAL_IMAGES = (
     "Flux2KleinKVPipeline",
     "QwenImageEditPlusPipeline",
     "ZImageOmniPipeline",
+    "Flux3ModularPipeline",
+    "Flux3DistilledModularPipeline",
 )
 # What else runs a pipeline's weights, from an image or from a video.
 FROM_IMAGE = {
@@ -39,7 +41,6 @@ FROM_VIDEO = {
 }
 # Where `guidance_scale` is something else, the argument that is classifier-free guidance.
 TRUE_GUIDANCE = ("QwenImage", "Ovis", "LongCat")
-GIVEN = ("prompt", "image", "video")
 
 
 def pipeline_class(name: str, settings: GenerateSettings) -> type:
@@ -62,7 +63,7 @@ def pipeline_class(name: str, settings: GenerateSettings) -> type:
 
 def takes(pipeline: type, name: str) -> bool:
     """Whether a pipeline's call has an argument for a setting."""
-    known = inspect.signature(pipeline.__call__).parameters
+    known = inputs_of(pipeline)
     if name == "image":
         return "image" in known or "reference_images" in known
     return name in ("seed", "fps") or _argument(pipeline, name) in known
@@ -78,16 +79,22 @@ def require_arguments(pipeline: type, settings: GenerateSettings) -> None:
     unknown = [option_name(name) for name in chosen if not takes(pipeline, name)]
     if unknown:
         raise Mistake(f"{pipeline.__name__} takes no {', '.join(unknown)}")
-    _image_arguments(pipeline, settings.image)
-    known = inspect.signature(pipeline.__call__).parameters.values()
+    given = given_inputs(pipeline, settings)
+    known = inputs_of(pipeline, given).values()
     needed = [
         each.name for each in known if each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD
     ]
-    missing = [name for name in needed if name not in ("self", *chosen)]
-    if beyond := [name for name in missing if name not in GIVEN]:
+    missing = [name for name in needed if name not in ("self", *given)]
+    if beyond := [name for name in missing if name not in GenerateSettings.model_fields]:
         raise Mistake(f"{pipeline.__name__} needs {', '.join(beyond)}, which only Python can give")
     if missing:
         raise Mistake(f"{pipeline.__name__} needs {', '.join(map(option_name, missing))}")
+
+
+def given_inputs(pipeline: type, settings: GenerateSettings) -> frozenset[str]:
+    """Names of the call's arguments that settings give."""
+    named = {_argument(pipeline, name) for name in _chosen(settings)} - {"image", "seed"}
+    return frozenset(named | set(_image_arguments(pipeline, settings.image)))
 
 
 def call_arguments(pipeline: type, settings: GenerateSettings) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def call_arguments(pipeline: type, settings: GenerateSettings) -> dict[str, Any]
         Mistake: as `require_arguments`, or if an image or video cannot be read.
     """
     require_arguments(pipeline, settings)
-    known = inspect.signature(pipeline.__call__).parameters
+    known = inputs_of(pipeline)
     arguments = {
         _argument(pipeline, name): value
         for name, value in _chosen(settings).items()
@@ -135,13 +142,13 @@ def _chosen(settings: GenerateSettings) -> dict[str, Any]:
 def _argument(pipeline: type, name: str) -> str:
     if name == "guidance_scale" and pipeline.__name__.startswith(TRUE_GUIDANCE):
         true = "true_cfg_scale"
-        return true if true in inspect.signature(pipeline.__call__).parameters else name
+        return true if true in inputs_of(pipeline) else name
     return name
 
 
 def _image_arguments(pipeline: type, images: Sequence[Any]) -> dict[str, Any]:
     """What a call takes for images: one to start from, a first and a last frame, or references."""
-    known = inspect.signature(pipeline.__call__).parameters
+    known = inputs_of(pipeline)
     if not images:
         return {}
     if "reference_images" in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
+from accel.load.modular import inputs_of, is_modular
 from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
@@ -21,6 +22,10 @@ from accel.run.arguments import call_arguments
 from accel.run.settings import GenerateSettings
 from accel.run.watcher import Watcher
 from accel.sites.stopwatch import Stopwatch
+
+# Whose checks of a call's arguments are a user's mistake; and who logs, with a traceback, what it raises.
+CHECKING = ("diffusers.pipelines.", "diffusers.modular_pipelines.", "diffusers.schedulers.")
+BLOCKS_LOGGER = "diffusers.modular_pipelines.modular_pipeline"
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def generate(
         latents: list[Tensor] = []
         with _timed_forwards(pipe) as transformer, total.running(_device_of(pipe)):
             output = _called(pipe, arguments_of(pipe, settings, latents, decode, watcher))
+    if not latents and isinstance(shown := getattr(output, "latents", None), Tensor):
+        latents = [shown.detach().float().cpu()]
     frames = _frames(output) if decode else torch.empty(0, 0, 0, 3)
     seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
     return Generated(frames, latents[-1] if latents else None, seconds, patch)
@@ -77,8 +84,9 @@ def generate(
 
 def _frames(output: Any) -> Tensor:
     """The frames of the first video, or the images [F, H, W, C], that a pipeline's output holds."""
-    if (frames := getattr(output, "frames", None)) is not None:
-        return torch.as_tensor(frames[0])
+    for name in ("frames", "videos"):
+        if (videos := getattr(output, name, None)) is not None:
+            return torch.as_tensor(videos[0])
     images = getattr(output, "images", None)
     return torch.as_tensor(images if images is not None else output.image)
 
@@ -90,12 +98,28 @@ def _called(pipe: Any, arguments: dict[str, Any]) -> Any:
         Mistake: if the pipeline's own checks refuse the arguments.
     """
     try:
-        return pipe(**arguments)
+        with _quiet(BLOCKS_LOGGER):
+            return pipe(**arguments)
     except ValueError as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if frames[-1].f_globals.get("__name__", "").startswith("diffusers.pipelines."):
+        if frames[-1].f_globals.get("__name__", "").startswith(CHECKING):
             raise Mistake(f"{type(pipe).__name__}: {error}") from error
         raise
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without what a logger says: blocks print the traceback of each error that they also raise."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def arguments_of(
@@ -106,7 +130,7 @@ def arguments_of(
     watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Call arguments the pipeline knows; the latents of the last step end up in `latents`."""
-    known = inspect.signature(pipe.__call__).parameters
+    known = inputs_of(type(pipe))
     wanted = call_arguments(type(pipe), settings)
 
     def keep_latents(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,7 +141,8 @@ def arguments_of(
 
     if "callback_on_step_end" in known:
         wanted["callback_on_step_end"] = keep_latents
-    output = {"output_type": "np" if decode else "latent"}
+    # Blocks that decode do nothing else; what they make is left where it is not asked for.
+    output = {"output_type": "np" if decode or is_modular(type(pipe)) else "latent"}
     return {**wanted, "generator": torch.Generator().manual_seed(settings.seed), **output}
 
 

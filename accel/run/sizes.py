@@ -1,10 +1,10 @@
-"""The sides that a family's pipelines refuse or round: known before anything is loaded."""
+"""The sides and lengths that a family's pipelines refuse or round: known before anything is loaded."""
 
 from __future__ import annotations
 
 from accel.mistake import Mistake
 from accel.patches.diffusers.family import FAMILIES
-from accel.run.settings import GenerateSettings
+from accel.run.settings import MOST_FRAMES, GenerateSettings
 
 # Pixels of which height and width are multiples, where the pipelines refuse others. The rest round or resize.
 SIDES = {
@@ -13,17 +13,23 @@ SIDES = {
     ),
     **dict.fromkeys(("sd3", "z_image", "cogview4", "ernie_image"), 16),
     **dict.fromkeys(("cogvideox", "mochi", "allegro"), 8),
-    "ltx": 32,
+    **dict.fromkeys(("ltx", "minimax_h3"), 32),
 }
+# Fewest and most frames, where the pipelines refuse others. MiniMax-H3: 5 to 15 seconds in chunks of 17.
+FRAMES = {"minimax_h3": (108, 345)}
 
 
 def require_sides(transformer: str, settings: GenerateSettings) -> None:
-    """Refuse sides that the model's pipelines refuse.
+    """Refuse sides and lengths that the model's pipelines refuse.
 
     Raises:
-        Mistake: names the nearest sides that are taken.
+        Mistake: names the nearest that are taken.
     """
-    side = SIDES.get(FAMILIES.get(transformer, "").rpartition(".")[2], 1)
+    family = FAMILIES.get(transformer, "").rpartition(".")[2]
+    fewest, most = FRAMES.get(family, (1, MOST_FRAMES))
+    if settings.num_frames is not None and not fewest <= settings.num_frames <= most:
+        raise Mistake(f"{transformer} makes {fewest} to {most} frames, got --frames {settings.num_frames}")
+    side = SIDES.get(family, 1)
     wrong = {
         name: value
         for name, value in (("--height", settings.height), ("--width", settings.width))

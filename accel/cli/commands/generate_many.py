@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,11 @@ def _one_pipeline(prompts: Path, jobs: list[Job], loading: LoadSettings) -> Aske
                 f"{prompts}:{job.line}: is for {asked.pipeline.__name__}, others are for "
                 f"{first.pipeline.__name__}; put them into a file of their own"
             )
+        elif asked.given != first.given:
+            mistakes.append(
+                f"{prompts}:{job.line}: starts from {' and '.join(sorted(asked.given))}, others from "
+                f"{' and '.join(sorted(first.given))}; put them into a file of their own"
+            )
     if mistakes or first is None:
         raise PromptError("\n".join(mistakes))
     return first
@@ -108,7 +113,7 @@ def _make(jobs: list[Job], batch: Batch, asked: Asked, state: PartialState) -> O
     if not jobs:
         return Outcome()
     device = asked.loading.device or (str(state.device) if state.num_processes > 1 else None)
-    own = Asked(asked.loading.model_copy(update={"device": device}), asked.index, asked.pipeline)
+    own = replace(asked, loading=asked.loading.model_copy(update={"device": device}))
     return make(jobs, batch, own.load(), complain)
 
 

@@ -44,6 +44,7 @@ def tune(
     The same folder goes on where it was interrupted.
     """
     from accel.cli import asked as checks
+    from accel.load.modular import is_modular
     from accel.tuning.target import Target
 
     wanted = Target.parse(target)
@@ -62,6 +63,8 @@ def tune(
     asked = checks.asked_of(loading, settings)
     if asked.makes_images:
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
+    if is_modular(asked.pipeline):
+        raise Mistake(f"tune needs every step's latents, which {asked.pipeline.__name__} does not show")
     options.require_folder("--output", output)
 
     from accel.cli.terminal import say

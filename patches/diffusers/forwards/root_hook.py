@@ -21,7 +21,7 @@ from accel.patches.diffusers.forwards.run import Tick
 from accel.patches.diffusers.reading import named_arguments
 from accel.patches.hook import ModelHook
 from accel.patches.observers import exports_by_tracing, recorder
-from accel.patches.untraced import untraced
+from accel.patches.untraced import say_why_not_whole, untraced
 
 _COUNTING = threading.Lock()
 GUIDED = "guided"
@@ -69,6 +69,7 @@ class RootHook(ModelHook):
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # What is closed to the compiler is refused by `torch.export`, which traces hooks.
         if not exports_by_tracing():
+            say_why_not_whole()
             self._begin(model, args, kwargs)
 
     @untraced

@@ -4,7 +4,8 @@ from importlib import import_module
 
 import torch
 from diffusers import FirstBlockCacheConfig
-from pytest import mark
+from pytest import mark, raises
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
@@ -67,6 +68,19 @@ def test_whole_model_compilation_keeps_the_counts():
     got = denoise(compiled, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert summary(compiled).calls == 8
+
+
+@torch.no_grad()
+def test_one_graph_of_a_whole_model_is_refused_in_a_sentence():
+    torch._dynamo.reset()
+    counters.clear()
+    model, graphs = accelerate_model(tiny.wan(num_layers=2), RECIPE, dense_steps=0), CompileCounter()
+    (expected,) = denoise(model, steps=1)
+    with raises(Unsupported, match="compile_repeated_blocks\\(fullgraph=True\\)"):
+        denoise(torch.compile(model, fullgraph=True, backend=graphs), steps=1)
+    torch._dynamo.reset()
+    (got,) = denoise(torch.compile(model, backend=graphs), steps=1)
+    assert torch.equal(got, expected) and graphs.frame_count == 1
 
 
 @mark.parametrize("first", ["compile", "accelerate"])
