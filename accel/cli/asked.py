@@ -25,7 +25,8 @@ from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
-from accel.run.arguments import given_inputs, pipeline_class, read_image, require_arguments, takes
+from accel.run.arguments import given_inputs, pipeline_class, require_arguments, takes
+from accel.run.conditions import read_image
 from accel.run.rates import own_rate
 from accel.run.settings import GenerateSettings, LoadSettings, from_options
 from accel.run.sizes import require_sides

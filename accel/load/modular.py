@@ -36,7 +36,7 @@ def inputs_of(pipeline: type, given: Collection[str] = ()) -> dict[str, Paramete
         given: of a modular pipeline, the inputs of the request: those that its blocks need differ.
     """
     if not is_modular(pipeline):
-        return dict(signature(pipeline.__call__).parameters)  # type: ignore[operator]
+        return dict(signature(pipeline.__call__).parameters)
     named = [each for each in blocks_of(pipeline, given).inputs if each.name is not None]
     return {
         each.name: Parameter(
@@ -113,7 +113,7 @@ def offloaded_modular(pipe: Any, offload: str, device: str) -> Any:
 
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     if offload == "model":
-        manager = ComponentsManager()
+        manager: Any = ComponentsManager()
         for name, module in modules.items():
             manager.add(name, module)
         manager.enable_auto_cpu_offload(device=device)

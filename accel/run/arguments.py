@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from PIL import Image, UnidentifiedImageError
 
 from accel.load.modular import inputs_of
 from accel.mistake import Mistake
+from accel.run.conditions import TAKEN_BY, conditions_of, read_image, takes_condition
 from accel.run.rates import RATE_ARGUMENTS
 from accel.run.settings import GenerateSettings, option_name
 from accel.run.video import read_video
 
-# Pipelines whose `image` takes any number of references.
-SEVERAL_IMAGES = (
-    "Flux2Pipeline",
-    "Flux2KleinPipeline",
-    "Flux2KleinKVPipeline",
-    "QwenImageEditPlusPipeline",
-    "ZImageOmniPipeline",
-    "Flux3ModularPipeline",
-    "Flux3DistilledModularPipeline",
-)
-# What else runs a pipeline's weights, from an image or from a video.
+# What else runs a pipeline's weights: from an image, from a first and a last frame, or from a video.
 FROM_IMAGE = {
     "FluxPipeline": "FluxImg2ImgPipeline",
     "StableDiffusion3Pipeline": "StableDiffusion3Img2ImgPipeline",
@@ -33,10 +20,16 @@ FROM_IMAGE = {
     "LTXPipeline": "LTXImageToVideoPipeline",
     "LTX2Pipeline": "LTX2ImageToVideoPipeline",
 }
+FROM_TWO_IMAGES = {
+    "LTXPipeline": "LTXConditionPipeline",
+    "LTXImageToVideoPipeline": "LTXConditionPipeline",
+    "LTX2Pipeline": "LTX2ConditionPipeline",
+    "LTX2ImageToVideoPipeline": "LTX2ConditionPipeline",
+}
 FROM_VIDEO = {
+    **FROM_TWO_IMAGES,
     "WanPipeline": "WanVideoToVideoPipeline",
     "CogVideoXPipeline": "CogVideoXVideoToVideoPipeline",
-    "LTXPipeline": "LTXConditionPipeline",
     "SkyReelsV2DiffusionForcingPipeline": "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
 }
 # Where `guidance_scale` is something else, the argument that is classifier-free guidance.
@@ -52,7 +45,7 @@ def pipeline_class(name: str, settings: GenerateSettings) -> type:
     import diffusers
 
     if settings.image:
-        name = FROM_IMAGE.get(name, name)
+        name = (FROM_IMAGE if len(settings.image) == 1 else FROM_IMAGE | FROM_TWO_IMAGES).get(name, name)
     if settings.video is not None:
         name = FROM_VIDEO.get(name, name)
     found = getattr(diffusers, name, None)
@@ -63,10 +56,9 @@ def pipeline_class(name: str, settings: GenerateSettings) -> type:
 
 def takes(pipeline: type, name: str) -> bool:
     """Whether a pipeline's call has an argument for a setting."""
-    known = inputs_of(pipeline)
-    if name == "image":
-        return "image" in known or "reference_images" in known
-    return name in ("seed", "fps") or _argument(pipeline, name) in known
+    if name in TAKEN_BY:
+        return takes_condition(pipeline, name)
+    return name in ("seed", "fps") or _argument(pipeline, name) in inputs_of(pipeline)
 
 
 def require_arguments(pipeline: type, settings: GenerateSettings) -> None:
@@ -93,8 +85,9 @@ def require_arguments(pipeline: type, settings: GenerateSettings) -> None:
 
 def given_inputs(pipeline: type, settings: GenerateSettings) -> frozenset[str]:
     """Names of the call's arguments that settings give."""
-    named = {_argument(pipeline, name) for name in _chosen(settings)} - {"image", "seed"}
-    return frozenset(named | set(_image_arguments(pipeline, settings.image)))
+    named = {_argument(pipeline, name) for name in _chosen(settings)} - {"image", "video", "seed"}
+    started = conditions_of(pipeline, settings.image, settings.video, settings.num_frames)
+    return frozenset(named | started.keys())
 
 
 def call_arguments(pipeline: type, settings: GenerateSettings) -> dict[str, Any]:
@@ -110,29 +103,12 @@ def call_arguments(pipeline: type, settings: GenerateSettings) -> dict[str, Any]
         for name, value in _chosen(settings).items()
         if name not in ("image", "video", "fps", "seed")
     }
-    arguments |= _image_arguments(pipeline, [read_image(path) for path in settings.image])
-    if settings.video is not None:
-        arguments["video"] = read_video(settings.video)
+    video = None if settings.video is None else read_video(settings.video)
+    images = [read_image(path) for path in settings.image]
+    arguments |= conditions_of(pipeline, images, video, settings.num_frames)
     if settings.fps is not None:
         arguments |= {name: settings.fps for name in RATE_ARGUMENTS if name in known}
     return arguments
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """An image file in RGB, turned as its camera says.
-
-    Raises:
-        Mistake: if it cannot be read.
-    """
-    from PIL import ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise Mistake(f"{path}: is not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Mistake(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _chosen(settings: GenerateSettings) -> dict[str, Any]:
@@ -143,21 +119,6 @@ def _argument(pipeline: type, name: str) -> str:
     if name == "guidance_scale" and pipeline.__name__.startswith(TRUE_GUIDANCE):
         true = "true_cfg_scale"
         return true if true in inputs_of(pipeline) else name
+    if name == "strength" and "denoise_strength" in inputs_of(pipeline):
+        return "denoise_strength"
     return name
-
-
-def _image_arguments(pipeline: type, images: Sequence[Any]) -> dict[str, Any]:
-    """What a call takes for images: one to start from, a first and a last frame, or references."""
-    known = inputs_of(pipeline)
-    if not images:
-        return {}
-    if "reference_images" in known:
-        return {"reference_images": list(images)}
-    if pipeline.__name__ in SEVERAL_IMAGES:
-        return {"image": list(images)}
-    if len(images) == 2 and "last_image" in known:
-        return {"image": images[0], "last_image": images[1]}
-    if len(images) > 1:
-        most = "two images, the first and the last frame" if "last_image" in known else "one image"
-        raise Mistake(f"{pipeline.__name__} takes {most}, got {len(images)}")
-    return {"image": images[0]}

@@ -1,7 +1,7 @@
 """`accel generate` and `compare` through real pipelines of every kind: images, and from images and videos."""
 
+import functools
 import json
-import sys
 
 import diffusers
 import imageio_ffmpeg
@@ -14,30 +14,20 @@ from pytest import fixture, importorskip, mark, raises
 
 import tiny
 from accel.cli import asked
-from accel.cli.app import main
 from accel.load.pipeline import load_pipeline
+from accel.mistake import Mistake
+from accel.run import conditions
+from accel.run.arguments import pipeline_class
+from accel.run.settings import GenerateSettings
 from accel.run.video import read_video, write_video
 from real_pipelines import PIPELINES
+from tiny_families import CASES
 from tiny_inputs import TEXT, noise, text_mask
 
 SMALL = ["--height", "64", "--width", "96", "--steps", "2", "--seed", "3", "--set", "min_tokens=0"]
 SHORT = [*SMALL, "--frames", "5", "--set", "block_size=[16, 16]"]
 BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
 KL = {**BLOCKS, "block_out_channels": [8] * 4, "norm_num_groups": 4, "layers_per_block": 1}
-
-
-@fixture
-def accel(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, in a folder of its own; gives its code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["accel", *map(str, words)])
-        with raises(SystemExit) as stopped:
-            main()
-        return (int(stopped.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 def no_weights(monkeypatch):
@@ -205,7 +195,7 @@ def test_video_to_video_runs_the_weights_of_text_to_video(accel, tmp_path):
 
 
 def test_references_go_to_where_a_pipeline_takes_them():
-    from accel.run.arguments import _image_arguments as place
+    from accel.run.conditions import _images as place
 
     assert place(diffusers.WanVACEPipeline, ["a", "b", "c"]) == {"reference_images": ["a", "b", "c"]}
     assert place(diffusers.Flux2Pipeline, ["a", "b"]) == {"image": ["a", "b"]}
@@ -239,6 +229,73 @@ def test_reference_images_reach_a_pipeline_that_takes_them(accel, tmp_path, pict
         assert code == 0, err
         films.append(np.stack([np.asarray(frame) for frame in read_video(f"{number}.gif")]))
     assert films[0].shape == films[1].shape and (films[0] != films[1]).any()
+
+
+@fixture(scope="module")
+def ltx(tmp_path_factory):
+    """LTX-Video around the demo's text encoder and a tiny VAE of its own kind, on the disk."""
+    demo = load_pipeline("demo", "cpu")
+    tiny_model = CASES["ltx"].model(in_channels=8, out_channels=8, caption_channels=128)
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5,
+        patch_size=1,
+    )
+    pipe = diffusers.LTXPipeline(
+        tokenizer=demo.tokenizer,
+        text_encoder=demo.text_encoder,
+        vae=vae.eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_model,
+    )
+    folder = tmp_path_factory.mktemp("ltx")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_ltx_starts_from_frames_and_from_videos(accel, ltx, picture, tmp_path):
+    write_video(torch.rand(9, 64, 96, 3), tmp_path / "in.mp4", 8)
+    first, last = ["--image", picture("a.png", (250, 0, 0))], ["--image", picture("b.png", (0, 0, 250))]
+    words = ["generate", "a cat", "--model", ltx, *SMALL, "--frames", 9, "--device", "cpu"]
+    films = []
+    for number, more in enumerate(
+        ([], first, [*first, *last], ["--video", "in.mp4"], ["--video", "in.mp4", "--strength", 0.5])
+    ):
+        code, _, err = accel(*words, *more, "-o", f"{number}.gif")
+        assert code == 0, err
+        films.append(np.stack([np.asarray(frame) for frame in read_video(f"{number}.gif")]))
+    assert {film.shape for film in films} == {(9, 64, 96, 3)}
+    assert all((one != other).any() for n, one in enumerate(films) for other in films[:n])
+
+
+def test_what_ltx_pipelines_cannot_start_from_is_said(accel, ltx, picture, monkeypatch):
+    no_weights(monkeypatch)
+    picture("a.png", (9, 9, 9))
+    for words, expected in (
+        (["--image", "a.png"] * 3, "takes two images, the first and the last frame, got 3"),
+        (["--image", "a.png", "--video", "a.mp4"], "from --image or from --video"),
+        (["--image", "a.png", "--strength", 0.5], "takes no --strength"),
+    ):
+        code, _, err = accel("generate", "a cat", "--model", ltx, *words)
+        assert code == 2 and expected in err, (words, err)
+
+
+def test_frames_become_conditions_of_ltx_2(monkeypatch):
+    one, two = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    place = functools.partial(conditions.conditions_of, diffusers.LTX2ConditionPipeline)
+    (film,) = place([], [one, two], 9)["conditions"]
+    assert film.frames == [one, two] and film.index == 0
+    monkeypatch.setattr(conditions, "find_spec", lambda name: None)
+    with raises(Mistake, match="pip install av"):
+        place([one, two], None, 9)
+    monkeypatch.setattr(conditions, "find_spec", lambda name: name)
+    first, last = place([one, two], None, 9)["conditions"]
+    assert (first.frames, first.index, last.frames, last.index) == (one, 0, two, -1)
+    asked_for = GenerateSettings(prompt="a cat", image=("a.png", "b.png"))
+    assert pipeline_class("LTX2Pipeline", asked_for) is diffusers.LTX2ConditionPipeline
 
 
 def test_loras_add_up(accel, tmp_path):
