@@ -103,7 +103,7 @@ def test_what_it_lacks_is_said_before_weights_are_read(accel, folders, monkeypat
     ):
         code, _, err = accel("generate", "a cat", "--model", folders[name], *words)
         assert code == 2 and expected in err, (words, err)
-    code, _, err = accel("tune", folders["minimax_h3"], "--target", "speedup>1", "--prompts", __file__)
+    code, _, err = accel("tune", folders["minimax_h3"], "--target", "speedup>1.5", "--prompts", __file__)
     assert code == 2 and "needs every step's latents" in err, err
 
 
