@@ -126,10 +126,8 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "ltx": _told,
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,
-    **dict.fromkeys(
-        ("sd3", "pixart", "cogview3", "cogview4", "bria_fibo2", "glm_image", "ernie_image"), _image
-    ),
-    **dict.fromkeys(("flux", "flux3", "bria", "longcat_image", "ovis_image"), _positions),
+    **dict.fromkeys(("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image"), _image),
+    **dict.fromkeys(("flux", "flux3", "bria"), _positions),
     "krea2": _joint_positions,
     "hunyuan_image": _square_or_video,
     "qwen_image": _shapes,

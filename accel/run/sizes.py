@@ -6,12 +6,13 @@ from accel.mistake import Mistake
 from accel.patches.diffusers.family import FAMILIES
 from accel.run.settings import MOST_FRAMES, GenerateSettings
 
-# Pixels of which height and width are multiples, where the pipelines refuse others. The rest round or resize.
+# By family, or class: pixels of which height and width are multiples, where the pipelines refuse others. The
+# rest round or resize.
 SIDES = {
     **dict.fromkeys(
         ("wan", "hunyuan_video", "framepack", "cosmos", "kandinsky5", "easyanimate", "helios"), 16
     ),
-    **dict.fromkeys(("sd3", "z_image", "cogview4", "ernie_image"), 16),
+    **dict.fromkeys(("sd3", "z_image", "CogView4Transformer2DModel", "ernie_image"), 16),
     **dict.fromkeys(("cogvideox", "mochi", "allegro"), 8),
     **dict.fromkeys(("ltx", "minimax_h3"), 32),
 }
@@ -29,7 +30,7 @@ def require_sides(transformer: str, settings: GenerateSettings) -> None:
     fewest, most = FRAMES.get(family, (1, MOST_FRAMES))
     if settings.num_frames is not None and not fewest <= settings.num_frames <= most:
         raise Mistake(f"{transformer} makes {fewest} to {most} frames, got --frames {settings.num_frames}")
-    side = SIDES.get(family, 1)
+    side = SIDES.get(transformer, SIDES.get(family, 1))
     wrong = {
         name: value
         for name, value in (("--height", settings.height), ("--width", settings.width))

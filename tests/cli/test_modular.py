@@ -15,7 +15,8 @@ from accel.load.index import read_index
 from accel.load.pipeline import load_pipeline
 from accel.run.video import read_video
 
-SIZE = ["--height", 64, "--width", 96, "--steps", 3, "--set", "min_tokens=0", "--set", "block_size=[16, 16]"]
+SPARSE = ["--set", "min_tokens=0", "--set", "block_size=[16, 16]", "--set", "dense_steps=0"]
+SIZE = ["--height", 64, "--width", 96, "--steps", 3, *SPARSE]
 FILM = [*SIZE, "--frames", 124, "--device", "cpu"]
 
 

@@ -7,11 +7,12 @@ import diffusers
 from pytest import fixture, mark, raises
 
 from accel.cli.commands.inspect import usual_size
-from accel.load.empty_forward import empty_grid, is_image_model
+from accel.load.empty_forward import LATENTS, empty_grid, is_image_model
 from accel.load.empty_pipeline import empty_pipeline, latent_shape
 from accel.load.errors import LoadError
 from accel.patches.diffusers.family import FAMILIES
 from accel.patches.models import find_sites
+from accel.run.sizes import FRAMES, SIDES
 
 DEPTHS = ("num_layers", "num_single_layers", "num_visual_blocks", "num_text_blocks", "num_decoder_blocks")
 
@@ -38,6 +39,12 @@ def folder(tmp_path):
         return str(tmp_path)
 
     return write
+
+
+@mark.parametrize("table", [LATENTS, SIDES, FRAMES])
+def test_tables_by_family_name_families_and_classes_that_exist(table):
+    modules = {module.rpartition(".")[2] for module in FAMILIES.values()}
+    assert table.keys() <= modules | FAMILIES.keys()
 
 
 @mark.parametrize("class_name", FAMILIES)
