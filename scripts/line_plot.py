@@ -26,15 +26,12 @@ def line_plot(
     x_label: str,
     y_label: str,
     dashed: tuple[str, ...] = (),
-    log: bool = True,
-    mark: float | None = None,
 ) -> str:
-    """SVG text, the same for the same points; each line is a group whose id is its name.
+    """SVG text, the same for the same points. The y axis is logarithmic and the same in all panels; each line
+    is a group whose id is its name.
 
     Args:
         dashed: names of the lines drawn so.
-        log: a logarithmic y axis, which all panels share.
-        mark: an x to draw a vertical line at.
 
     Raises:
         ValueError: if there is no line to draw.
@@ -52,18 +49,15 @@ def line_plot(
     plots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(plots, panels, strict=True):
         axes.set_title(panel.title, fontsize="medium")
-        axes.set(xlabel=x_label, yscale="log" if log else "linear")
+        axes.set(xlabel=x_label, yscale="log")
         axes.grid(axis="y", color="#e4e4e4")
         for name, points in panel.lines.items():
             style = {"color": f"C{names.index(name)}", "linestyle": "--" if name in dashed else "-"}
             (found[name],) = axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, **style)
             found[name].set_gid(name)
-        if mark is not None:
-            axes.axvline(mark, color="#666", linestyle=":")
-    if log:
-        plots[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        plots[0].yaxis.set_major_formatter("{x:g}")
-        plots[0].yaxis.set_minor_locator(NullLocator())
+    plots[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plots[0].yaxis.set_major_formatter("{x:g}")
+    plots[0].yaxis.set_minor_locator(NullLocator())
     plots[0].set_ylabel(y_label)
     figure.legend([found[name] for name in names], names, loc="outside right upper")
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The methods the needle bench compares: shipped recipes, each set to a wanted density.
+"""Shipped recipes of language models, set to a wanted density.
 
 One parameter of a recipe is varied until what it executes, dense layers and dense queries included, is what
 is wanted: the density of its selector (also where the recipe has a mass), of its search, or the reach of its
@@ -8,14 +8,13 @@ on the text, it is set on noise, and a text gives another density.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
 
-from accel import Recipe, load_recipe
+from accel import Recipe
 from accel.patches.context import Context
 from accel.policies.compose import Composed
 from accel.policies.hip import Hip
@@ -23,25 +22,8 @@ from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.selectors import TopK
 from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.permuted import Permuted
-from accel.recipe.files import shipped_recipes
 from accel.sites.sequence.fixed_blocks import with_dense_queries
 
-METHODS = (
-    "llm-permuted-bounds",
-    "llm-permuted",
-    "llm-permuted, key blocks of 64",
-    "llm-permuted-antidiagonal",
-    "llm-xattention",
-    "llm-hip",
-    "llm-a-shape",
-    "llm-triangle-mix",
-    "llm-vertical-slash",
-    "llm-flexprefill",
-)
-# Methods that are not recipes: the recipe they start from, and the fields of its policy that differ.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llm-permuted, key blocks of 64": ("llm-permuted", {"block_size": (128, 64), "segment": 128}),
-}
 LAYERS = 4
 TRIAL_WIDTH = 16
 TOLERANCE = 0.004
@@ -82,7 +64,7 @@ def turn_mass(policy: Composed, knob: float, length: int) -> Composed:
 
 
 def turn_of(policy: Any) -> Turn | None:
-    """How a policy is made sparser; none if this script does not know."""
+    """How a policy is made sparser; None if this script does not know."""
     if isinstance(policy, Hip):
         return turn_search
     if isinstance(policy, Permuted) or (isinstance(policy, Composed) and policy.score is not None):
@@ -96,43 +78,9 @@ def turn_of(policy: Any) -> Turn | None:
     return None
 
 
-def available(name: str) -> bool:
-    """Whether a method's recipe is shipped."""
-    return VARIANTS.get(name, (name,))[0] in shipped_recipes()
-
-
-def shipped(name: str, dense_queries: int) -> Recipe:
-    """A method as shipped, except for how many of the last queries see every key."""
-    name, changes = VARIANTS.get(name, (name, {}))
-    recipe = load_recipe(name)
-    if changes:
-        recipe = with_policy(recipe, replace(recipe.rules[0].policy, **changes))
-    return recipe.model_copy(update={"schedule": replace(recipe.schedule, dense_queries=dense_queries)})
-
-
 def with_policy(recipe: Recipe, policy: Any) -> Recipe:
     (rule,) = recipe.rules
     return recipe.model_copy(update={"rules": (rule.model_copy(update={"policy": policy}),)})
-
-
-@cache
-def turned(name: str, density: float, length: int, dense_queries: int) -> Recipe | None:
-    """The recipe at a density, in (0, 1]; None if this script knows no parameter to vary."""
-    recipe = shipped(name, dense_queries)
-    policy = recipe.rules[0].policy
-    turn = turn_of(policy)
-    if turn is None:
-        return None
-    return solve(lambda knob: with_policy(recipe, turn(policy, knob, length)), density, length)
-
-
-def reachable(name: str, densities: Sequence[float], length: int, dense_queries: int) -> list[float]:
-    """Only the highest of the densities below what the method keeps anyway, and all above it."""
-    lowest = turned(name, min(densities), length, dense_queries)
-    if lowest is None:
-        return []
-    floor = executed(lowest, length)
-    return [density for density in densities if not any(density < other <= floor for other in densities)]
 
 
 def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> Recipe:

@@ -48,19 +48,6 @@ class Chance(Policy):
         return BlockLayout.from_mask(keep, self.block_size, q.shape[2], k.shape[2])
 
 
-@dataclass(frozen=True)
-class FirstLayer(Policy):
-    """One policy in layer 0 and another in the rest, to see where a loss comes from."""
-
-    first: Policy
-    rest: Policy
-    block_size: BlockSize
-    method: str = "first layer"
-
-    def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
-        return (self.rest if context.layer else self.first).layout(q, k, grid, context)
-
-
 # What every row gets at least of a budget that it shares with others.
 ROW_DENSITY = 0.1
 
@@ -79,12 +66,6 @@ def default(score: Score, tail: bool = False) -> Build:
     """As in the recipes: half of a layer's budget is split evenly over the rows."""
     return lambda density, block, grid: Composed(
         score=score, select=TopK(density, "layer", density / 2), tail=tail, block_size=block
-    )
-
-
-def first_layer(first: Build, rest: Build) -> Build:
-    return lambda density, block, grid: FirstLayer(
-        first(density, block, grid), rest(density, block, grid), block
     )
 
 
@@ -151,10 +132,4 @@ METHODS: dict[str, Build] = {
     "tenth, tail, by error": composed(TailError(8, 8), "layer", tail=True),
     "oracle, row": composed(Exact(), "row"),
     "oracle, layer": composed(Exact(), "layer"),
-}
-
-# Run only when named.
-BY_LAYER: dict[str, Build] = {
-    "default, then by error": first_layer(METHODS["default"], METHODS["default, tail, by error"]),
-    "by error, then default": first_layer(METHODS["default, tail, by error"], METHODS["default"]),
 }

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
 from accel.patches.context import Context
 from accel.patches.diffusers.forwards.clock import Clock
@@ -17,7 +16,10 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import install
 from accel.patches.grid import TokenGrid
 from accel.patches.models import find_sites
+from accel.patches.site import Site
 from scripts.quality.prompts import demo_settings, prompt_of
+
+Dense = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,31 +61,13 @@ def demo_samples(
 
 
 def capture(number: int, layers: tuple[int, ...], steps: tuple[int, ...]) -> list[Sample]:
-    """What the demo's attention is given in a dense run of a prompt, with the prompt's number as seed."""
-    found: list[Sample] = []
-
-    def keep(context: Context, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
-        if context.layer in layers and context.step in steps and context.branch == 0:
-            found.append(Sample("demo", number, *(heads_first(x) for x in (q, k, v)), context))
-
-    watch_dense(number, DEMO_SETTINGS["height"], keep)
-    return found
-
-
-def heads_first(x: Tensor) -> Tensor:
-    """[B, N, H, D] -> float32 [B, H, N, D], a copy."""
-    return x.transpose(1, 2).float().contiguous().clone()
-
-
-Seen = Callable[[Context, Tensor, Tensor, Tensor, Tensor], None]
-
-
-def watch_dense(number: int, size: int, see: Seen) -> None:
-    """Run a prompt dense at `size` pixels a side; `see` gets context, q, k, v and output of each call."""
-    pipe = load_pipeline("demo")
+    """What the demo's attention is given in a dense run of a prompt, with the prompt's number as the seed."""
+    pipe, found = load_pipeline("demo"), []
     hook = RootHook(Clock(pipe))
     hook.attach(pipe.transformer)
     for site in find_sites(pipe.transformer):
+        if site.layer not in layers:
+            continue
 
         def attend(
             q: Tensor,
@@ -91,16 +75,22 @@ def watch_dense(number: int, size: int, see: Seen) -> None:
             v: Tensor,
             mask: Tensor | None,
             dense: Callable[[], Tensor],
-            layer: int = site.layer,
-            n_layers: int = site.n_layers,
+            site: Site = site,
         ) -> Tensor:
             forward = hook.forward
             assert forward is not None
-            out = dense()
-            see(replace(forward.context, layer=layer, n_layers=n_layers), q, k, v, out)
-            return out
+            context = replace(forward.context, layer=site.layer, n_layers=site.n_layers)
+            if context.step in steps and context.branch == 0:
+                found.append(Sample("demo", number, *(heads_first(x) for x in (q, k, v)), context))
+            return dense()
 
         install(pipe.transformer, site, attend)
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        pipe(prompt_of(number), **demo_settings(size), generator=generator, output_type="latent")
+        pipe(prompt_of(number), **demo_settings(), generator=generator, output_type="latent")
+    return found
+
+
+def heads_first(x: Tensor) -> Tensor:
+    """[B, N, H, D] -> float32 [B, H, N, D], a copy."""
+    return x.transpose(1, 2).float().contiguous().clone()

@@ -32,7 +32,7 @@ from accel.recipe.schedule import Schedule
 from accel.run.generate import Generated, generate
 from accel.run.settings import GenerateSettings
 from accel.tuning.playback import Playback
-from scripts.quality.methods import BY_LAYER, METHODS, density_of, radial
+from scripts.quality.methods import METHODS, density_of, radial
 from scripts.quality.prompts import demo_settings, prompt_of
 from scripts.row_file import read_table, write_table
 
@@ -92,7 +92,7 @@ def runs(pipe: Any, number: int, size: int, todo: list[tuple[str, float]]) -> It
     for name, wanted in todo:
         density = density_of(radial(RADIAL, block, grid), grid) if wanted == RADIAL else wanted
         with playback.playing(pipe.transformer, forwards):
-            sparse = generate(pipe, settings, recipe_of((METHODS | BY_LAYER)[name](density, block, grid)))
+            sparse = generate(pipe, settings, recipe_of(METHODS[name](density, block, grid)))
         yield compare(sparse, dense, name, wanted, size, number)
 
 

@@ -51,9 +51,6 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "transformers": {
         "generation": ("tests/generation",),
-        **{
-            f"causal, {names.split()[0]}": each("tests/models/{0}/test_modeling_{0}.py", names)
-            for names in CAUSAL
-        },
+        **{f"causal, {names.split()[0]}": each(CAUSAL_FILE, names) for names in CAUSAL},
     },
 }

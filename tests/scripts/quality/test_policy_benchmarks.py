@@ -9,11 +9,10 @@ from accel.demo.paths import DEMO_PROMPTS
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from scripts.line_plot import Panel, line_plot
-from scripts.quality.methods import BY_LAYER, METHODS
+from scripts.quality.methods import METHODS
 from scripts.quality.planning_cost import planning_cost
 from scripts.quality.prompts import FIRST_HELD_OUT, prompt_of
 from scripts.quality.savings import spread
-from scripts.quality.shift import frame_share
 from scripts.quality.synthetic import synthetic_sample
 
 GRID = TokenGrid(5, 16, 16)
@@ -31,29 +30,11 @@ def test_every_method_keeps_what_it_is_asked_for(name, density, sample):
     assert layout.density.item() == pytest.approx(density, abs=1e-3)
 
 
-def test_a_method_can_have_the_first_layer_only(sample):
-    policy = BY_LAYER["by error, then default"](0.5, (64, 64), GRID)
-    listed = [
-        policy.layout(sample.q, sample.k, GRID, Context(grid=GRID, layer=layer, n_layers=2))
-        for layer in (0, 1)
-    ]
-    assert [layout.tail for layout in listed] == [True, False]
-
-
 def test_held_out_prompts_come_after_the_demo_s_and_are_none_of_them():
     assert tuple(prompt_of(number) for number in range(FIRST_HELD_OUT)) == DEMO_PROMPTS
     held_out = [prompt_of(number) for number in range(FIRST_HELD_OUT, FIRST_HELD_OUT + 8)]
     assert len({*held_out, *DEMO_PROMPTS}) == len(held_out) + len(DEMO_PROMPTS)
     assert held_out[0] == "a blue star spinning over a ivory gradient background"
-
-
-def test_a_shift_is_what_the_queries_of_a_frame_share():
-    shift = torch.randn(1, 2, 3, 1, 4).expand(1, 2, 3, 6, 4)
-    noise = torch.randn(1, 2, 3, 6, 4)
-    noise -= noise.mean(3, keepdim=True)
-    noise *= shift.norm() / noise.norm()
-    assert frame_share(shift.flatten(2, 3), 3) == pytest.approx(1)
-    assert frame_share((shift + noise).flatten(2, 3), 3) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_at_equal_work_the_tail_pays_with_blocks(sample):
@@ -106,3 +87,6 @@ def test_a_plot_is_an_image_with_every_name():
         if element.tag.endswith("text")
     ]
     assert {"a < b", "c", "left", "x", "y", "0.10"} <= set(texts)
+    assert plot.count('id="c"') == 1
+    with pytest.raises(ValueError, match="at least one line"):
+        line_plot([], "x", "y")
