@@ -11,6 +11,7 @@ from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import Notices
 from accel.apply.plan import Plan, Step
 from accel.patches.context import Context
+from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
 from accel.patches.diffusers.forwards.clock import Clock
 from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import prepare
@@ -30,6 +31,7 @@ class Patch:
         plan: what was applied.
         models: the patched models by component name.
         installed: the sites in force.
+        dense_backends: what dense calls run on, by the name a schedule has.
         told: what has been warned about.
         notices: warns of sites that are never called or were replaced.
     """
@@ -39,6 +41,7 @@ class Patch:
         self.models = dict(models)
         self.hooks: dict[str, ModelHook] = {}
         self.installed: list[InstalledSite] = []
+        self.dense_backends: dict[str, DenseBackend] = {}
         self.told: set[str] = set()
         self.notices = Notices(self.told)
 
@@ -118,7 +121,14 @@ class Patch:
         attention.precision = step.rule.precision
         if attention.few is not None:
             attention.few.precision = step.rule.precision
-        self._put_in(InstalledSite(site, attention, prepare(self.models[site.component], site, attention)))
+        uninstall = prepare(self.models[site.component], site, attention)
+        if schedule.dense_backend is not None:
+            slot = uninstall.routed.slot
+            slot.dense = PreferredDense(slot.dense, self._dense_backend(schedule.dense_backend))
+        self._put_in(InstalledSite(site, attention, uninstall))
+
+    def _dense_backend(self, name: str) -> DenseBackend:
+        return self.dense_backends.setdefault(name, DenseBackend(name))
 
     def _put_in(self, one: InstalledSite) -> None:
         # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.

@@ -76,9 +76,32 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
     for number, rule in enumerate(recipe.rules):
         if number not in used:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
+    _require_dense_backends(recipe, steps)
     _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
     _require_grid_methods(recipe, [step for step in steps if not step.site.causal])
     return Plan(recipe, tuple(steps))
+
+
+def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Refuse a backend for dense calls that does not exist, is not installed, or has no model to serve."""
+    for step in steps:
+        name = recipe.schedule_of(step.rule).dense_backend if step.rule else None
+        if name is None:
+            continue
+        where = "schedule.dense_backend"
+        if step.site.causal:
+            raise RecipeError(
+                f"{where}: is for diffusion models; a language model's dense calls run on what it was loaded "
+                "with (`attn_implementation`)"
+            )
+        from accel.patches.diffusers.dense_backend import backend_names, require_backend
+
+        if name not in backend_names():
+            raise RecipeError(f"{where}: unknown backend {name!r}; {nearest(name, backend_names())}")
+        try:
+            require_backend(name)
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from error
 
 
 def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:

@@ -14,7 +14,7 @@ from accel.comparison.quality import measure_quality, relative_error
 from accel.comparison.report import Comparison
 from accel.comparison.worst import Worst, find_worst
 from accel.recipe.override import override
-from accel.recipe.recipe import DENSE, Recipe
+from accel.recipe.recipe import DENSE, Recipe, dense_like
 from accel.run.generate import Generated, generate
 from accel.run.settings import GenerateSettings
 from accel.run.watcher import WARM_UP, Watcher
@@ -57,15 +57,16 @@ def compare_runs(
     """
     watcher = watcher or Watcher()
     other = settings.seed + 1 if settings.seed < MOST_SEED else 0
+    all_dense = dense_like(recipe)
     all_sparse = override(recipe, {"dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0})
     few = min(WARM_UP_STEPS, settings.num_inference_steps or WARM_UP_STEPS)
     arms: dict[str, tuple[GenerateSettings, Recipe]] = {
         WARM_UP: (settings.model_copy(update={"num_inference_steps": few}), all_sparse),
-        "dense": (settings, DENSE),
+        "dense": (settings, all_dense),
         "accelerated": (settings, recipe),
     }
     arms |= {"noise floor": (settings, DENSE)} if floor else {}
-    arms |= {"other seed": (settings.model_copy(update={"seed": other}), DENSE)} if placing else {}
+    arms |= {"other seed": (settings.model_copy(update={"seed": other}), all_dense)} if placing else {}
     runs = {}
     for number, (name, (chosen, under)) in enumerate(arms.items(), start=1):
         watcher.begins(name, number, len(arms))

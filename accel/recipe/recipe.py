@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,3 +94,9 @@ def recipe_schema() -> dict[str, Any]:
     schema["properties"] = {"base": {"type": "string", "description": BASE}, **schema["properties"]}
     schema["required"] = []
     return schema
+
+
+def dense_like(recipe: Recipe) -> Recipe:
+    """Everything dense, on what the recipe's dense calls run on: the baseline to compare it with."""
+    backend = recipe.schedule.dense_backend
+    return DENSE.model_copy(update={"schedule": replace(DENSE.schedule, dense_backend=backend)})

@@ -38,6 +38,9 @@ class Schedule:
         by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
             that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
             fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.
+        dense_backend: what dense calls of diffusion models run on: a backend of diffusers' dispatcher, such
+            as "_native_cudnn" or "flash", or "auto", the fastest that agrees with the model's own. None
+            leaves the model's own.
     """
 
     dense_steps: float = Field(default=0.0, ge=0, le=1)
@@ -48,6 +51,7 @@ class Schedule:
     dense_queries: int = Field(default=0, ge=0)
     sparse_decode: bool = False
     by: Literal["step", "sigma"] = "step"
+    dense_backend: str | None = None
 
     def dense_reason(self, context: Context, tokens: int) -> str | None:
         """Why a call stays dense, or None."""

@@ -57,11 +57,11 @@ def generate(
     found = None if only_dense else checks.recipe_of(load.model, recipe, changes)[1]
 
     from accel.cli.run_table import print_runs, runs_as_dict
-    from accel.recipe.recipe import DENSE
+    from accel.recipe.recipe import DENSE, dense_like
     from accel.run.generate import generate as run
 
     pipe = asked.load()
-    recipes = {"dense": DENSE} if dense or only_dense else {}
+    recipes = {"dense": DENSE if found is None else dense_like(found)} if dense or only_dense else {}
     recipes |= {} if found is None else {"accelerated": found}
     runs = {name: run(pipe, settings, each) for name, each in recipes.items()}
     if not as_json:

@@ -1,0 +1,148 @@
+"""A backend of diffusers' dispatcher for dense calls: one that is named, or the fastest that agrees.
+
+Only the slots of accelerated processors ask it: neither the process-wide backend nor any other model's is
+touched, and it goes with them.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _check_attention_backend_requirements,
+    dispatch_attention_fn,
+)
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+from accel.patches.slot import DenseFn
+
+AUTO = "auto"
+# What `auto` times, by device, where its requirements are met; those that round to int8 never agree.
+CANDIDATES = {
+    "cuda": ("_native_cudnn", "_native_flash", "flash", "_flash_3", "xformers"),
+    "cpu": ("_native_flash",),
+}
+TOLERANCE = 0.01  # relative error against what the model would have run; bfloat16 itself has 0.003
+WORTH = 0.97  # of the time of what the model would have run
+SECONDS = 0.1  # of timing for each candidate
+
+
+def backend_names() -> list[str]:
+    """Every name that a recipe can use."""
+    return [AUTO, *(name.value for name in AttentionBackendName)]
+
+
+def require_backend(name: str) -> None:
+    """Refuse a backend that is not installed.
+
+    Raises:
+        ValueError: if it needs a package or a device that is missing.
+    """
+    if name == AUTO:
+        return
+    try:
+        _check_attention_backend_requirements(AttentionBackendName(name))
+    except (RuntimeError, ImportError) as error:
+        raise ValueError(str(error)) from error
+
+
+class DenseBackend:
+    """Which backend dense calls run on; the slots of one accelerated pipeline share it.
+
+    Args:
+        name: of diffusers' dispatcher, or `auto`: for every shape the fastest of the candidates that are
+            installed, timed once on the first real queries of that shape, if it agrees within `TOLERANCE`
+            and is faster than `WORTH`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.chosen: dict[tuple, AttentionBackendName | None] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["name"])  # type: ignore[misc]
+
+    def __call__(self, stock: DenseFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of a call without a mask; if the backend fails, `stock` runs, and a warning says so."""
+        key = (tuple(q.shape), tuple(k.shape), q.dtype, q.device.type)
+        with self._lock:
+            if key not in self.chosen:
+                self.chosen[key] = self._choose(stock, q, k, v)
+            backend = self.chosen[key]
+        if backend is None:
+            return stock(q, k, v, None)
+        try:
+            return _run(backend, q, k, v)
+        except Exception as error:
+            with self._lock:
+                self.chosen[key] = None
+            warnings.warn(
+                f"dense_backend {backend.value!r} failed and is not used for calls like this one again: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return stock(q, k, v, None)
+
+    def label(self, stock: str) -> str:
+        """What dense calls run on, for people."""
+        used = sorted({name.value for name in self.chosen.values() if name is not None})
+        if not used:
+            return stock if self.chosen or self.name == AUTO else f"diffusers' {self.name}"
+        return f"diffusers' {', '.join(used)}{' (timed)' if self.name == AUTO else ''}"
+
+    def _choose(self, stock: DenseFn, q: Tensor, k: Tensor, v: Tensor) -> AttentionBackendName | None:
+        if self.name != AUTO:
+            return AttentionBackendName(self.name)
+        expected = stock(q, k, v, None).float()
+        fastest, least = None, WORTH * _seconds(lambda: stock(q, k, v, None))
+        for name in CANDIDATES.get(q.device.type, ()):
+            try:
+                require_backend(name)
+                backend = AttentionBackendName(name)
+                error = (_run(backend, q, k, v).float() - expected).norm() / expected.norm()
+                if not error <= TOLERANCE:
+                    continue
+                seconds = _seconds(lambda: _run(backend, q, k, v))  # noqa: B023 - timed at once
+            except Exception:  # One that cannot run this call is out.
+                continue
+            if seconds < least:
+                fastest, least = backend, seconds
+        return fastest
+
+
+class PreferredDense:
+    """The dense attention of a slot: the preferred backend where a call has no mask, else the model's own."""
+
+    def __init__(self, stock: DenseFn, backend: DenseBackend) -> None:
+        self.stock = stock
+        self.backend = backend
+        # What diffusers' own setters look at when the user chooses a backend or processes later.
+        self.name = getattr(stock, "name", None)
+        self.ring = getattr(stock, "ring", None)
+
+    @property
+    def label(self) -> str:
+        return self.backend.label(getattr(self.stock, "label", "PyTorch's attention"))
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None or self.ring is not None:
+            return self.stock(q, k, v, mask)
+        return self.backend(self.stock, q, k, v)
+
+
+def _run(backend: AttentionBackendName, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return dispatch_attention_fn(q, k, v, enable_gqa=q.shape[2] != k.shape[2], backend=backend)
+
+
+def _seconds(run: Any) -> float:
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=SECONDS).median
