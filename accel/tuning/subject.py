@@ -113,10 +113,8 @@ class Subject:
         return self._dense(number).seconds
 
     def run(self, number: int) -> Tensor:
-        """The last latents of one call of the pipeline as it is now."""
-        latents: list[Tensor] = []
-        self.pipe(**arguments_of(self.pipe, self.settings_of(number), latents, decode=False))
-        return latents[-1] if latents else torch.empty(0)
+        """The last latents of one call of the pipeline as it is now; none if it does not show them."""
+        return last_latents(self.pipe, self.settings_of(number))
 
     def outcome(self, recipe: Recipe, number: int, what: str) -> Outcome:
         """A whole generation against the dense one; `what` names the recipe for the progress."""
@@ -245,6 +243,13 @@ class Subject:
         settings = self.settings_of(number).model_dump(mode="json")
         about = [kind, data, settings, self._model, self.pixels]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:
+    """Of one call of a pipeline, undecoded; none if it does not show them."""
+    latents: list[Tensor] = []
+    pipe(**arguments_of(pipe, settings, latents, decode=False))
+    return latents[-1] if latents else torch.empty(0)
 
 
 def fingerprint(pipe: Any) -> str:

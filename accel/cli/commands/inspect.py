@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -26,6 +26,10 @@ from accel.recipe.override import override
 from accel.recipe.schedule import whole
 from accel.sites.grid.residual_store import stored_bytes
 
+if TYPE_CHECKING:
+    from accel.tuning.profile import Profile
+
+PROBED_BLOCKS = (64, 64)
 VIDEO_SIZE = (81, 480, 832)
 IMAGE_SIZE = (1, 1024, 1024)
 DEMO_SIZE = (DEMO_SETTINGS["num_frames"], DEMO_SETTINGS["height"], DEMO_SETTINGS["width"])
@@ -39,6 +43,11 @@ def inspect(
     width: options.Width = None,
     frames: options.Frames = None,
     as_json: options.Json = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Generate once, dense, and show where leaving blocks out hurts.")
+    ] = False,
+    prompt: Annotated[str | None, typer.Option(help="What --probe generates; the demo has its own.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps of --probe.")] = None,
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
     wanted = options.parse_changes(changes)
@@ -52,12 +61,28 @@ def inspect(
     grid = _grid(pipeline, *size)
     densities = [_static_density(step, grid) for step in plan.steps]
     kept = residual_bytes(plan, grid)
-    if as_json:
-        print(json.dumps({**_as_dict(model, name, plan, grid, densities), "residual_bytes": kept}))
-    else:
+    facts = {**_as_dict(model, name, plan, grid, densities), "residual_bytes": kept}
+    if not as_json:
         _print(model, name, plan, grid, densities)
         if kept:
             say(f"residual {kept / 2**30:.2f} GiB in two bytes a number, for two passes of guidance")
+    if probe:
+        named = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        found = _probed(model, {"prompt": prompt, "num_inference_steps": steps, **named}, as_json)
+        facts["where_it_hurts"] = [asdict(place) for place in found.worst()]
+    if as_json:
+        print(json.dumps(facts))
+
+
+def _probed(model: str, chosen: dict[str, Any], as_json: bool) -> Profile:
+    from accel.cli.probe import probe
+    from accel.tuning.heat import lines
+
+    found = probe(model, chosen, PROBED_BLOCKS)
+    if not as_json:
+        for line in lines(found):
+            say(line)
+    return found
 
 
 def _grid(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> TokenGrid:
