@@ -36,8 +36,8 @@ TIER = Tier("accel.kernels.attention.gathered", runs_anywhere)
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, in time proportional to the layout's density."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = layout.to_block_order(q, k, v)
@@ -51,7 +51,7 @@ def block_sparse_attention(
     for index, more_out, more_lse in chain(_partial_blocks(rows, scale), tail):
         out[index], lse[index] = _join(out[index], lse[index], more_out, more_lse)
     out = layout.to_sequence_order(_tokens(out, q).to(q.dtype))
-    return (out, layout.to_sequence_order(_tokens(lse, q).float())) if return_lse else out
+    return out, layout.to_sequence_order(_tokens(lse, q).float())
 
 
 def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
-
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.compiled import compiled_attention
 from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import attention_for
 from accel.kernels.layout.layout import BlockLayout
 
 
-@overload
 def block_sparse_attention(
     q: Tensor,
     k: Tensor,
@@ -21,64 +17,50 @@ def block_sparse_attention(
     layout: BlockLayout,
     *,
     scale: float | None = None,
-    return_lse: Literal[False] = False,
     tier: str | None = None,
     precision: Precision | None = None,
-) -> Tensor: ...
-
-
-@overload
-def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: Literal[True],
-    tier: str | None = None,
-    precision: Precision | None = None,
-) -> tuple[Tensor, Tensor]: ...
-
-
-def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
-    tier: str | None = None,
-    precision: Precision | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """softmax(q kᵀ · scale) v over the keys that `layout` lets each query see. Forward only.
 
     Args:
         q: [B, H, M, D], any strides; k, v: [B, Hkv, N, D], H a multiple of Hkv.
         layout: which key blocks each block of queries attends to.
         scale: positive; 1 / sqrt(D) if None.
-        return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `TIERS`; None takes the fastest one that is known to run right on this machine
             (`choose_tier`). A tier that is asked for and cannot run is an error, never replaced.
         precision: what queries and keys may be rounded to, where a tier that does so has passed its check.
 
     Returns:
-        out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing
-        gets 0 and -inf.
+        out [B, H, M, D] in q's type. A query that sees nothing gets 0.
 
     Raises:
         ValueError: if shapes, types or devices contradict each other, gradients are recorded, or no tier or
-            not the asked one can run the call.
+            not the requested one can run the call.
+    """
+    return attention_with_lse(q, k, v, layout, scale=scale, tier=tier, precision=precision)[0]
+
+
+def attention_with_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float | None = None,
+    tier: str | None = None,
+    precision: Precision | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`block_sparse_attention`, and the logarithm of each row's sum of exponentials.
+
+    Returns:
+        out [B, H, M, D] in q's type, and the LSE float32 [B, H, M], natural logarithm. A query that sees
+        nothing gets 0 and -inf.
     """
     _check(q, k, v, layout, scale)
-    if torch.compiler.is_compiling():
-        out, lse = compiled_attention(q, k, v, layout, scale, tier, precision)
-        return (out, lse) if return_lse else out
     attend = attention_for(q, layout, tier, precision)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(q):
-        return attend(q, k, v, layout, scale=scale, return_lse=return_lse)
+        return attend(q, k, v, layout, scale)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None) -> None:

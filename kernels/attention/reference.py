@@ -14,17 +14,17 @@ TIER = Tier("accel.kernels.attention.reference", runs_anywhere)
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """softmax(q kᵀ · scale) v over the keys that `layout` lets each query see.
 
     Args:
         q: [B, H, M, D]; k, v: [B, Hkv, N, D], H a multiple of Hkv. The arithmetic is done in q's type.
         scale: 1 / sqrt(D) if None.
-        return_lse: also return the natural logarithm of each row's sum of exponentials, float32 [B, H, M].
 
     Returns:
-        out [B, H, M, D]. A query that sees nothing gets 0 and an LSE of -inf.
+        out [B, H, M, D], and the LSE, the natural logarithm of each row's sum of exponentials, float32
+        [B, H, M]. A query that sees nothing gets 0 and -inf.
     """
     batch, heads, _, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
@@ -40,7 +40,7 @@ def block_sparse_attention(
     lse = scores.logsumexp(dim=-1)
     weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()
     out = weights @ v
-    return (out, lse.float()) if return_lse else out
+    return out, lse.float()
 
 
 def _tail(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -120,8 +120,8 @@ def block_sparse_kernel(
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, without waiting for the device."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if layout.kv_order is not None:
@@ -133,7 +133,7 @@ def block_sparse_attention(
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
         add_tail(q, k, v, layout, out, lse, scale, by_head(layout.q_order))
-    return (out, lse) if return_lse else out
+    return out, lse
 
 
 def _launch(

@@ -23,7 +23,7 @@ def disagreement(
 ) -> str | None:
     """Where (out, LSE) is farther from float64 than `slack` times the reference in q's type; None if near."""
     eager, exact = (
-        reference.block_sparse_attention(q.to(t), k.to(t), v.to(t), layout, return_lse=True, **options)
+        reference.block_sparse_attention(q.to(t), k.to(t), v.to(t), layout, **options)
         for t in (q.dtype, torch.float64)
     )
     for name, value, rounded, truth in zip(("out", "LSE"), result, eager, exact, strict=True):
@@ -47,7 +47,7 @@ def rounded_too_far(
     Args:
         most: of all rows the norm of the error over that of the output; of one row, four times as much.
     """
-    exact = reference.block_sparse_attention(q.double(), k.double(), v.double(), layout, return_lse=True)
+    exact = reference.block_sparse_attention(q.double(), k.double(), v.double(), layout)
     (out, lse), (true_out, true_lse) = ((x.double() for x in pair) for pair in (result, exact))
     finite = true_lse.isfinite()
     if not torch.equal(lse.isfinite(), finite) or not out.isfinite().all() or out[~finite].any():

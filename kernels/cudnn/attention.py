@@ -22,14 +22,8 @@ from accel.kernels.layout.layout import BlockLayout
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
@@ -63,7 +57,7 @@ def block_sparse_attention(
         lse = lse.contiguous()
         add_tail(q, k, v, layout, out, lse, scale)
     out = layout.to_sequence_order(out)
-    return (out, layout.to_sequence_order(lse)) if return_lse else out
+    return out, layout.to_sequence_order(lse)
 
 
 def forward() -> Callable[..., Any]:

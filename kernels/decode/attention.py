@@ -9,7 +9,6 @@ tier waits for the device.
 from __future__ import annotations
 
 import importlib
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from accel.kernels.layout.layout import BlockLayout
 DECODE_TIERS = {"torch": "accel.kernels.decode.attention", "triton": "accel.kernels.decode.triton"}
 
 
-@overload
 def decode_attention(
     q: Tensor,
     k: Tensor,
@@ -30,36 +28,8 @@ def decode_attention(
     visible: Tensor | None = None,
     *,
     scale: float | None = None,
-    return_lse: Literal[False] = False,
     tier: str | None = None,
-) -> Tensor: ...
-
-
-@overload
-def decode_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    visible: Tensor | None = None,
-    *,
-    scale: float | None = None,
-    return_lse: Literal[True],
-    tier: str | None = None,
-) -> tuple[Tensor, Tensor]: ...
-
-
-def decode_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    visible: Tensor | None = None,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
-    tier: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """softmax(q kᵀ · scale) v over the keys that are listed and visible. Forward only.
 
     Args:
@@ -69,12 +39,11 @@ def decode_attention(
             are what the model has made anyway, and they say what no rule does without a length on the host:
             padding on either side, and the unwritten end of a static cache.
         scale: 1 / sqrt(D) if None.
-        return_lse: also return the natural logarithm of each row's sum of exponentials.
         tier: a key of `DECODE_TIERS`; None takes Triton where it can run.
 
     Returns:
-        out [B, H, M, D] in q's type, and the LSE float32 [B, H, M] if asked for. A query that sees nothing
-        gets 0 and -inf.
+        out [B, H, M, D] in q's type, and the natural logarithm of each row's sum of exponentials, float32
+        [B, H, M]. A query that sees nothing gets 0 and -inf.
 
     Raises:
         ValueError: if shapes contradict each other, the layout has an order, a tail or lengths, or the tier
@@ -89,8 +58,7 @@ def decode_attention(
     with torch.cuda.device_of(q):
         attend = importlib.import_module(DECODE_TIERS[name]).attend
         out, lse = attend(grouped(q, k.shape[1]), k, v, layout, visible, scale)
-    out, lse = out.reshape(q.shape), lse.reshape(q.shape[:3])
-    return (out, lse) if return_lse else out
+    return out.reshape(q.shape), lse.reshape(q.shape[:3])
 
 
 def grouped(q: Tensor, kv_heads: int) -> Tensor:

@@ -22,8 +22,8 @@ STAGES = 4  # tiles of keys and of values in flight
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
@@ -52,7 +52,7 @@ def block_sparse_attention(
     if layout.tail:
         add_tail(q, k, v, layout, out, lse, scale)
     out = layout.to_sequence_order(out)
-    return (out, layout.to_sequence_order(lse)) if return_lse else out
+    return out, layout.to_sequence_order(lse)
 
 
 def _operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operands:

@@ -108,11 +108,9 @@ def block_sparse_attention(
     k: Tensor,
     v: Tensor,
     layout: BlockLayout,
-    *,
     scale: float | None = None,
-    return_lse: bool = False,
     smooth: bool = True,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, with the rounding of the FP8 kernel.
 
     Args:
@@ -138,7 +136,7 @@ def block_sparse_attention(
     lse = ((total.log2() + most - WEIGHT_LOG2) * LN_2 + shift)[..., 0]
     if layout.tail:
         out, lse = _with_tail(out, lse, *in_blocks, layout, scale)
-    return (out.to(q.dtype), lse) if return_lse else out.to(q.dtype)
+    return out.to(q.dtype), lse
 
 
 def _with_tail(

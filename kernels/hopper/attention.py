@@ -29,8 +29,8 @@ TYPES = (torch.bfloat16, torch.float16)
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None, return_lse: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
@@ -48,7 +48,7 @@ def block_sparse_attention(
     _launch(q, k, v, out, lse, layout, scale)
     if layout.tail:
         add_tail(q, k, v, layout, out, lse, scale, _positions(layout.q_order))
-    return (out, lse) if return_lse else out
+    return out, lse
 
 
 def _launch(

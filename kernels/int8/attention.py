@@ -137,14 +137,8 @@ def int8_kernel(
 
 
 def block_sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BlockLayout,
-    *,
-    scale: float | None = None,
-    return_lse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, queries and keys rounded to int8.
 
     Raises:
@@ -183,7 +177,7 @@ def block_sparse_attention(
     launch_fitting(about, ladder(rows, columns, by_positions), start)
     if layout.tail:
         add_tail(q, in_blocks[1], in_blocks[2], layout, out, lse, scale, q_positions)
-    return (out, lse) if return_lse else out
+    return out, lse
 
 
 def ladder(rows: int, columns: int, by_positions: bool) -> list[Config]:

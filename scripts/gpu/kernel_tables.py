@@ -137,7 +137,7 @@ def planning(found: Found) -> list[str]:
 
 
 def options(found: Found) -> list[str]:
-    """What a tail, orders and the LSE add."""
+    """What a tail and orders add."""
     rows = found.rows("options")
     if not rows:
         return [found.why_not("options"), ""]

@@ -38,7 +38,7 @@ def page(found: Found, plot: str | None = None) -> str:
     sections = {
         "Kernels against their targets": kernels.targets(found),
         "Planning": kernels.planning(found),
-        "What a tail, an order and the LSE add": kernels.options(found),
+        "What a tail and an order add": kernels.options(found),
         "Prompts": models.prefill(found),
         "Decoding": models.decode(found),
         "A video transformer": models.wan(found),

@@ -1,4 +1,4 @@
-"""What a tail, an order and the LSE add to a sparse call at density 0.1, and what pooling costs."""
+"""What a tail and an order add to a sparse call at density 0.1, and what pooling costs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def main(
         for option, layout in layouts(plain, q.shape[1]).items():
             calls: dict[str, Callable[[], Any]] = {
                 "without": partial(block_sparse_attention, q, k, v, plain, tier=name),
-                "with": partial(
-                    block_sparse_attention, q, k, v, layout, tier=name, return_lse=option == "LSE"
-                ),
+                "with": partial(block_sparse_attention, q, k, v, layout, tier=name),
                 "pooling": pooling(k, v, plain),
             }
             rows.add(f"{name} {option}", partial(measure, name, option, problem, calls, device, rounds), 90)
@@ -68,7 +66,6 @@ def layouts(plain: BlockLayout, heads: int) -> dict[str, BlockLayout]:
         "tail": replace(plain, tail=True),
         "one order": replace(plain, q_order=shared, kv_order=shared),
         "an order for each head": replace(plain, q_order=each, kv_order=each),
-        "LSE": plain,
     }
 
 

@@ -79,7 +79,7 @@ LENGTHS = [1, 15, 16, 17, 31, 32, 33, 64 + 8 + 3, 100]
 def test_keeping_everything_equals_dense(length, kv_heads):
     q, k, v = qkv(length, length, kv_heads=kv_heads)
     layout = Permuted(select=TopP(1), **SMALL).layout(q, k, None, Context())
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), dense_causal(q, k, v))
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], dense_causal(q, k, v))
 
 
 @pytest.mark.parametrize("lengths", [(40, 100), (1, 100), (33, 97), (100, 101)], ids=str)
@@ -88,17 +88,17 @@ def test_queries_after_a_cache_are_exact_too(lengths, score):
     q, k, v = qkv(*lengths)
     policy = Permuted(select=TopP(1), score=score, **SMALL)
     layout = policy.layout(q, k, None, Context())
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), dense_causal(q, k, v))
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], dense_causal(q, k, v))
 
 
 @pytest.mark.parametrize("lengths", [(100, 100), (50, 100)], ids=str)
 def test_no_query_sees_its_future(lengths):
     q, k, v = qkv(*lengths)
     layout = Permuted(select=TopP(0.5), **SMALL).layout(q, k, None, Context())
-    before = block_sparse_attention(q, k, v, layout)
+    before = block_sparse_attention(q, k, v, layout)[0]
     cut = 70
     v[:, :, cut:] = 1000
-    after = block_sparse_attention(q, k, v, layout)
+    after = block_sparse_attention(q, k, v, layout)[0]
     past = cut - (lengths[1] - lengths[0])
     assert torch.equal(before[:, :, :past], after[:, :, :past]) and not torch.equal(before, after)
 
@@ -160,7 +160,7 @@ def test_keeping_everything_on_a_grid_equals_dense(grid, segment, order):
     fields = {"segment": segment, "block_size": (64, 32)} | ({"order": order} if order else {})
     layout = Permuted(select=TopP(1), **fields).layout(q, k, grid, Context())
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), dense)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], dense)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -226,7 +226,7 @@ def test_everything_kept_in_sorted_order_equals_dense():
     assert not torch.equal(order, torch.arange(107).expand_as(order))
     layout = BlockLayout.from_mask(keep, (16, 16), 107, 107, causal=True, kv_order=TokenOrder(order))
     assert layout.density > 1
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), dense_causal(q, k, v))
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], dense_causal(q, k, v))
 
 
 @pytest.mark.parametrize("mass", [0.2, 0.9, 1.0])
@@ -247,13 +247,13 @@ def test_heads_are_sorted_where_that_saves_blocks_and_only_there():
     in_place = (layout.kv_order.indices == torch.arange(250)).all(-1)
     assert in_place.tolist() == [[False, True]] * 2
     dense = dense_causal(q, k, v)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[:, 2:], dense[:, 2:])
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0][:, 2:], dense[:, 2:])
 
 
 def test_large_logits_stay_finite():
     q, k, v = (x.float() for x in qkv(100, 100))
     layout = Permuted(select=TopP(0.5), **SMALL).layout(q * 100, k * 100, None, Context())
-    assert block_sparse_attention(q * 100, k * 100, v, layout).isfinite().all()
+    assert block_sparse_attention(q * 100, k * 100, v, layout)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

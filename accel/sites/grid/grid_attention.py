@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_check
 from accel.patches.context import Context
@@ -186,7 +186,7 @@ class GridAttention(SiteAttention):
             assert self.residual is not None
             out = self.residual.capture(qkv, planned.layout, context, planned.key, forward.kept, call)
         else:
-            out = block_sparse_attention(q, k, v, planned.layout, precision=self.precision)
+            out, _ = attention_with_lse(q, k, v, planned.layout, precision=self.precision)
             if self.residual is not None:
                 out = self.residual.apply(out, v, context, planned.key, forward.kept, call)
         return put_back(out.transpose(1, 2), arrival)

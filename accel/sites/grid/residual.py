@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse, block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
@@ -248,8 +248,8 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
 
     The work of dense attention; with a tail, that of the tail's attention more.
     """
-    listed = block_sparse_attention(q, k, v, without_tail(layout), return_lse=True)
-    others = block_sparse_attention(q, k, v, layout.complement, return_lse=True)
+    listed = attention_with_lse(q, k, v, without_tail(layout))
+    others = attention_with_lse(q, k, v, layout.complement)
     # A row that sees no key of its blocks is all of the others', and the other way round.
     share = torch.sigmoid(others[1] - listed[1]).nan_to_num(nan=0.0)[..., None]
     listed_out = listed[0].float()

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_check
 from accel.patches.context import Context
@@ -144,13 +144,12 @@ class SequenceAttention(SiteAttention):
         tier_check.check_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         outs = []
         for part, layout in zip(parts.calls, layouts.each, strict=True):
-            out, lse = block_sparse_attention(
+            out, lse = attention_with_lse(
                 part.q,
                 part.k,
                 part.v,
                 layout,
                 scale=part.scale,
-                return_lse=True,
                 precision=self.precision,
             )
             outs.append(out if part.sinks is None else with_sinks(out, lse, part.sinks))

@@ -71,4 +71,4 @@ class SequenceDecode:
         """Out [B, H, M, D] and the LSE [B, H, M]."""
         visible = call.visible_keys()
         assert not isinstance(visible, str)
-        return decode_attention(call.q, call.k, call.v, layout, visible, scale=call.scale, return_lse=True)
+        return decode_attention(call.q, call.k, call.v, layout, visible, scale=call.scale)

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse, block_sparse_attention
 from accel.kernels.attention.tiers import TIERS, cannot_run, choose_tier
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
@@ -25,8 +25,8 @@ def test_a_cpu_gets_the_torch_tier_and_a_reason():
 def test_the_chosen_tier_computes_what_the_reference_does():
     q, k, v = qkv(kv_heads=1)
     layout = BlockLayout.full(100, 100, (64, 64), causal=True)
-    out, lse = block_sparse_attention(q, k, v, layout, return_lse=True)
-    expected, expected_lse = block_sparse_attention(q, k, v, layout, return_lse=True, tier="reference")
+    out, lse = attention_with_lse(q, k, v, layout)
+    expected, expected_lse = attention_with_lse(q, k, v, layout, tier="reference")
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(lse, expected_lse)
     torch.testing.assert_close(block_sparse_attention(q, k, v, layout), expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse, block_sparse_attention
 from accel.kernels.attention.tiers import cannot_run
 
 gpu = pytest.mark.gpu
@@ -69,7 +69,7 @@ def test_random_layouts_are_as_exact_as_eager(base_case, assert_exact, tier, dty
         # As much room for all lists: kernels are compiled anew for strides that 16 divides.
         room = (0, 61 - layout.kv_indices.shape[3])
         layout = replace(layout, kv_indices=pad(layout.kv_indices, room, value=1 << 20))
-        result = block_sparse_attention(q, k, v, layout, return_lse=True, tier=tier)
+        result = attention_with_lse(q, k, v, layout, tier=tier)
         assert_exact(result, q, k, v, layout)
 
 
@@ -82,7 +82,7 @@ def test_more_rows_than_run_at_once(base_case, assert_exact, tier, dtype, dim):
     for case in (base_case.with_(dim=dim, block=(128, n), q_len=rows, density=0.3) for n in columns):
         q, k, v = case.qkv(dtype, device)
         layout = case.layout(device)
-        result = block_sparse_attention(q, k, v, layout, return_lse=True, tier=tier)
+        result = attention_with_lse(q, k, v, layout, tier=tier)
         assert_exact(result, q, k, v, layout)
 
 
@@ -117,7 +117,7 @@ def test_huge_logits_stay_exact(base_case, assert_exact, tier, dtype, dim):
     q, k, v = case.qkv(dtype, device)
     q, layout = q * 60, case.layout(device)
     k[:, :, 7] *= 8
-    result = block_sparse_attention(q, k, v, layout, return_lse=True, tier=tier)
+    result = attention_with_lse(q, k, v, layout, tier=tier)
     assert_exact(result, q, k, v, layout, slack=3.0)
 
 

@@ -8,7 +8,7 @@ from accel.kernels.attention.gathered import block_sparse_attention
 def test_every_case_is_as_exact_as_eager(case, assert_exact):
     q, k, v = case.qkv()
     layout = case.layout()
-    assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -16,7 +16,7 @@ def test_other_types(base_case, assert_exact, dtype):
     case = base_case.with_(causal=True, tail=True, density=0.3)
     q, k, v = case.qkv(dtype)
     layout = case.layout()
-    out, lse = block_sparse_attention(q, k, v, layout, return_lse=True)
+    out, lse = block_sparse_attention(q, k, v, layout)
     assert out.dtype == dtype and lse.dtype == torch.float32
     assert_exact((out, lse), q, k, v, layout)
 
@@ -26,22 +26,22 @@ def test_other_head_dims_and_scales(base_case, assert_exact, dim):
     case = base_case.with_(dim=dim, q_len=70)
     q, k, v = case.qkv()
     layout = case.layout()
-    result = block_sparse_attention(q, k, v, layout, scale=0.2, return_lse=True)
+    result = block_sparse_attention(q, k, v, layout, scale=0.2)
     assert_exact(result, q, k, v, layout, scale=0.2)
 
 
 def test_strided_views(base_case, assert_exact):
     q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in base_case.qkv())
     layout = base_case.layout()
-    assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 def test_small_chunks_change_nothing(case, monkeypatch):
     q, k, v = case.qkv(torch.float64)
     layout = case.layout()
-    whole = block_sparse_attention(q, k, v, layout)
+    whole = block_sparse_attention(q, k, v, layout)[0]
     monkeypatch.setattr(gathered_attention, "CHUNK_BYTES_PER_THREAD", 1)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), whole)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], whole)
 
 
 def test_keys_that_are_not_listed_are_not_read(base_case):
@@ -49,14 +49,14 @@ def test_keys_that_are_not_listed_are_not_read(base_case):
     layout = base_case.with_(shared_lists=True, density=0.1).layout()
     unlisted = ~layout.to_mask()[0, 0].any(0)
     assert unlisted.any()
-    clean = block_sparse_attention(q, k, v, layout)
+    clean = block_sparse_attention(q, k, v, layout)[0]
     k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.nan
-    assert torch.equal(block_sparse_attention(q, k, v, layout), clean)
+    assert torch.equal(block_sparse_attention(q, k, v, layout)[0], clean)
 
 
 def test_the_path_of_other_devices(case, monkeypatch):
     q, k, v = case.qkv(torch.float64)
     layout = case.layout()
-    expected = block_sparse_attention(q, k, v, layout)
+    expected = block_sparse_attention(q, k, v, layout)[0]
     monkeypatch.setattr(gathered_attention, "_attend_on_cpu", gathered_attention._attend_anywhere)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), expected)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], expected)

@@ -15,12 +15,12 @@ def test_masked_attention_agrees_with_pytorch(case):
     mask = layout.to_mask(case.batch)
     expected = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
     expected = torch.where(mask.any(-1, keepdim=True), expected, 0.0)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), expected)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], expected)
 
 
 def test_a_full_layout_is_dense_attention():
     q, k, v = torch.randn(3, 1, 2, 150, 32).double()
-    out = block_sparse_attention(q, k, v, BlockLayout.full(150, 150), scale=0.3)
+    out = block_sparse_attention(q, k, v, BlockLayout.full(150, 150), scale=0.3)[0]
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, scale=0.3))
 
 
@@ -78,7 +78,7 @@ def test_tail_is_the_docstring_query_by_query(base_case, changes):
     case = small.with_(**changes)
     q, k, v = (x.double() for x in case.qkv())
     layout = case.layout()
-    out, lse = block_sparse_attention(q, k, v, layout, return_lse=True)
+    out, lse = block_sparse_attention(q, k, v, layout)
     for batch in range(case.batch):
         for head in range(case.heads):
             for query in range(0, case.q_len, 7):
@@ -93,7 +93,7 @@ def test_tail_is_exact_where_keys_do_not_vary_inside_a_block():
     keep = torch.rand(1, 2, 7, 7) < 0.3
     layout = BlockLayout.from_mask(keep, (16, 16), 107, 107, tail=True)
     torch.testing.assert_close(
-        block_sparse_attention(q, k, v, layout), F.scaled_dot_product_attention(q, k, v)
+        block_sparse_attention(q, k, v, layout)[0], F.scaled_dot_product_attention(q, k, v)
     )
 
 
@@ -101,14 +101,14 @@ def test_tail_of_a_full_layout_is_nothing():
     q, k, v = torch.randn(3, 1, 1, 100, 16).double()
     layout = BlockLayout.full(100, 100, (32, 32), tail=True)
     torch.testing.assert_close(
-        block_sparse_attention(q, k, v, layout), F.scaled_dot_product_attention(q, k, v)
+        block_sparse_attention(q, k, v, layout)[0], F.scaled_dot_product_attention(q, k, v)
     )
 
 
 def test_rows_that_see_nothing_are_zero_with_an_lse_of_minus_infinity():
     q, k, v = torch.randn(3, 1, 1, 40, 16)
     keep = torch.tensor([[[[True, True, True], [False, False, False], [True, False, False]]]])
-    out, lse = block_sparse_attention(q, k, v, BlockLayout.from_mask(keep, (16, 16), 40, 40), return_lse=True)
+    out, lse = block_sparse_attention(q, k, v, BlockLayout.from_mask(keep, (16, 16), 40, 40))
     assert lse.dtype == torch.float32
     assert torch.equal(lse[0, 0].isneginf(), (torch.arange(40) // 16) == 1)
     assert torch.equal(out[0, 0, 16:32], torch.zeros(16, 16))
@@ -120,4 +120,4 @@ def test_a_full_layout_does_not_see_orders():
     orders = {name: TokenOrder(torch.randperm(90)) for name in ("q_order", "kv_order")}
     layout = BlockLayout.full(90, 90, (32, 32), causal=True, **orders)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(block_sparse_attention(q, k, v, layout), expected)
+    torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], expected)

@@ -23,9 +23,7 @@ DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 def check(assert_exact, case, dtype=torch.float32, **options):
     q, k, v = case.qkv(dtype, DEVICE)
     layout = case.layout(DEVICE)
-    assert_exact(
-        block_sparse_attention(q, k, v, layout, return_lse=True, **options), q, k, v, layout, **options
-    )
+    assert_exact(block_sparse_attention(q, k, v, layout, **options), q, k, v, layout, **options)
 
 
 def test_every_case_is_as_exact_as_eager(case, assert_exact):
@@ -53,7 +51,7 @@ def test_strided_views(base_case, assert_exact):
     q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in base_case.qkv(device=DEVICE))
     last_apart = torch.stack([v, v], dim=-1)[..., 0]
     layout = base_case.layout(DEVICE)
-    assert_exact(block_sparse_attention(q, k, last_apart, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, last_apart, layout), q, k, v, layout)
 
 
 def test_lists_shared_by_stride_zero(base_case, assert_exact):
@@ -65,14 +63,14 @@ def test_lists_shared_by_stride_zero(base_case, assert_exact):
         kv_indices=layout.kv_indices.expand(2, 4, -1, -1),
         kv_num_blocks=layout.kv_num_blocks.expand(2, 4, -1),
     )
-    assert_exact(block_sparse_attention(q, k, v, expanded, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, v, expanded), q, k, v, layout)
 
 
 def test_lengths_shared_by_stride_zero(base_case, assert_exact):
     q, k, v = base_case.qkv(device=DEVICE)
     lengths = torch.tensor([150, 3], dtype=torch.int32, device=DEVICE)[:1].expand(2)
     layout = replace(base_case.layout(DEVICE), kv_lengths=lengths)
-    out = block_sparse_attention(q, k, v, layout, return_lse=True)
+    out = block_sparse_attention(q, k, v, layout)
     assert_exact(out, q, k, v, replace(layout, kv_lengths=lengths.contiguous()))
 
 
@@ -81,9 +79,9 @@ def test_keys_that_are_not_listed_are_not_read(base_case):
     layout = base_case.with_(shared_lists=True, density=0.1).layout(DEVICE)
     unlisted = ~layout.to_mask()[0, 0].any(0)
     assert unlisted.any()
-    clean = block_sparse_attention(q, k, v, layout)
+    clean = block_sparse_attention(q, k, v, layout)[0]
     k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.nan
-    assert torch.equal(block_sparse_attention(q, k, v, layout), clean)
+    assert torch.equal(block_sparse_attention(q, k, v, layout)[0], clean)
 
 
 PADDING = {
@@ -115,7 +113,7 @@ def test_lists_that_reach_into_the_future_are_masked(base_case, assert_exact):
     """A causal layout that was not made by `from_mask` may list blocks no query sees."""
     layout = replace(base_case.with_(density=1.0).layout(DEVICE), causal=True)
     q, k, v = base_case.qkv(device=DEVICE)
-    assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 @triton.jit
@@ -140,7 +138,7 @@ def test_blocks_that_nobody_sees_are_not_walked(base_case, assert_exact, changes
     case = base_case.with_(density=1.0, heads=1, kv_heads=1, dim=16, block=(16, 16), **changes)
     layout = replace(case.with_(causal=False).layout(DEVICE), causal=case.causal)
     q, k, v = case.qkv(device=DEVICE)
-    result = block_sparse_attention(q, k, v, layout, return_lse=True)
+    result = block_sparse_attention(q, k, v, layout)
     assert_exact(result, q, k, v, layout)
 
 
@@ -156,5 +154,5 @@ if not INTERPRETED:
         case = base_case.with_(causal=True, tail=True, density=0.3, kv_lengths=(203, 77), order="heads")
         q, k, v = case.qkv(torch.float16, DEVICE)
         layout = case.layout(DEVICE)
-        expected = block_sparse_attention(q, k, v, layout)
-        assert torch.equal(captured(lambda: block_sparse_attention(q, k, v, layout)), expected)
+        expected = block_sparse_attention(q, k, v, layout)[0]
+        assert torch.equal(captured(lambda: block_sparse_attention(q, k, v, layout)[0]), expected)

@@ -51,7 +51,7 @@ def exact(q, k, v, layout, visible, scale):
 def check(queries=1, visible=None, scale=0.3, dtype=torch.float32, group=2, dim=32, **rest):
     q, k, v = qkv(queries, group, dim, dtype)
     layout = lists(queries, **rest)
-    got = decode_attention(q, k, v, layout, visible, scale=scale, return_lse=True, tier=TIER)
+    got = decode_attention(q, k, v, layout, visible, scale=scale, tier=TIER)
     truth = exact(*(x.double() for x in (q, k, v)), layout, visible, scale)
     eager = exact(q, k, v, layout, visible, scale)
     assert got[0].dtype == dtype and got[0].shape == q.shape
@@ -122,22 +122,22 @@ def test_every_block_listed_is_dense_attention():
     q, k, v = qkv(1)
     layout = BlockLayout.full(1, KEYS, (16, 16), DEVICE)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    torch.testing.assert_close(decode_attention(q, k, v, layout, tier=TIER), dense, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decode_attention(q, k, v, layout, tier=TIER)[0], dense, atol=1e-5, rtol=1e-5)
 
 
 def test_keys_that_are_not_listed_are_not_read():
     q, k, v = qkv(1)
     layout = lists(1, density=0.1, shared=True)
-    clean = decode_attention(q, k, v, layout, tier=TIER)
+    clean = decode_attention(q, k, v, layout, tier=TIER)[0]
     unlisted = ~layout.to_mask()[0, 0, 0]
     assert unlisted.any()
     k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.nan
-    assert torch.equal(decode_attention(q, k, v, layout, tier=TIER), clean)
+    assert torch.equal(decode_attention(q, k, v, layout, tier=TIER)[0], clean)
 
 
 def test_strided_views():
     q, k, v = qkv(1)
     layout = lists(1)
-    expected = decode_attention(q, k, v, layout, tier=TIER)
+    expected = decode_attention(q, k, v, layout, tier=TIER)[0]
     apart = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
-    assert torch.equal(decode_attention(*apart, layout, tier=TIER), expected)
+    assert torch.equal(decode_attention(*apart, layout, tier=TIER)[0], expected)

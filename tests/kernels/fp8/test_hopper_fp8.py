@@ -15,7 +15,7 @@ from kernel_cases import EMULATED
 
 def assert_as_specified(result, q, k, v, layout, out_error=3e-3, lse_error=1e-4):
     """The same e4m3 numbers; the order of sums may differ, and with it a weight halfway between two."""
-    specified = fp8_attention.block_sparse_attention(q, k, v, layout, return_lse=True)
+    specified = fp8_attention.block_sparse_attention(q, k, v, layout)
     (out, lse), (expected, expected_lse) = result, specified
     finite = expected_lse.isfinite()
     assert torch.equal(lse.isfinite(), finite)
@@ -40,14 +40,14 @@ def test_the_kernels_source_computes_what_is_specified_when_emulated(base_case, 
     case = base_case.with_(block=(128, columns), **changes)
     q, k, v = case.qkv(torch.bfloat16)
     layout = case.layout()
-    assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_as_specified(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 def test_strided_views_and_keys_that_have_much_in_common_when_emulated(base_case, emulated):
     case = base_case.with_(block=(128, 64), dim=128)
     q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(torch.float16))
     k, layout = k + 20 * torch.randn(1, 1, 1, 128).half(), case.layout()
-    assert_as_specified(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_as_specified(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 COMPILED = [
@@ -94,7 +94,7 @@ REFUSED = {
 def test_what_the_kernel_lacks_is_an_error(base_case, changes, dtype, message):
     case = base_case.with_(**{"block": (128, 64), **changes})
     with pytest.raises(ValueError, match=message):
-        block_sparse_attention(*case.qkv(dtype), case.layout())
+        block_sparse_attention(*case.qkv(dtype), case.layout())[0]
 
 
 def test_what_it_lacks_is_known_before_it_is_called(base_case, monkeypatch):
@@ -123,7 +123,7 @@ class TestOnHopper:
         case = base_case.with_(**{**changes, "block": (128, columns), "dim": dim})
         q, k, v = case.qkv(torch.bfloat16, "cuda")
         layout = case.layout("cuda")
-        first, second = (block_sparse_attention(q, k, v, layout, return_lse=True) for _ in range(2))
+        first, second = (block_sparse_attention(q, k, v, layout) for _ in range(2))
         assert_as_specified(first, q, k, v, layout, **ON_GPU)
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
@@ -133,9 +133,7 @@ class TestOnHopper:
         case = base_case.with_(q_len=128, kv_len=128 * tiles, dim=dim, block=(128, 128), density=1.0)
         q, k, v = case.qkv(torch.float16, "cuda")
         layout = case.layout("cuda")
-        assert_as_specified(
-            block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout, **ON_GPU
-        )
+        assert_as_specified(block_sparse_attention(q, k, v, layout), q, k, v, layout, **ON_GPU)
 
     def test_keys_that_are_not_listed_may_be_anything(self, base_case):
         case = base_case.with_(dim=128, block=(128, 32), kv_len=900, shared_lists=True, density=0.2)
@@ -143,4 +141,4 @@ class TestOnHopper:
         layout = case.layout("cuda")
         unlisted = ~layout.to_mask()[0, 0].any(0)
         k[:, :, unlisted], v[:, :, unlisted] = torch.nan, torch.inf
-        assert block_sparse_attention(q, k, v, layout).isfinite().all()
+        assert block_sparse_attention(q, k, v, layout)[0].isfinite().all()

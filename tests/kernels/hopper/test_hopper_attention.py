@@ -41,7 +41,7 @@ def test_the_kernels_source_is_as_exact_as_eager_when_emulated(
     case = base_case.with_(block=(128, columns), **changes)
     q, k, v = case.qkv(torch.bfloat16)
     layout = case.layout()
-    assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
 
 def test_the_check_passes_when_emulated(emulated, monkeypatch):
@@ -57,7 +57,7 @@ def test_strided_views_when_emulated(base_case, emulated, assert_exact):
     q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in case.qkv(torch.float16))
     unaligned = torch.stack([v, v], dim=-1)[..., 0]
     layout = case.layout()
-    assert_exact(block_sparse_attention(q, k, unaligned, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, k, unaligned, layout), q, k, v, layout)
 
 
 def test_tokens_that_begin_between_16_bytes_are_copied_when_emulated(base_case, emulated, assert_exact):
@@ -68,7 +68,7 @@ def test_tokens_that_begin_between_16_bytes_are_copied_when_emulated(base_case, 
     shifted = room[1:].view(k.shape).copy_(k)
     assert shifted.is_contiguous() and shifted.data_ptr() % 16
     layout = case.layout()
-    assert_exact(block_sparse_attention(q, shifted, v, layout, return_lse=True), q, k, v, layout)
+    assert_exact(block_sparse_attention(q, shifted, v, layout), q, k, v, layout)
 
 
 DIMS = {64: torch.float16, 96: torch.bfloat16, 128: torch.bfloat16, 256: torch.float16}
@@ -121,7 +121,7 @@ REFUSED = {
 def test_what_the_kernel_lacks_is_an_error(base_case, changes, dtype, message):
     case = base_case.with_(**{"block": (128, 64), **changes})
     with pytest.raises(ValueError, match=message):
-        block_sparse_attention(*case.qkv(dtype), case.layout())
+        block_sparse_attention(*case.qkv(dtype), case.layout())[0]
 
 
 ON_GPU = [
@@ -146,10 +146,10 @@ class TestOnHopper:
         case = base_case.with_(**{**changes, "block": (128, columns), "dim": dim})
         q, k, v = case.qkv(DIMS[dim], "cuda")
         layout = case.layout("cuda")
-        assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+        assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
 
     @pytest.mark.parametrize("tiles", [1, 2, 3, 8, 16], ids="tiles{}".format)
     def test_every_number_of_tiles(self, assert_exact, tiles):
         q, k, v = torch.randn(3, 1, 2, 128 * tiles, 128, device="cuda", dtype=torch.bfloat16)
         layout = BlockLayout.full(128 * tiles, 128 * tiles, device="cuda")
-        assert_exact(block_sparse_attention(q, k, v, layout, return_lse=True), q, k, v, layout)
+        assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)

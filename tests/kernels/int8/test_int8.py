@@ -72,4 +72,4 @@ def test_what_it_lacks_is_an_error(base_case, monkeypatch, dtype, dim, reason):
     assert reason in cannot_run("int8", "cuda", dtype, dim)
     case = base_case.with_(dim=dim)
     with pytest.raises(ValueError, match=f"the int8 tier {reason}"):
-        block_sparse_attention(*case.qkv(dtype), case.layout())
+        block_sparse_attention(*case.qkv(dtype), case.layout())[0]

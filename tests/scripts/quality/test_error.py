@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.operation import attention_with_lse, block_sparse_attention
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from scripts.quality.error import Probes
@@ -23,9 +23,9 @@ def test_error_and_recall_are_those_of_the_operation(ordered, tail):
         ),
     }
     layout = BlockLayout.from_mask(keep, (32, 16), 100, 100, tail=tail, **(orders if ordered else {}))
-    dense, dense_lse = block_sparse_attention(q, k, v, BlockLayout.full(100, 100, (32, 16)), return_lse=True)
+    dense, dense_lse = attention_with_lse(q, k, v, BlockLayout.full(100, 100, (32, 16)))
     dropped = BlockLayout.from_mask(keep, (32, 16), 100, 100, **(orders if ordered else {}))
-    _, lse = block_sparse_attention(q, k, v, dropped, return_lse=True)
+    _, lse = attention_with_lse(q, k, v, dropped)
     out = block_sparse_attention(q, k, v, layout)
     found = Probes(q, k, v, step=1).judge(layout)
     assert found.recall == pytest.approx((lse - dense_lse).exp().mean().item(), rel=1e-5)
