@@ -97,7 +97,7 @@ def output(model, inputs):
 
 def broken(monkeypatch, module, policy, doing, error, times=10**9):
     """Make planning or the kernel fail."""
-    target, name = (policy, "layout") if doing == "planning" else (module, "block_sparse_attention")
+    target, name = (policy, "layout") if doing == "planning" else (module, "attention_with_lse")
     function = Broken(error, getattr(target, name), times)
     replacement = (lambda *args, **kwargs: function(*args, **kwargs)) if doing == "planning" else function
     monkeypatch.setattr(target, name, replacement)

@@ -87,14 +87,16 @@ def output_only(self: Any, q: Tensor, *rest: Any) -> Tensor:
 def planned_without_numbers() -> Iterator[None]:
     """Let the meta device be planned for, with a stand-in for the kernel."""
 
-    def stand_in(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, precision: None) -> Tensor:
+    def stand_in(
+        q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, precision: None
+    ) -> tuple[Tensor, Tensor]:
         q, k, v = layout.to_block_order(q, k, v)
-        q.new_empty(q.shape[:3], dtype=torch.float32)
-        return layout.to_sequence_order(torch.empty_like(q))
+        lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+        return layout.to_sequence_order(torch.empty_like(q)), lse
 
     with (
         patch.object(accel.sites.site_attention, "cannot_run", lambda *_: None),
-        patch.object(accel.sites.grid.grid_attention, "block_sparse_attention", stand_in),
+        patch.object(accel.sites.grid.grid_attention, "attention_with_lse", stand_in),
     ):
         yield
 
