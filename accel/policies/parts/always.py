@@ -20,7 +20,7 @@ from accel.policies.parts.window import Window, window_blocks
 from accel.policies.policy import STRICT
 
 Tokens = Annotated[int, Field(ge=0)]
-GRID_FIELDS = ("first_frame", "own_frame", "adjacent", "window", "reference_frames", "band")
+GRID_FIELDS = ("first_frame", "own_frame", "adjacent", "window", "reference_frames", "band", "neighbours")
 SEQUENCE_FIELDS = ("sink", "recent", "recent_share", "powers", "every")
 
 
@@ -36,6 +36,7 @@ class Always:
         reference_frames: how many frames, spread evenly from the first on, see every token and are seen by
             every token (the masks of arXiv 2502.06155).
         band: keys at most half of this share of the video tokens away in the order, in [0, 2].
+        neighbours: how many blocks of keys before and after the query's own, in the order they are cut from.
         sink: the first tokens of a sequence without a grid.
         recent: the tokens before the query, in a sequence without a grid; may be negative beside a share.
         recent_share: what share of the sequence is recent beside them (the spans of arXiv 2406.14909).
@@ -50,6 +51,7 @@ class Always:
     window: Window | None = None
     reference_frames: Tokens = 0
     band: Annotated[float, Field(ge=0, le=2)] = 0.0
+    neighbours: Annotated[int, Field(ge=0)] = 0
     sink: Tokens = 0
     recent: int = 0
     recent_share: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -112,6 +114,8 @@ def _grid_blocks(
         _keep_on_grid(always, keep, grid, order, rows[video], columns[video])
         if always.band:
             keep |= _band(round(always.band * grid.video_tokens / 2), keep.shape, block_size)
+    if always.neighbours:
+        keep |= _band((always.neighbours - 1) * block_size[1] + 1, keep.shape, block_size)
     keep[rows[text]] = True
     keep[:, columns[text]] = True
     return keep.to(device)

@@ -9,7 +9,7 @@ less than any number.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -118,11 +118,42 @@ class TopP:
         return keep_heaviest(mass, must, may, self.budget, self.max_density, self.min_density, share)
 
 
-Selector = Annotated[TopK | TopP, Field(discriminator="kind")]
+@dataclass(frozen=True, config=STRICT)
+class Deviation:
+    """The blocks of a row that stand out: their mass's logarithm is more than `beta` standard deviations above
+    the row's mean (Sol-Attn, arXiv 2607.24027).
+
+    Pooled scores are about normal, so a row keeps about 1 - Phi(beta) of its blocks: 0.16 at 1, 0.07 at 1.5.
+    Where few blocks stand out few are kept, at no sorting and no budget.
+
+    Args:
+        beta: standard deviations; higher keeps fewer.
+    """
+
+    beta: Annotated[float, Field(ge=-8, le=8)]
+    budget: ClassVar[Budget] = "row"
+    kind: Literal["deviation"] = "deviation"
+
+    def at_layer(self, layer: int, n_layers: int) -> Deviation:
+        """What holds in one layer: the same in all."""
+        return self
+
+    def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
+        logs = mass.nan_to_num(nan=0.0).clamp(min=torch.finfo(mass.dtype).tiny).log()
+        counts = torch.ones_like(logs) if may is None else may.expand(logs.shape).to(logs.dtype)
+        number = counts.sum(dim=-1, keepdim=True).clamp(min=1)
+        mean = (logs * counts).sum(dim=-1, keepdim=True) / number
+        variance = ((logs - mean).square() * counts).sum(dim=-1, keepdim=True) / number
+        heaviest = keep_heaviest(mass, must, may, "row", 0.0)
+        outstanding = logs > mean + self.beta * (variance + 1e-6).sqrt()
+        return heaviest | (outstanding if may is None else outstanding & may)
+
+
+Selector = Annotated[TopK | TopP | Deviation, Field(discriminator="kind")]
 
 
 def keep_of_share(
-    select: TopK | TopP, mass: Tensor, must: Tensor, may: Tensor | None, heads: HeadShare | None
+    select: TopK | TopP | Deviation, mass: Tensor, must: Tensor, may: Tensor | None, heads: HeadShare | None
 ) -> Tensor:
     """`select.keep` for a share of a layer's heads, as if all of them were here; `heads` is None if they are.
 

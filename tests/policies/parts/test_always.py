@@ -186,3 +186,16 @@ def test_what_needs_a_grid_or_none_says_so():
         Always(own_frame=True).sequence_blocks(10, 10, SIZE, CPU)
     with pytest.raises(ValueError, match=r"stride must not exceed size, got \(3, 1, 1\) and \(2, 1, 1\)"):
         Window((2, 1, 1), (3, 1, 1))
+
+
+def test_neighbours_are_the_blocks_beside_the_query_s_own():
+    grid = TokenGrid(1, 6, 8)
+    found = Always(neighbours=1).blocks(grid, RowMajor(), (8, 8), torch.device("cpu"))
+    rows, columns = torch.arange(6)[:, None], torch.arange(6)
+    assert torch.equal(found, (rows - columns).abs() <= 1)
+    wide = Always(neighbours=2).blocks(grid, RowMajor(), (16, 8), torch.device("cpu"))
+    assert [row.nonzero().flatten().tolist() for row in wide] == [
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4, 5],
+        [2, 3, 4, 5],
+    ]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from accel.policies.parts.selectors import TopK, TopP
+from accel.policies.parts.selectors import Deviation, TopK, TopP
 
 NONE = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
 
@@ -198,3 +198,25 @@ def test_a_rows_share_above_the_budget_is_refused():
         TopK(0.5, row_density=0.3, layer_density=(0.2, 0.9))
     with pytest.raises(ValueError, match="row_density"):
         TopP(0.9, max_density=0.3, row_density=0.4)
+
+
+def test_what_stands_out_by_its_deviation_is_kept():
+    # Logarithms 0, 0, 0 and 4: mean 1, deviation sqrt(3); 4 is sqrt(3) deviations above it, the others below.
+    mass = torch.tensor([0.0, 0.0, 0.0, 4.0]).exp()[None, None, None]
+    none = torch.zeros(1, 1, 1, 4, dtype=torch.bool)
+    assert Deviation(1.7).keep(mass, none).tolist() == [[[[False, False, False, True]]]]
+    assert Deviation(-0.5).keep(mass, none).sum() == 1 and Deviation(-0.6).keep(mass, none).sum() == 4
+    # Nothing stands out further than that, but no row is left without its heaviest block.
+    assert Deviation(1.8).keep(mass, none).sum() == 1
+    first = torch.tensor([True, False, False, False])
+    assert Deviation(1.7).keep(mass, first[None, None, None])[0, 0, 0].tolist() == [True, False, False, True]
+    # Of the first three alone none stands out.
+    may = torch.tensor([True, True, True, False])[None, None, None]
+    assert Deviation(1.0).keep(mass, none, may).sum() == 1
+    assert not Deviation(1.0).keep(mass, none, may)[..., 3].any()
+
+
+def test_scores_do_not_matter_by_their_size_but_by_their_spread():
+    mass = torch.rand(1, 2, 3, 50, generator=torch.Generator().manual_seed(0)) + 0.1
+    none = torch.zeros(1, 1, 1, 50, dtype=torch.bool)
+    assert torch.equal(Deviation(1.0).keep(mass, none), Deviation(1.0).keep(mass * 7, none))
