@@ -120,7 +120,7 @@ class TopP:
 
 @dataclass(frozen=True, config=STRICT)
 class Deviation:
-    """The blocks of a row that stand out: their mass's logarithm is more than `beta` standard deviations above
+    """The blocks of a row that stand out: the logarithm of their mass is `beta` standard deviations above
     the row's mean (Sol-Attn, arXiv 2607.24027).
 
     Pooled scores are about normal, so a row keeps about 1 - Phi(beta) of its blocks: 0.16 at 1, 0.07 at 1.5.
