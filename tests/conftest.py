@@ -12,7 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCEL_STRICT"] = "1"
 # No test waits for a tier to be tried unless it is about that.
 os.environ["ACCEL_CHECK"] = "0"
-sys.path.insert(0, str(Path(__file__).parent / "support"))
+SUPPORT = Path(__file__).parent / "support"
+sys.path[:0] = map(str, (SUPPORT, SUPPORT / "models", SUPPORT / "pipelines"))
 
 
 @pytest.fixture(autouse=True)

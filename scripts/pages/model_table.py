@@ -12,7 +12,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[2] / "tests" / "support" / part)
+    for part in ("", "models", "pipelines")
+)
 
 from accel.patches.diffusers.declined import DECLINED
 from accel.patches.diffusers.family import FAMILIES

@@ -1,6 +1,6 @@
 """Peak memory of one Wan block, dense and accelerated: on the CPU, or at full size without numbers.
 
-`python tests/support/block_memory.py` prints the table of docs/memory.md.
+`python tests/support/block_memory.py` prints the table of docs/faults.md.
 """
 
 from __future__ import annotations

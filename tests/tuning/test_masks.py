@@ -11,7 +11,7 @@ from accel.policies.parts.mask_file import AXES, MaskFile, load_masks
 from accel.policies.stored import Stored
 from accel.recipe.errors import RecipeError
 from accel.tuning.masks import _Watch, learn_masks
-from tests.support.tiny import inputs, wan
+from tiny import inputs, wan
 
 
 def run(model):
