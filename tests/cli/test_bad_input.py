@@ -12,7 +12,8 @@ from accel.cli.options import require_writable
 
 # The modules: in the package these names may be the commands.
 app, bench, complete, asked = (
-    importlib.import_module(f"accel.cli.{name}") for name in ("app", "bench", "complete", "asked")
+    importlib.import_module(f"accel.cli.{name}")
+    for name in ("app", "commands.bench", "commands.complete", "asked")
 )
 
 MISTAKES = {

@@ -18,6 +18,7 @@ from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
 SMALL_BLOCKS = st.sampled_from([(16, 16), (32, 16), (16, 32), (64, 32)])
+NAMES = {"dense_backend": ["native"]}
 SMALL_NUMBERS = {"sink": 40, "recent": 40, "window": 64, "min_tokens": 400, "segment": 128, "probes": 64}
 
 
@@ -47,6 +48,8 @@ def values_of(annotation: Any, name: str = "") -> st.SearchStrategy:
         return st.integers(_lowest(bounds, 0), _highest(bounds, SMALL_NUMBERS.get(name, 8)))
     if annotation is float:
         return st.sampled_from([0.05, 0.3, 0.5, 0.9, 1.0])
+    if name in NAMES:
+        return st.sampled_from(NAMES[name])
     if is_dataclass(annotation):
         return data_of(annotation)
     raise NotImplementedError(f"no strategy for {name}: {annotation}")

@@ -12,7 +12,7 @@ from accel.patches.diffusers.dense_backend import DenseBackend
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import dense_like
-from tests.support.tiny import inputs, wan
+from tiny import inputs, wan
 
 
 def recipe(name, dense_layers=0.5):
