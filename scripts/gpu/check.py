@@ -1,7 +1,8 @@
 """Everything that needs a GPU: tests, the sanitizer and all benchmarks, in one JSON file.
 
-    python -m scripts.gpu.check out.json --budget 540            # as much as fits in nine minutes
-    python -m scripts.gpu.check out.json --budget 540 --resume   # the rest
+    python -m scripts.gpu.check out.json --budget 480 --plan     # what fits in eight minutes
+    python -m scripts.gpu.check out.json --budget 480
+    python -m scripts.gpu.check out.json --budget 200 --resume   # the rest
     python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
 
 The file is complete after every row: whatever ends this program, what was measured is in it.
@@ -9,6 +10,7 @@ The file is complete after every row: whatever ends this program, what was measu
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -38,7 +40,7 @@ class Options:
     Args:
         deadline: when everything ends, in seconds of `time.monotonic`.
         small: every benchmark on a single small shape.
-        even_failing: time tiers whose tests fail too.
+        even_failing: time tiers too whose first calls fail.
     """
 
     deadline: float
@@ -61,7 +63,7 @@ def main(
     budget: Annotated[float, typer.Option(help="Seconds after which everything ends.", min=1)] = 1e9,
     plan: Annotated[bool, typer.Option("--plan", help="List the stages, run none.")] = False,
     small: Annotated[bool, typer.Option(help="Benchmarks on a small shape, to try the machinery.")] = False,
-    even_failing: Annotated[bool, typer.Option(help="Time tiers whose tests fail too.")] = False,
+    even_failing: Annotated[bool, typer.Option(help="Time tiers too whose first calls are wrong.")] = False,
     commit: Annotated[str | None, typer.Option(help="Of the code, if there is no git checkout.")] = None,
 ) -> None:
     """Run the stages, the most valuable first. Exits with 1 without a GPU, or if one that ran failed."""
@@ -69,7 +71,7 @@ def main(
     if not chosen:
         raise typer.BadParameter(f"no stage begins with any of {stage}; --plan lists them")
     if plan:
-        print(listing(chosen))
+        print(listing(chosen, budget))
         return
     if not torch.cuda.is_available():
         print("no GPU: PyTorch sees no CUDA device here, so there is nothing to check", file=sys.stderr)
@@ -126,16 +128,16 @@ def cannot_begin(stage: Stage, options: Options) -> str | None:
 
 
 def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[str], str | None]:
-    """The tiers to time as NAME:HEAD_DIM, and why there are none; both empty for a stage without tiers."""
+    """The tiers to time, and why there are none; both empty for a stage without tiers."""
     if not stage.times_tiers:
         return [], None
-    tests = [one for one in stages() if one.checks]
     passed = [
-        one.checks or ""
-        for one in tests
-        if options.even_failing or (record.finished(one.name) and _passed(record.stages[one.name]))
+        one.tries
+        for one in stages()
+        if one.tries
+        and (options.even_failing or (record.finished(one.name) and _passed(record.stages[one.name])))
     ]
-    return passed, None if passed else f"the tests of none of {', '.join(gpu_tiers())} have passed"
+    return passed, None if passed else f"the first calls of none of {', '.join(gpu_tiers())} were right"
 
 
 def _passed(entry: dict[str, Any]) -> bool:
@@ -149,19 +151,36 @@ def processes() -> int:
     return max(cores // 2, min(cores - 1, memory // MEMORY), 1)
 
 
-def listing(chosen: list[Stage]) -> str:
-    """One line per stage: estimate and limit in seconds, whether it has the GPU to itself, and its name."""
-    together = sum(one.seconds for one in chosen if one.alone)
-    side_by_side = sum(one.seconds for one in chosen if not one.alone)
-    lines = [f"{'about s':>8} {'limit s':>8}  {'GPU':<7} stage"]
-    lines += [
-        f"{one.seconds:>8} {one.limit:>8}  {'alone' if one.alone else 'shared':<7} {one.name}"
-        + (f"  (needs {', '.join(one.needs)})" if one.needs else "")
-        for one in chosen
-    ]
-    many = processes()
-    lines.append(f"about {together} s one by one, {side_by_side} s of processes of which {many} run at once")
+def listing(chosen: list[Stage], budget: float = math.inf) -> str:
+    """One line per stage: when it should end, its estimate and limit in seconds, whether it has the GPU to
+    itself, and its name; and where a budget ends."""
+    lines = [f"{'ends at':>8} {'about s':>8} {'limit s':>8}  {'GPU':<7} stage"]
+    over = False
+    for one, end in zip(chosen, ends(chosen), strict=True):
+        if end > budget and not over:
+            over = True
+            lines.append(f"-- {budget:.0f} s: what follows is for --resume --")
+        lines.append(
+            f"{end:>8.0f} {one.seconds:>8} {one.limit:>8}  {'alone' if one.alone else 'shared':<7} {one.name}"
+            + (f"  (needs {', '.join(one.needs)})" if one.needs else "")
+        )
+    lines.append(f"{processes()} processes of tests run at once on this machine")
     return "\n".join(lines)
+
+
+def ends(chosen: list[Stage]) -> list[float]:
+    """When each stage should have ended, in seconds from the first; neighbours that share the GPU end
+    together."""
+    now, found = 0.0, []
+    for alone, group in groupby(chosen, key=lambda one: one.alone):
+        for part in batched_by(list(group), 1 if alone else processes()):
+            now += max(one.seconds for one in part)
+            found += [now] * len(part)
+    return found
+
+
+def batched_by(group: list[Stage], size: int) -> list[list[Stage]]:
+    return [group[first : first + size] for first in range(0, len(group), size)]
 
 
 if __name__ == "__main__":

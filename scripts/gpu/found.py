@@ -25,6 +25,12 @@ class Found:
         """What a stage measured."""
         return [row for row in self._rows(stage) if not {"failed", "skipped"} & set(row)]
 
+    @property
+    def kernel_rows(self) -> list[Row]:
+        """All times of kernels; where the main shape was measured twice, the later ones."""
+        rows = {row["key"]: row for stage in ("main shape", "kernels") for row in self.rows(stage)}
+        return list(rows.values())
+
     def failures(self, stage: str) -> dict[str, str]:
         """What a stage could not measure, and why."""
         return {row["key"]: row["failed"] for row in self._rows(stage) if "failed" in row}

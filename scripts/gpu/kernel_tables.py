@@ -25,7 +25,7 @@ ROW = ("tier", "block_size", "density", "dense_ms", "sparse_ms", "times_faster",
 
 def targets(found: Found) -> list[str]:
     """The table of targets: what was wanted, what was measured, met or missed."""
-    rows, lines = found.rows("kernels"), []
+    rows, lines = found.kernel_rows, []
     for target in TARGETS:
         held = held_against(target, rows, gpu_tiers())
         best = held["best"] or dict.fromkeys(ROW)
@@ -87,7 +87,7 @@ def eight_bit(rows: list[Row]) -> list[str]:
 
 def all_rows(found: Found) -> list[str]:
     """Every row by shape, and what failed."""
-    rows = found.rows("kernels")
+    rows = found.kernel_rows
     if not rows:
         return [found.why_not("kernels"), ""]
     head = ("shape", "lists", *(name.replace("_", " ") for name in ROW))
@@ -166,7 +166,7 @@ def options(found: Found) -> list[str]:
 def plot(found: Found) -> str | None:
     """Block rate against density on the main shape, a line a tier and key block; None if not measured."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in found.rows("kernels"):
+    for row in found.kernel_rows:
         if row["shape"] == MAIN and not row["ragged"]:
             lines.setdefault(f"{row['tier']}, {row['block_size']}", []).append((row["density"], row["rate"]))
     if not lines:

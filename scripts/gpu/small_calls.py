@@ -1,4 +1,4 @@
-"""Small calls of one tier, or of planning, that a sanitizer can follow within a minute.
+"""Small calls of one tier, compared with the reference, or of planning; a sanitizer follows them in a minute.
 
 compute-sanitizer --tool memcheck python -m scripts.gpu.small_calls rows.jsonl hopper
 """
@@ -12,12 +12,15 @@ from typing import Annotated
 import torch
 import typer
 
+from accel.kernels.attention import reference
 from accel.kernels.attention.operation import block_sparse_attention
+from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.layout.layout import BlockLayout
 from accel.load.pipeline import best_device
 from accel.policies.parts.scores import Strided
 from accel.policies.parts.selectors import TopK
-from scripts.row_file import Row, RowFile
+from scripts.row_file import Row, RowFile, read_rows
+from scripts.speed.kernels import WRONG, WRONG_OTHERWISE
 
 # Ragged at both ends; the longest has more rows of blocks than an H200 has processors.
 CALLS = {
@@ -32,13 +35,19 @@ def main(
     out: Annotated[Path, typer.Argument(help="JSON lines to write, or to continue.")],
     what: Annotated[str, typer.Argument(help="A tier, or planning.")],
 ) -> None:
-    """Make the calls and wait for each; a sanitizer around this script reports what is wrong with them."""
+    """Make the calls and wait for each; a sanitizer around this script reports what is wrong with them.
+
+    Exits with 1 if a tier's result is wrong.
+    """
     rows, device = RowFile(out), torch.device(best_device())
     if what == "planning":
         rows.add("planning", partial(plan, device), 200)
         return
     for name, call in CALLS.items():
         rows.add(f"{what} {name}", partial(attend, what, device, **call), 200)
+    found = read_rows(out)[0]
+    if any(row.get("outcome") != "passed" for row in found if "skipped" not in row):
+        raise typer.Exit(1)
 
 
 def attend(tier: str, device: torch.device, shape: tuple, block: tuple, **rest: bool) -> Row:
@@ -46,8 +55,12 @@ def attend(tier: str, device: torch.device, shape: tuple, block: tuple, **rest: 
     q, k, v = (torch.randn(1, heads, n, 128).to(device, torch.bfloat16) for n in (queries, keys, keys))
     keep = torch.rand(1, heads, -(-queries // block[0]), -(-keys // block[1])) < 0.5
     layout = BlockLayout.from_mask(keep.to(device), block, queries, keys, **rest)
-    out = block_sparse_attention(q, k, v, layout, tier=tier).cpu()
-    return {"finite": bool(out.isfinite().all())}
+    if reason := cannot_take(tier, layout):
+        return {"skipped": reason}
+    out = block_sparse_attention(q, k, v, layout, tier=tier)
+    expected = reference.block_sparse_attention(q.float(), k.float(), v.float(), layout)
+    error = float((out.float() - expected).norm() / expected.norm())
+    return {"error": error, "outcome": "passed" if error <= WRONG.get(tier, WRONG_OTHERWISE) else "failed"}
 
 
 def plan(device: torch.device) -> Row:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from accel.kernels.attention.tiers import TIERS, cannot_run
+from scripts.speed.targets import MAIN
 
 ROOT = Path(__file__).parents[2]
 OUT = "{out}"
@@ -35,8 +36,9 @@ class Stage:
         seconds: how long it should take on an H200.
         limit: seconds after which it is ended. Its rows are kept, and `--resume` continues after them.
         alone: it measures time, so nothing else may run.
-        checks: "tier:head_dim" whose bfloat16 tests these are: without them it is not timed.
-        times_tiers: `--tier` is added for every tier that has passed its tests.
+        checks: "tier:head_dim" whose bfloat16 tests these are; the page has their result beside times.
+        tries: the tier whose first small calls these are: without them it is not timed.
+        times_tiers: `--tier` is added for every tier that got its first calls right.
         needs: what must be installed, modules or programs.
         small: further arguments for a quick try.
         each_machine: what it finds is kept on the machine, so a new machine needs it again; and what it
@@ -49,6 +51,7 @@ class Stage:
     limit: int
     alone: bool = False
     checks: str | None = None
+    tries: str | None = None
     times_tiers: bool = False
     needs: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
@@ -61,18 +64,31 @@ class Stage:
 
 
 def stages() -> list[Stage]:
-    """All of them, the most valuable first: the main shape and planning before the long suites."""
+    """All of them, the most valuable first: first calls, the main shape and planning before any tests.
+
+    A test that fails stops no timing: every timed result is compared with the reference before it is timed.
+    """
     tests, timings = tests_of_tiers(torch.bfloat16), measurements()
     main = [one for one in tests if one.name.endswith(" D128")]
     return [
         Stage(PREFLIGHT, script("gpu.preflight"), 5, 60, alone=True),
-        *main,
+        *first_calls(),
         *timings[:2],
+        *main,
+        timings[2],
         *(one for one in tests if one not in main),
         *other_tests(),
-        *timings[2:],
+        *timings[3:],
         *sanitizers(),
         *tests_of_tiers(torch.float16),
+    ]
+
+
+def first_calls() -> list[Stage]:
+    """A few small calls of every tier, compiled and compared with the reference."""
+    return [
+        Stage(f"first calls {tier}", script("gpu.small_calls", tier), 20, 60, tries=tier, environment=ON_GPU)
+        for tier in gpu_tiers()
     ]
 
 
@@ -147,9 +163,11 @@ def gpu_files(folder: str = "") -> set[str]:
 def measurements() -> list[Stage]:
     """Everything that is timed; each has the GPU to itself."""
     peers = ("--peers", "--density", "0.25", "--block", "128x128", "--shape", "1,12,32760,128")
+    main = ("--shape", MAIN, "--block", "128x64", "--density", "0.25", "--density", "0.1")
     return [
-        timed("kernels", script("speed.kernels"), 300, 500, times_tiers=True, small=SMALL),
+        timed("main shape", (*script("speed.kernels"), *main), 60, 150, times_tiers=True, small=SMALL),
         timed("planning", script("speed.planning"), 70, 180, small=SMALL),
+        timed("kernels", script("speed.kernels"), 300, 500, times_tiers=True, small=SMALL),
         timed("options", script("speed.options"), 50, 150, times_tiers=True, small=SMALL),
         timed("prefill", script("speed.language", "prefill"), 200, 420, needs=("transformers",)),
         timed("decode", script("speed.language", "decode"), 90, 240, needs=("transformers",)),
@@ -158,7 +176,7 @@ def measurements() -> list[Stage]:
         timed("demo-llm", script("speed.language", "demo"), 40, 150, needs=("transformers",)),
         timed(
             "peers",
-            (*script("speed.kernels"), *peers, "--shape", "1,40,75600,128"),
+            (*script("speed.kernels"), *peers, "--shape", MAIN),
             100,
             300,
             times_tiers=True,

@@ -42,7 +42,9 @@ def main(
         Path,
         typer.Argument(help="CSV to write, with a JSON of the machine; or .jsonl for rows alone."),
     ],
-    shape: Annotated[list[str] | None, typer.Option(help="B,H[/Hkv],N,D[,causal].")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="B,H,N,D or B,H/Hkv,N,D, and causal behind them.")
+    ] = None,
     density: Annotated[list[float] | None, typer.Option(help="Of random layouts.")] = None,
     block: Annotated[list[str] | None, typer.Option(help="Query rows x key rows.")] = None,
     ragged: Annotated[bool, typer.Option(help="Lists of unequal length too.")] = False,

@@ -106,10 +106,11 @@ def test_rounding_more_meets_no_target(make):
 def test_what_failed_or_was_left_out_is_said(make):
     wrong = {"key": "x", "failed": "wrong: its relative error is 0.4"}
     stages = {
-        "kernels": entry(kernel(0.9), wrong, status="failed", arguments=["--tier", "triton:128"]),
+        "kernels": entry(kernel(0.9), wrong, status="failed", arguments=["--tier", "triton"]),
         "wan": entry(status="left out", reason="diffusers is not installed"),
         "prefill": entry(status="incomplete"),
-        "options": entry(arguments=["--tier", "hopper:128"]),
+        "options": entry(arguments=["--tier", "hopper"]),
+        "first calls hopper": entry(),
         "tests hopper bfloat16 D128": entry(
             {"key": "test_a", "outcome": "failed", "reason": "E  error 0.5 > 0.1"},
             {"key": "test_b", "failed": "its process ended with exit status 1: it hung or crashed"},
@@ -125,7 +126,7 @@ def test_what_failed_or_was_left_out_is_said(make):
     assert "- test_a: E  error 0.5 > 0.1" in text and "- test_b: its process ended" in text
     assert "**not clean** | ========= ERROR SUMMARY: 3 errors" in text
     rest = section(text, "What was left out")
-    assert "- kernels: hopper:128 was not timed: its tests have not passed" in rest
+    assert "- kernels: hopper was not timed: its first calls were not right" in rest
     assert "- options: hopper:128 was timed although its tests have not passed" in rest
     assert "- prefill: incomplete, 0 rows" in rest and "- decode: never run" in rest
 
