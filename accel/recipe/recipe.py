@@ -5,17 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass  # no public name
 
 from accel.kernels.attention.tier import Precision
 from accel.recipe.any_policy import AnyPolicy, policies_schema
 from accel.recipe.compensate import Compensate
+from accel.recipe.errors import explain
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
 
-class _Strict(BaseModel):
+class _Explained(ModelMetaclass):
+    """Has what is built in Python refused in the words that a file is refused in."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            whole = recipe_schema()
+            part = whole["$defs"].get(cls.__name__, whole)
+            raise explain(error, cls.__name__, {**part, "$defs": whole["$defs"]}) from None
+
+
+class _Strict(BaseModel, metaclass=_Explained):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
