@@ -97,7 +97,7 @@ def loading_of(chosen: dict[str, Any]) -> LoadSettings:
     require_device(device)
     require_offload(loading.offload, device)
     if loading.quantize is not None:
-        require_quantiser(loading.quantize)
+        require_quantiser(loading.quantize, device)
     for text in loading.lora:
         source = Lora.parse(text).source
         if not source.strip() or (source.endswith(".safetensors") and not Path(source).is_file()):

@@ -10,9 +10,9 @@ import torch
 
 from accel.demo.paths import DEMO_VIDEO
 from accel.load.errors import FAILURES, LoadError, require_device, require_folder, why
-from accel.load.index import INDEXES
+from accel.load.index import INDEXES, read_json
 from accel.load.modular import is_modular, load_modular, offloaded_modular
-from accel.load.quantised import quantisation
+from accel.load.quantised import quantisation, require_quantiser
 
 
 def load_pipeline(
@@ -48,6 +48,8 @@ def load_pipeline(
     device = device or best_device()
     require_device(device)
     require_offload(offload, device)
+    if quantize is not None:
+        require_quantiser(quantize, device)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     if model == "demo-llm":
         raise LoadError("'demo-llm' is a language model (accel complete); the demo to generate is 'demo'")
@@ -57,7 +59,10 @@ def load_pipeline(
         pipe = load_modular(source, pipeline_class, given, dtype, quantize=quantize, variant=variant)
         return offloaded(pipe, offload, device)
     cls: Any = pipeline_class or DiffusionPipeline
-    more = {"quantization_config": quantisation(quantize, dtype)} if quantize is not None else {}
+    more = {}
+    if quantize is not None:
+        parts = read_json(model, "model_index.json")
+        more = {"quantization_config": quantisation(quantize, dtype, parts)}
     try:
         pipe = cls.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, variant=variant, **more

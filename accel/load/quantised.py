@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,16 +44,20 @@ QUANTISERS: dict[str, tuple[str, str, Callable[[torch.dtype], Any]]] = {
     "torchao-int8": ("torchao", "torchao", _torchao_int8),
     "quanto-int8": ("optimum.quanto", "optimum-quanto", _quanto_int8),
 }
+ON_ACCELERATORS = "bnb-"  # diffusers loads with bitsandbytes on an accelerator only
 
 
-def require_quantiser(name: str) -> None:
-    """Refuse a backend that is not installed.
+def require_quantiser(name: str, device: str) -> None:
+    """Refuse a backend that is not installed, or does not load where the model is to run.
 
     Raises:
-        LoadError: with the command that installs it.
+        LoadError: with the command that installs it, or the names of those that load on a CPU.
     """
     if name not in QUANTISERS:
         raise LoadError(f"--quantize {name}: expected one of {', '.join(QUANTISERS)}")
+    if name.startswith(ON_ACCELERATORS) and torch.device(device).type == "cpu":
+        others = ", ".join(each for each in QUANTISERS if not each.startswith(ON_ACCELERATORS))
+        raise LoadError(f"--quantize {name} needs an accelerator; a CPU can take {others}")
     module, package, _ = QUANTISERS[name]
     try:
         found = find_spec(module) is not None
@@ -63,14 +67,13 @@ def require_quantiser(name: str) -> None:
         raise LoadError(f"--quantize {name} needs {package}: pip install {package}")
 
 
-def quantisation(name: str, dtype: torch.dtype) -> Any:
+def quantisation(name: str, dtype: torch.dtype, components: Collection[str]) -> Any:
     """diffusers' configuration that quantises a pipeline's transformers and nothing else.
 
-    Raises:
-        LoadError: if the backend is not installed.
+    Args:
+        components: names of all parts of the pipeline.
     """
-    require_quantiser(name)
     from diffusers import PipelineQuantizationConfig
 
-    config = QUANTISERS[name][2](dtype)
-    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(PIPELINE_COMPONENTS, config))
+    parts = [part for part in PIPELINE_COMPONENTS if part in components]
+    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(parts, QUANTISERS[name][2](dtype)))

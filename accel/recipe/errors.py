@@ -57,12 +57,18 @@ def _line(finding: Any, schema: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         tag = finding["ctx"]["tag"]
         choices = [choice.strip(" '") for choice in finding["ctx"]["expected_tags"].split(",")]
-        return f"{path}.method: unknown method {tag!r}; {nearest(tag, choices)}"
+        return f"{path}.{_tag(finding)}: unknown {_tag(finding)} {tag!r}; {nearest(tag, choices)}"
     if kind == "union_tag_not_found":
-        return f"{path}.method: this key is required"
+        return f"{path}.{_tag(finding)}: this key is required"
     if kind in ("missing", "missing_argument"):
         return f"{path}: this key is required"
     return f"{path}: {_lower(finding['msg'])}, got {_short(finding['input'])}"
+
+
+def _tag(finding: Any) -> str:
+    """The key that says which of several kinds of mapping one is."""
+    name = finding["ctx"]["discriminator"].strip("'")
+    return name if name.isidentifier() else "method"
 
 
 def _walk(location: tuple, schema: dict[str, Any], unknown: bool) -> tuple[list[str | int], list[str]]:

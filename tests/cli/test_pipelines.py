@@ -14,7 +14,9 @@ from pytest import fixture, importorskip, mark, raises
 
 import tiny
 from accel.cli import asked
+from accel.load import errors
 from accel.load.pipeline import load_pipeline
+from accel.load.quantised import QUANTISERS
 from accel.mistake import Mistake
 from accel.run import conditions
 from accel.run.arguments import pipeline_class
@@ -344,29 +346,53 @@ def test_a_negative_prompt_and_guidance_change_the_video(accel):
     assert (films["plain"] != films["avoid"]).any() and (films["plain"] != films["one"]).any()
 
 
-def test_weights_are_quantised_loaded_in_a_type_and_offloaded(accel):
-    importorskip("torchao")
-    for words in (["--quantize", "torchao-int8"], ["--dtype", "bfloat16"], ["--offload", "group"]):
-        code, told, err = accel("generate", *SHORT, *words, "--device", "cpu", "--json")
-        assert code == 0, (words, err)
-        assert json.loads(told)["summary"]["sparse_density"] > 0
+@mark.parametrize(
+    "words",
+    [
+        ["--quantize", "torchao-int8"],
+        ["--quantize", "quanto-int8"],
+        ["--dtype", "bfloat16"],
+        ["--offload", "group"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_weights_are_quantised_loaded_in_a_type_and_offloaded(words, accel):
+    for name in {words[1]} & QUANTISERS.keys():
+        importorskip(QUANTISERS[name][0])
+    code, told, err = accel("generate", *SHORT, *words, "--device", "cpu", "--json")
+    assert code == 0, (words, err)
+    assert json.loads(told)["summary"]["sparse_density"] > 0 and "will be ignored" not in err
 
 
 @mark.parametrize("offload", ["model", "sequential"])
-def test_offloading_is_asked_of_the_pipeline(offload, monkeypatch):
-    from accel.load.pipeline import offloaded
-
+def test_offloading_is_asked_of_the_pipeline(offload, accel, monkeypatch):
+    """All of the command but the accelerator: diffusers is asked to offload to it, and does nothing here."""
     calls = []
+    monkeypatch.setattr(errors, "devices", lambda: {"cpu": 1, "cuda": 1})
+    for name in ("model", "sequential"):
+        asking = functools.partial(lambda name, self, device: calls.append((name, device)), name)
+        monkeypatch.setattr(
+            diffusers.DiffusionPipeline, f"enable_{name}_cpu_offload", functools.partialmethod(asking)
+        )
+    words = ["--offload", offload, "--device", "cuda", "--dtype", "float32"]
+    code, _, err = accel("generate", *SHORT, *words, "-o", "0.gif")
+    assert code == 0, err
+    assert calls == [(offload, "cuda")]
 
-    class Pipe:
-        def enable_model_cpu_offload(self, device):
-            calls.append(("model", device))
 
-        def enable_sequential_cpu_offload(self, device):
-            calls.append(("sequential", device))
-
-    pipe = Pipe()
-    assert offloaded(pipe, offload, "cuda") is pipe and calls == [(offload, "cuda")]
+def test_what_needs_an_accelerator_is_said_before_weights_are_read(accel, monkeypatch):
+    no_weights(monkeypatch)
+    monkeypatch.setattr(errors, "devices", lambda: {"cpu": 1})
+    for words, expected in (
+        (["--offload", "model"], "--offload model needs an accelerator"),
+        (["--offload", "sequential"], "--offload sequential needs an accelerator"),
+        (["--quantize", "bnb-4bit"], "bnb-4bit needs an accelerator"),
+        (["--quantize", "bnb-8bit"], "a CPU can take torchao-int8, quanto-int8"),
+    ):
+        code, _, err = accel("generate", *words, "--device", "cpu")
+        assert code == 2 and expected in err, (words, err)
+    code, _, err = accel("generate", "--offload", "model", "--device", "cuda")
+    assert code == 2 and "PyTorch sees no cuda device here" in err, err
 
 
 def test_a_variant_that_is_not_there_is_a_sentence(accel):

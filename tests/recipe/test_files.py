@@ -7,6 +7,7 @@ from pytest import mark, raises
 import tiny
 from accel import accelerate_model, summary
 from accel.accelerate import plan_for
+from accel.cli.options import parse_changes
 from accel.patches.diffusers.family import FAMILIES
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.compensate import Compensate, Rank
@@ -147,6 +148,18 @@ def test_overrides_find_nested_keys():
     assert override(load_recipe("auto"), {"density": 0.5}).rules[0].policy.select.density == 0.5
 
 
+def test_a_name_that_several_keys_have_is_refused_with_paths_that_work():
+    quest = load_recipe("llm-quest")
+    with raises(RecipeError, match="say which: ") as told:
+        override(quest, {"budget": 1024})
+    paths = str(told.value).partition("say which: ")[2].split(" or ")
+    assert paths == ["rules.0.policy.select.budget", "rules.0.policy.decode.budget"]
+    from_python = override(quest, {paths[0]: "row", paths[1]: 1024}).rules[0].policy
+    from_terminal = override(quest, parse_changes([f"{paths[0]}=row", f"{paths[1]}=1024"])).rules[0].policy
+    assert from_python == from_terminal
+    assert (from_python.select.budget, from_python.decode.budget) == ("row", 1024)
+
+
 def test_method_override_replaces_the_policy():
     assert override(parse_recipe(GOOD, "good"), {"method": "dense"}).rules[0].policy.method == "dense"
 
@@ -159,6 +172,11 @@ def test_method_override_replaces_the_policy():
         ({"schedule.dense_step": 1}, "'dense_steps'"),
         ({"decay": 2}, "less than or equal to 1"),
         ({"rules.0.match.x": 1}, "not a key of a mapping"),
+        (
+            {"method": "compose", "score": {"kind": "strid"}},
+            r"score\.kind: unknown kind 'strid'; did",
+        ),
+        ({"method": "compose", "score": {}}, r"score\.kind: this key is required"),
     ],
     ids=str,
 )

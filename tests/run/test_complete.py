@@ -5,12 +5,14 @@ import json
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy
 import torch
 from pytest import fixture, importorskip, mark, raises
 from typer.testing import CliRunner
 
 import tiny_language
 from accel.cli.app import app
+from accel.comparison.quality import relative_error
 from accel.demo.needle import needle_prompt
 from accel.load import gguf
 from accel.load.language_model import load_language_model
@@ -165,6 +167,62 @@ def test_smollm2_is_the_file_of_its_wheel(monkeypatch, tmp_path):
     found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(gguf, "find_spec", lambda name: found)
     assert gguf.gguf_of("smollm2") == tmp_path / "SmolLM2.gguf"
+
+
+LAYERS, WIDTH, HEADS = 2, 64, 4
+
+
+def write_gguf(path):
+    """A Llama as llama.cpp writes it: weights in Q8_0, norms in float32, the tokenizer in the file."""
+    gguf = importorskip("gguf")
+    random = numpy.random.default_rng(0)
+    letters = [*map(chr, range(33, 127)), "th", "is", "\u0120", "<|endoftext|>"]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, value in {
+        "block_count": LAYERS, "context_length": 1024, "embedding_length": WIDTH, "vocab_size": len(letters),
+        "head_count": HEADS, "head_count_kv": HEADS // 2, "feed_forward_length": 2 * WIDTH,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(letters)
+    writer.add_token_merges(["t h", "i s"])
+    writer.add_eos_token_id(len(letters) - 1)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    shapes = {"token_embd": (len(letters), WIDTH), "output": (len(letters), WIDTH)}
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.attn_{part}": (WIDTH, WIDTH) for part in ("q", "output")}
+        shapes |= {f"blk.{layer}.attn_{part}": (WIDTH // 2, WIDTH) for part in ("k", "v")}
+        shapes |= {f"blk.{layer}.ffn_{part}": (2 * WIDTH, WIDTH) for part in ("gate", "up")}
+        shapes |= {f"blk.{layer}.ffn_down": (WIDTH, 2 * WIDTH)}
+        for part in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{part}.weight", numpy.ones(WIDTH, numpy.float32))
+    writer.add_tensor("output_norm.weight", numpy.ones(WIDTH, numpy.float32))
+    weights = {name: random.standard_normal(shape).astype(numpy.float32) for name, shape in shapes.items()}
+    for name, weight in weights.items():
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return weights
+
+
+def test_a_gguf_file_is_completed(tmp_path):
+    weights = write_gguf(tmp_path / "tiny.gguf")
+    loaded = load_language_model(str(tmp_path / "tiny.gguf"), "cpu")
+    values = loaded.model.model.layers[1].self_attn.v_proj.weight.detach()
+    assert 0 < relative_error(values, torch.from_numpy(weights["blk.1.attn_v"])) < 0.01
+    text = "this is a text " * 30
+    ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+    expected = loaded.model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :].tolist()
+    words = [text, "--model", str(tmp_path / "tiny.gguf"), "--max-new-tokens", "4", "--dense", "--json"]
+    words += ["--recipe", "llm-permuted", "--set", "min_tokens=0", "--set", "block_size=[16, 16]"]
+    everything = invoke(*words, "--set", "max_density=1", "--set", "min_density=1")
+    data = json.loads(everything.stdout.splitlines()[-1])
+    assert data["dense"]["tokens"] == data["accelerated"]["tokens"] == expected
+    assert data["summary"]["sparse_density"] >= 1
+    sparse = json.loads(invoke(*words, "--set", "max_density=0.4").stdout.splitlines()[-1])
+    assert sparse["summary"]["sparse_density"] < 1
 
 
 @mark.parametrize("content", [b"", b"GGUF", b"not a GGUF file" * 100])

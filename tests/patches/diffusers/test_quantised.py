@@ -6,6 +6,9 @@ from pytest import fixture, importorskip, mark
 
 import tiny
 from accel import accelerate_model, restore_model, summary
+from accel.comparison.quality import relative_error
+from accel.load.pipeline import load_pipeline
+from accel.load.quantised import QUANTISERS
 from tiny_wan_pipeline import keep_every_block, recipe
 
 
@@ -29,6 +32,13 @@ def torchao_int8_activations(model):
 
 def torchao_float8(model):
     quantise(model, torchao_config("Float8WeightOnlyConfig"))
+
+
+def quanto_int8(model):
+    quanto = importorskip("optimum.quanto")
+    quanto.quantize(model, weights=quanto.qint8)
+    quanto.freeze(model)
+    assert type(model.blocks[0].attn1.to_q) is not torch.nn.Linear
 
 
 def layerwise_float8(model):
@@ -74,6 +84,7 @@ TREATMENTS = [
     torchao_float8,
     bitsandbytes_4bit,
     bitsandbytes_8bit,
+    quanto_int8,
     layerwise_float8,
 ]
 
@@ -120,6 +131,36 @@ def test_loaded_quantised_by_torchao(saved):
     expected = output(model)
     keep_every_block(model)
     check(model, expected)
+
+
+@mark.parametrize("name", ["torchao-int8", "quanto-int8"])
+def test_a_pipeline_that_the_command_line_quantises(name):
+    importorskip(QUANTISERS[name][0])
+
+    def made(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(
+            "a red circle",
+            height=64,
+            width=96,
+            num_frames=5,
+            num_inference_steps=2,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+        ).frames
+
+    pipe = load_pipeline("demo", "cpu", quantize=name)
+    expected = made(pipe)
+    difference = relative_error(expected, made(load_pipeline("demo", "cpu")))
+    assert 0 < difference < 0.2
+    keep_every_block(pipe)
+    torch.testing.assert_close(made(pipe), expected, atol=1e-4, rtol=1e-4)
+    assert summary(pipe).sparse_density == 1
+    accelerate_model(pipe, recipe())
+    sparse = made(pipe)
+    assert summary(pipe).sparse_density < 1 and not torch.equal(sparse, expected)
+    restore_model(pipe)
+    assert torch.equal(made(pipe), expected)
 
 
 def test_a_quantised_model_compiles_to_one_graph():
