@@ -221,7 +221,9 @@ def test_a_gguf_file_is_completed(tmp_path):
     data = json.loads(everything.stdout.splitlines()[-1])
     assert data["dense"]["tokens"] == data["accelerated"]["tokens"] == expected
     assert data["summary"]["sparse_density"] >= 1
-    sparse = json.loads(invoke(*words, "--set", "max_density=0.4").stdout.splitlines()[-1])
+    sparse = json.loads(
+        invoke(*words, "--set", "mass=0.3", "--set", "dense_queries=0").stdout.splitlines()[-1]
+    )
     assert sparse["summary"]["sparse_density"] < 1
 
 
