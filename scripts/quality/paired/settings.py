@@ -59,3 +59,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
         by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual(max_progress=1.0)
     ),
 }
+
+
+def few_steps(dense: int, density: float, compensated: bool) -> dict[str, Any]:
+    """A schedule of four steps, for models without guidance: its first `dense` steps dense."""
+    rest = {"compensate": residual()} if compensated else {}
+    return setting(by_layer(density), {"dense_steps": dense / 4}, **rest)
+
+
+SETTINGS |= {
+    f"{dense} dense, {density:g}{', residual' if compensated else ''}": few_steps(dense, density, compensated)
+    for density in (0.2, 0.3, 0.4, 0.5)
+    for dense in (0, 1, 2)
+    for compensated in (False, True)
+    if dense or not compensated
+}
+RISING = {
+    "kind": "top_k",
+    "density": {"ramp": [[0.25, 0.24], [0.75, 0.36]]},
+    "budget": "layer",
+    "row_density": 0.12,
+}
+SETTINGS["1 dense, 0.3 rising"] = setting(RISING)
