@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from accel.tuning.candidates import LEAST, MOST
-from accel.tuning.point import Point, Unreachable
+from accel.tuning.point import Unreachable
 from accel.tuning.target import Target
 
 ROUNDS = 5
@@ -16,8 +17,17 @@ SLOPE = 4.0  # of the logarithm of what is lost over density: a guess until two 
 LEAST_STEP, LONGEST_STEP = 0.02, 0.35
 
 
+class Tried(Protocol):
+    """What was tried at one density: the figure that a target is about, allowing for what it was tried on."""
+
+    def cautious(self, target: Target) -> float: ...
+
+
+P = TypeVar("P", bound=Tried)
+
+
 @dataclass
-class Bisection:
+class Bisection(Generic[P]):
     """The points of one search, `lost` by the target's metric.
 
     Args:
@@ -25,12 +35,12 @@ class Bisection:
         target: what is asked for.
     """
 
-    point_at: Callable[[float], Point]
+    point_at: Callable[[float], P]
     target: Target
     lost: dict[float, float] = field(default_factory=dict)
-    points: dict[float, Point] = field(default_factory=dict)
+    points: dict[float, P] = field(default_factory=dict)
 
-    def search(self, start: float) -> Point:
+    def search(self, start: float) -> P:
         """The lowest density that meets a target of quality, or the highest that meets one of speed.
 
         Raises:

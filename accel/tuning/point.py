@@ -87,7 +87,7 @@ class Unreachable(Mistake):
         best: what was found all the same.
     """
 
-    def __init__(self, text: str, best: Point) -> None:
+    def __init__(self, text: str, best: Any) -> None:
         super().__init__(text)
         self.best = best
 

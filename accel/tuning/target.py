@@ -9,8 +9,13 @@ from typing import Literal, get_args
 
 from accel.mistake import Mistake
 
-Metric = Literal["latent_error", "ssim", "speedup"]
-LOWER_IS_BETTER = ("latent_error",)
+Metric = Literal["latent_error", "ssim", "speedup", "perplexity", "retrieval"]
+LOWER_IS_BETTER = ("latent_error", "perplexity")
+# What dense attention has of each quality, and how far from it a bound may be.
+PERFECT = {"latent_error": 0.0, "ssim": 1.0, "perplexity": 1.0, "retrieval": 1.0}
+BOUNDS = {
+    "latent_error": (0, 2), "ssim": (0, 1), "speedup": (1, 100), "perplexity": (1, 10), "retrieval": (0, 1)
+}  # fmt: skip
 PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=?|>=?)\s*([-+.0-9eE]+)\s*")
 
 
@@ -19,7 +24,8 @@ class Target:
     """What is asked for.
 
     Args:
-        metric: the relative error of the last latents, the mean SSIM, or dense seconds / accelerated seconds.
+        metric: the relative error of the last latents, the mean SSIM, or dense seconds / accelerated seconds;
+            of language models perplexity / the dense model's, or the share that is found of planted facts.
         value: its bound: the most of an error, the least of the others.
 
     Raises:
@@ -32,7 +38,7 @@ class Target:
     def __post_init__(self) -> None:
         if self.metric not in get_args(Metric):
             raise Mistake(f"target: unknown {self.metric!r}; one of {', '.join(get_args(Metric))}")
-        low, high = {"latent_error": (0, 2), "ssim": (0, 1), "speedup": (1, 100)}[self.metric]
+        low, high = BOUNDS[self.metric]
         if not (math.isfinite(self.value) and low < self.value < high):
             raise Mistake(f"target: {self.metric} is between {low} and {high}, got {self.value}")
 
@@ -63,24 +69,26 @@ class Target:
         return self.metric in LOWER_IS_BETTER
 
     def met_by(self, value: float, slack: float = 0.0) -> bool:
-        """Whether a figure meets the target, or misses it by no more than a share `slack` of what is lost."""
-        return value <= self.value * (1 + slack) if self.lower_is_better else value >= self._lowest(slack)
+        """Whether a figure meets the target, or misses it by no more than a share `slack` of what is lost.
+
+        Of quality what is lost is the distance to dense attention's, of a speed-up the speed-up.
+        """
+        if self.metric == "speedup":
+            return value >= self.value * (1 - slack)
+        perfect = PERFECT[self.metric]
+        sign = 1 if self.lower_is_better else -1
+        return sign * (value - perfect) <= sign * (self.value - perfect) * (1 + slack)
 
     def lost(self, value: float) -> float:
-        """What a figure loses, above 0: an error, 1 - SSIM, or 1 / a speed-up."""
-        if self.metric == "ssim":
-            value = 1 - value
-        return max(1 / value if self.metric == "speedup" else value, 1e-9)
+        """What a figure loses, above 0: the distance to dense attention's quality, or 1 / a speed-up."""
+        if self.metric == "speedup":
+            return 1 / value
+        sign = 1 if self.lower_is_better else -1
+        return max(sign * (value - PERFECT[self.metric]), 1e-9)
 
     def is_close(self, value: float, share: float = 0.06) -> bool:
         """Whether a figure that meets the target does so by a small share only."""
         return self.lost(value) > self.lost(self.value) * (1 - share)
-
-    def _lowest(self, slack: float) -> float:
-        """For SSIM the slack is of what separates it from 1, for a speed-up of the speed-up."""
-        if self.metric == "ssim":
-            return 1 - (1 - self.value) * (1 + slack)
-        return self.value * (1 - slack)
 
     def __str__(self) -> str:
         return f"{self.metric}{'<' if self.lower_is_better else '>'}{self.value:g}"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,20 @@ from accel.cli import options
 from accel.demo.paths import DEMO_PROMPTS
 from accel.mistake import Mistake
 
+if TYPE_CHECKING:
+    from accel.tuning.target import Target
+
+SLACK = 0.1
+
 
 def tune(
     model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
-    target: Annotated[str, typer.Option(help="latent_error<0.15, ssim>0.95 or speedup>1.5.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="latent_error<0.15, ssim>0.95 or speedup>1.5; with --text perplexity<1.02 or retrieval>0.95."
+        ),
+    ],
     prompts: Annotated[
         Path | None, typer.Option(help="A text file, one prompt a line; the demo has some of its own.")
     ] = None,
@@ -38,6 +48,10 @@ def tune(
         Path, typer.Option("--output", "-o", help="Folder for the recipe, the page and what was measured.")
     ] = Path("out/tune"),
     device: options.Device = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of a language model: a file of text as you give it. Repeatable; two or more."),
+    ] = None,
 ) -> None:
     """Find the fastest recipe that meets a target of quality or speed on a model of your own.
 
@@ -48,6 +62,12 @@ def tune(
     from accel.tuning.target import Target
 
     wanted = Target.parse(target)
+    options.require_folder("--output", output)
+    if text:
+        _tune_language(model, device, text, wanted, kept_aside, output)
+        return
+    if wanted.metric in ("perplexity", "retrieval"):
+        raise Mistake(f"target {wanted}: is for language models; add --text FILE")
     # The demo's sequences are short: large blocks would leave little to choose.
     usual = ("64x64", "32x32") if model == "demo" else ("128x64", "64x64")
     blocks = tuple(block_size(text) for text in block or usual)
@@ -65,7 +85,6 @@ def tune(
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
     if is_modular(asked.pipeline):
         raise Mistake(f"tune needs every step's latents, which {asked.pipeline.__name__} does not show")
-    options.require_folder("--output", output)
 
     from accel.cli.terminal import say
     from accel.tuning.point import Unreachable
@@ -103,6 +122,25 @@ def tune(
     if found.reached.speedup < 1:
         say("slower than dense on this machine: the target is met, but nothing is gained by it here")
     say(f"wrote {recipe} and {page}")
+
+
+def _tune_language(
+    model: str, device: str | None, files: list[Path], target: Target, kept_aside: int | None, output: Path
+) -> None:
+    from accel.cli.terminal import say
+    from accel.load.language_model import load_language_model
+    from accel.tuning.language.search import recipe_file, tune_language
+
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    language = load_language_model(model, device)
+    with progress_bar() as progress:
+        found = tune_language(*language, texts, target, kept_aside=kept_aside, progress=progress)
+    output.mkdir(parents=True, exist_ok=True)
+    say(f"reached {found.reached}")
+    if found.held_out is not None:
+        met = "" if target.met_by(found.held_out.value(target), SLACK) else "; the target is missed there"
+        say(f"kept aside: {found.held_out}{met}")
+    say(f"wrote {recipe_file(found, model, [str(file) for file in files], output / 'tuned.yaml')}")
 
 
 @contextmanager

@@ -1,0 +1,188 @@
+"""Tuning a language model: the sparsest recipe that keeps perplexity, or what is found, on its user's texts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accel.files import whole_file
+from accel.mistake import Mistake
+from accel.plain_text import plain
+from accel.recipe.files import build_recipe, recipe_data
+from accel.recipe.recipe import Recipe
+from accel.tuning.bisection import Bisection
+from accel.tuning.language.texts import Reading, Sample, plant, read
+from accel.tuning.pace import Progress, silent
+from accel.tuning.target import Target
+
+METRICS = ("perplexity", "retrieval", "speedup")
+METHOD, START = "llm-wanted", 0.2
+
+
+@dataclass(frozen=True)
+class LanguagePoint:
+    """One density on some texts, each beside its dense reading."""
+
+    density: float
+    recipe: Recipe
+    pairs: tuple[tuple[Reading, Reading], ...]
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity / the dense model's, the geometric mean over the texts."""
+        return math.exp(statistics.fmean(own.loss - dense.loss for own, dense in self.pairs))
+
+    @property
+    def retrieval(self) -> float:
+        """Of the facts that the dense model finds, the share that is found.
+
+        Raises:
+            Mistake: if it finds none.
+        """
+        kept = [
+            now for own, dense in self.pairs for now, then in zip(own.found, dense.found, strict=True) if then
+        ]
+        if not kept:
+            raise Mistake(
+                "the dense model finds none of the facts planted in these texts: tune to perplexity instead"
+            )
+        return statistics.fmean(kept)
+
+    @property
+    def speedup(self) -> float:
+        return sum(dense.seconds for _, dense in self.pairs) / sum(own.seconds for own, _ in self.pairs)
+
+    @property
+    def work(self) -> float:
+        return statistics.fmean(own.work for own, _ in self.pairs)
+
+    def value(self, target: Target) -> float:
+        return getattr(self, target.metric)
+
+    def cautious(self, target: Target) -> float:
+        """The figure, of perplexity worse by its standard error over the texts."""
+        if target.metric != "perplexity" or len(self.pairs) < 2:
+            return self.value(target)
+        spread = statistics.stdev(own.loss - dense.loss for own, dense in self.pairs)
+        return self.perplexity * math.exp(spread / math.sqrt(len(self.pairs)))
+
+    def __str__(self) -> str:
+        found = sum(sum(dense.found) for _, dense in self.pairs)
+        kept = f", finds {self.retrieval:.2f} of {found} facts" if found else ""
+        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {len(self.pairs)} texts"
+        return f"density {self.density:.3f}, perplexity x {self.perplexity:.4f}{kept}, {rest}"
+
+
+@dataclass(frozen=True)
+class TunedLanguage:
+    """What tuning found: `data` is what the recipe's file holds."""
+
+    target: Target
+    data: dict[str, Any]
+    reached: LanguagePoint
+    held_out: LanguagePoint | None
+    points: tuple[LanguagePoint, ...]
+
+
+def tune_language(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    target: str | Target,
+    *,
+    kept_aside: int | None = None,
+    most_tokens: int = 4096,
+    progress: Progress = silent,
+) -> TunedLanguage:
+    """Find the lowest density of the default method that meets a target on prompts like these texts.
+
+    Args:
+        model, tokenizer: of transformers, the model causal.
+        texts: at least two, of 512 tokens or more.
+        target: "perplexity<1.02" (of the dense model's), "retrieval>0.95" or "speedup>1.5".
+        kept_aside: of the texts, the last ones that nothing is chosen on; None is half of them.
+        most_tokens: of each that are read.
+        progress: hears what is done next.
+
+    Raises:
+        Mistake: if the target or the texts make no sense.
+        Unreachable: if no density meets the target; holds the best.
+    """
+    target = Target.parse(target) if isinstance(target, str) else target
+    if target.metric not in METRICS:
+        raise Mistake(f"target {target}: of a language model it is {', '.join(METRICS)}")
+    aside = len(texts) // 2 if kept_aside is None else kept_aside
+    if len(texts) < 2 or not 0 <= aside < len(texts):
+        raise Mistake(f"tune needs at least two texts and one to choose on, got {len(texts)}, {aside} aside")
+    samples = [plant(tokenizer, text, number, most_tokens) for number, text in enumerate(texts)]
+    dense = []
+    for number, sample in enumerate(samples):
+        progress(f"dense: text {number + 1} of {len(texts)}", number / len(texts) / 4)
+        dense.append(read(model, sample))
+    points: list[LanguagePoint] = []
+
+    chosen_on, kept = slice(0, len(texts) - aside), slice(len(texts) - aside, None)
+
+    def point_at(density: float, which: slice) -> LanguagePoint:
+        progress(f"density {density:.3f}", min(0.25 + 0.1 * len(points), 0.9))
+        points.append(_point(model, density, samples[which], dense[which]))
+        return points[-1]
+
+    reached = Bisection(lambda density: point_at(density, chosen_on), target).search(START)
+    held_out = point_at(reached.density, kept) if aside else None
+    return TunedLanguage(target, recipe_data(reached.recipe), reached, held_out, tuple(points))
+
+
+def _point(model: Any, density: float, samples: Sequence[Sample], dense: Sequence[Reading]) -> LanguagePoint:
+    recipe = recipe_at(density)
+    readings = [read(model, sample, recipe) for sample in samples]
+    return LanguagePoint(density, recipe, tuple(zip(readings, dense, strict=True)))
+
+
+def recipe_at(density: float) -> Recipe:
+    """The default method at a density, whatever the length of a prompt."""
+    policy = {
+        "method": "compose",
+        "score": {"kind": "wanted", "query": 4, "channels": 0.5},
+        "select": {
+            "kind": "top_k",
+            "density": round(density, 3),
+            "budget": "layer",
+            "row_density": round(density / 2, 3),
+        },
+        "always": {"sink": 64},
+        "block_size": [64, 64],
+    }
+    return build_recipe(
+        {
+            "description": "a language model, tuned",
+            "schedule": {"dense_queries": 64, "min_tokens": 0},
+            "rules": [{"match": "*", "policy": policy}],
+        },
+        "tune",
+    )
+
+
+def recipe_file(tuned: TunedLanguage, model: str, texts: Sequence[str], path: Path) -> Path:
+    """Write the recipe as YAML, with its evidence in comments."""
+    held_out = "no texts were kept aside" if tuned.held_out is None else str(tuned.held_out)
+    lines = [
+        f"Tuned by `accel tune` to {tuned.target}, {date.today().isoformat()}, of {model}.",
+        f"Reached: {tuned.reached}",
+        f"Kept aside: {held_out}",
+        f"Texts, the last ones kept aside: {', '.join(texts)}",
+        "Perplexity is / the dense model's, of the second half of each text, in which facts are planted.",
+        "Not measured: longer prompts, other texts, decoding, which runs dense.",
+    ]
+    header = "\n".join(f"# {plain(' '.join(line.split()))}" for line in lines)
+    data = {**tuned.data, "description": f"tuned to {tuned.target}"}
+    with whole_file(path) as draft:
+        draft.write_text(f"{header}\n{yaml.safe_dump(data, sort_keys=False)}", encoding="utf-8")
+    return path
