@@ -1,4 +1,4 @@
-"""Tuning a language model: the sparsest recipe that keeps perplexity, or what is found, on its user's texts."""
+"""Tuning a language model: the sparsest recipe that keeps perplexity, or what is found, on given texts."""
 
 from __future__ import annotations
 
