@@ -68,21 +68,27 @@ class Branches:
     Attributes:
         captured: by branch of guidance.
         seen: the turn in which each branch last came.
-        transport: the turn and the map [B, H, D, D] that was fitted in it, for all branches.
+        transport: the turn and the key of the map [B, H, D, D] that was fitted in it, and the map, for all
+            branches of that key. A pass may have fewer samples than the first.
     """
 
     captured: dict[int, Captured] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
-    transport: tuple[int, Tensor] | None = None
+    transport: tuple[int, Hashable, Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
         return sum(captured.nbytes for captured in self.captured.values())
 
+    def first(self, key: Hashable) -> Captured | None:
+        """What the first branch captured for this key."""
+        first = self.captured.get(0)
+        return None if first is None or first.key != key else first
+
     def shared_layout(self, context: Context, key: Hashable) -> BlockLayout | None:
         """The blocks that the first branch chose for the same step; None if it has not."""
-        first = self.captured.get(0)
-        if context.branch == 0 or first is None or first.key != key or first.context.turn != context.turn:
+        first = self.first(key)
+        if context.branch == 0 or first is None or first.context.turn != context.turn:
             return None
         return served(first.layout)
 
@@ -127,7 +133,8 @@ class Residual:
         branches.captured.pop(context.branch, None)
         sparse, residual = split(q, k, v, layout)
         dense = sparse + residual
-        if self._serves_other(context):
+        if not self.settings.branch_decay and context.branch > 0 and branches.first(key) is not None:
+            # That of the first branch serves this one too.
             values = sample = inverse = None
         else:
             values = stored(residual, self.settings.store, q.dtype, self.settings.device)
@@ -172,10 +179,6 @@ class Residual:
     def branches(self, kept: dict[Hashable, Any], call: int) -> Branches:
         return kept.setdefault((id(self), call), Branches())
 
-    def _serves_other(self, context: Context) -> bool:
-        """Whether the first branch's residual serves this branch too, so that it keeps none."""
-        return not self.settings.branch_decay and context.branch > 0
-
     def _current(
         self, branches: Branches, context: Context, key: Hashable, count: bool = False
     ) -> Captured | None:
@@ -186,7 +189,7 @@ class Residual:
             reason = MISSING
         elif context.progress - captured.context.progress > self.settings.max_progress + 1e-9:
             reason = TOO_OLD
-        elif captured.values is None and 0 not in branches.captured:
+        elif captured.values is None and branches.first(key) is None:
             reason = MISSING
         if reason is None:
             return captured
@@ -234,13 +237,14 @@ class Residual:
         self, branches: Branches, own: Captured, v: Tensor, heads: int, context: Context
     ) -> Tensor | None:
         """[B, H, D, D]: values at capture -> values now; fitted once a step, for all branches."""
-        captured = own if own.sample is not None else branches.captured.get(0, own)
+        captured = own if own.sample is not None else branches.first(own.key) or own
         if captured.sample is None or captured.inverse is None:
             return None
-        if branches.transport is None or branches.transport[0] != context.turn or context.branch == 0:
+        known, fitted_for = branches.transport, (context.turn, own.key)
+        if known is None or known[:2] != fitted_for or context.branch == 0:
             then, now = captured.sample.float(), sampled(v, heads)
-            branches.transport = context.turn, captured.inverse @ (then.transpose(2, 3) @ now)
-        return branches.transport[1]
+            known = branches.transport = (*fitted_for, captured.inverse @ (then.transpose(2, 3) @ now))
+        return known[2]
 
 
 def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:

@@ -208,6 +208,16 @@ def test_one_map_serves_both_branches_of_a_step():
     assert site.residual.branches(site.kept, 0).transport is first
 
 
+@mark.parametrize("decay", [0, 0.2])
+def test_passes_of_different_batches_keep_residuals_of_their_own(decay):
+    site, passes = Kept(branch_decay=decay), [qkv(batch=2), qkv(batch=1, seed=1)]
+    for branch, tensors in enumerate(passes):
+        site.capture(at(1, branch), tensors, key=branch)
+    for branch, tensors in enumerate(passes):
+        added = site.added(at(2, branch), tensors, key=branch)
+        torch.testing.assert_close(added, difference(tensors), atol=2e-3, rtol=2e-3)
+
+
 STORES = {"full": 1e-6, "int8": 0.01, "int4": 0.12}
 
 
