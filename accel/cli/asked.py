@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from accel.cli.options import parse_changes
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.load.empty_forward import is_image_model
 from accel.load.empty_pipeline import empty_pipeline
-from accel.load.errors import LoadError, require_device
+from accel.load.errors import require_device
 from accel.load.index import PipelineIndex, read_index
-from accel.load.lora import Lora, load_loras
+from accel.load.lora import Lora, load_loras, locate
 from accel.load.modular import is_modular
 from accel.load.pipeline import best_device, load_pipeline, require_offload
 from accel.load.quantised import require_quantiser
@@ -99,9 +98,7 @@ def loading_of(chosen: dict[str, Any]) -> LoadSettings:
     if loading.quantize is not None:
         require_quantiser(loading.quantize, device)
     for text in loading.lora:
-        source = Lora.parse(text).source
-        if not source.strip() or (source.endswith(".safetensors") and not Path(source).is_file()):
-            raise LoadError(f"--lora {text!r}: there is no such file")
+        locate(Lora.parse(text).source)
     return loading
 
 

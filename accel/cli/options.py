@@ -135,3 +135,15 @@ def require_folder(option: str, folder: Path) -> None:
         raise Mistake(
             f"{option} {folder}: cannot write there: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def require_one_way(dense: bool, only_dense: bool, recipe: str | None, changes: list[str] | None) -> None:
+    """Refuse options that say different things of what is to run.
+
+    Raises:
+        Mistake: says which.
+    """
+    if dense and only_dense:
+        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
+    if only_dense and (recipe is not None or changes):
+        raise Mistake("--only-dense runs without a recipe: give it, or --recipe and --set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 
 from accel.load.errors import LoadError
@@ -28,7 +29,7 @@ def gguf_of(model: str) -> Path | None:
         file = _shipped()
     elif model.lower().endswith(".gguf"):
         file = Path(model)
-        if not file.is_file():
+        if not isfile(model):
             raise LoadError(f"{model}: there is no such file")
     else:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def read_index(model: str) -> PipelineIndex:
 def _read_either(model: str) -> dict[str, Any]:
     """The index of an ordinary pipeline, or else of a modular one."""
     usual, modular = INDEXES
-    if Path(model).is_dir():
+    if isdir(model):
         return read_json(model, usual if (Path(model) / usual).is_file() else modular)
     try:
         return read_json(model, usual)
@@ -115,7 +116,7 @@ def read_json(model: str, name: str) -> dict[str, Any]:
         LoadError: if the file is missing, or is not a JSON object.
     """
     source = DEMO_VIDEO if model == "demo" else Path(model)
-    path = source / name if source.is_dir() else _from_hub(model, name)
+    path = source / name if isdir(source) else _from_hub(model, name)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

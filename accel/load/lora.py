@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +37,12 @@ class Lora:
         if not equals:
             return cls(text)
         try:
-            return cls(source, float(scale))
-        except ValueError as error:
-            raise LoadError(
-                f"--lora {text!r}: expected SOURCE or SOURCE=SCALE, for example mine=0.8"
-            ) from error
+            lora = cls(source, float(scale))
+        except ValueError:
+            lora = cls("")
+        if not lora.source.strip() or not math.isfinite(lora.scale or 0):
+            raise LoadError(f"--lora {text!r}: expected SOURCE or SOURCE=SCALE, for example mine=0.8")
+        return lora
 
 
 def load_loras(pipe: Any, loras: Sequence[Lora]) -> dict[str, float]:
@@ -64,7 +67,7 @@ def load_loras(pipe: Any, loras: Sequence[Lora]) -> dict[str, float]:
 
 
 def _load(pipe: Any, lora: Lora, name: str) -> None:
-    folder, file = _locate(lora.source)
+    folder, file = locate(lora.source)
     chosen = {} if file is None else {"weight_name": file}
     try:
         pipe.load_lora_weights(folder, adapter_name=name, use_safetensors=True, **chosen)
@@ -78,16 +81,20 @@ def _load(pipe: Any, lora: Lora, name: str) -> None:
         )
 
 
-def _locate(source: str) -> tuple[str, str | None]:
-    """(folder or hub id, file in it or None for the usual one)."""
+def locate(source: str) -> tuple[str, str | None]:
+    """(folder or hub id, file in it or None for the usual one).
+
+    Raises:
+        LoadError: if there is no such file or folder and this is not a hub id, or other files are there.
+    """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(source):
         if path.suffix != ".safetensors":
             raise LoadError(
                 f"{source}: LoRA weights are read from .safetensors only, got {path.suffix or 'none'}"
             )
         return str(path.parent), path.name
-    if not path.is_dir():
+    if not os.path.isdir(source):
         if path.suffix in (".safetensors", *PICKLES) or not HUB_ID.fullmatch(source):
             raise LoadError(f"{source}: no such file or folder of LoRA weights, and no hub id (OWNER/NAME)")
         return source, None
@@ -99,7 +106,7 @@ def _locate(source: str) -> tuple[str, str | None]:
 
 def _trained_scale(source: str) -> float:
     path = Path(source)
-    config = (path if path.is_dir() else path.parent) / SCALE_FILE
+    config = (path if os.path.isdir(source) else path.parent) / SCALE_FILE
     if not config.is_file():
         return 1.0
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from os import PathLike
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     path = Path(name_or_path)
     shipped = shipped_recipes()
     if path.suffix.lower() in (".yaml", ".yml"):
-        if path.stem in shipped and not path.exists():
+        if path.stem in shipped and not exists(path):
             raise RecipeError(
                 f"{path}: no such file; the shipped recipe is called {path.stem!r}, without .yaml"
             )
@@ -76,7 +77,7 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     name = str(name_or_path)
     if name in shipped:
         return shipped[name], f"{name}.yaml"
-    if name.strip() and (len(path.parts) > 1 or path.exists()):
+    if name.strip() and (len(path.parts) > 1 or exists(path)):
         raise RecipeError(f"{name}: a recipe file ends in .yaml; shipped recipes go by their name alone")
     raise RecipeError(
         f"no shipped recipe is called {name!r}; {nearest(name, shipped)} A file must end in .yaml."

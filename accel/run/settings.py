@@ -60,7 +60,7 @@ class GenerateSettings(Settings):
         None, description="Tokens of the prompt that are read."
     )
     fps: float | None = Field(
-        None, gt=0, le=1000, description="Frames a second of the video; by default the model's own rate."
+        None, ge=0.01, le=1000, description="Frames a second of the video; by default the model's own rate."
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = Field(
         0, description="Of the noise; the same for every run that is compared."

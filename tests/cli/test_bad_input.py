@@ -26,6 +26,9 @@ MISTAKES = {
     "generate --output /dev/null/a.mp4": "does not exist",
     "generate --out clips": "--out clips is the folder of --prompts",
     "generate --dense --only-dense": "give one of them",
+    "generate --only-dense --recipe radial": "--only-dense runs without a recipe",
+    "complete --only-dense --set dense_steps=0": "--only-dense runs without a recipe",
+    "complete --set dense_stps=0": "did you mean 'dense_steps'?",
     "generate --prompts p.jsonl --out o -o a.mp4": "not with --output",
     "generate --prompts p.jsonl": "--prompts needs --out",
     "generate --height 0": "--height: input should be greater than or equal to 1",
@@ -35,7 +38,7 @@ MISTAKES = {
     "generate --steps many": "Invalid value for '--steps'",
     "generate --frames 1e3": "Invalid value for '--frames'",
     "generate --strength 2 --video v.mp4": "--strength: input should be less than or equal to 1",
-    "generate --fps 0": "--fps: input should be greater than 0",
+    "generate --fps 1e-9": "--fps: input should be greater than or equal to 0.01",
     "generate --fps inf": "--fps:",
     "generate --image a.png": "WanPipeline takes no --image",
     "generate --video none.mp4": "none.mp4: is not a video",
@@ -45,7 +48,10 @@ MISTAKES = {
     "generate --offload model --device cpu": "--offload model needs an accelerator",
     "generate --quantize int3": "--quantize: input should be",
     "generate --quantize quanto-int8": "pip install optimum-quanto",
-    "generate --lora none.safetensors": "there is no such file",
+    "generate --lora none.safetensors": "no such file or folder of LoRA weights",
+    "generate --lora none": "no hub id (OWNER/NAME)",
+    "generate --lora .": "expected one .safetensors file in this folder, found none",
+    "generate --lora a/b=1e400": "expected SOURCE or SOURCE=SCALE",
     "generate --lora =": "--lora",
     "generate --output video.png": "ends in .mp4 or .gif",
     "compare --output /dev/null/out": "--output /dev/null/out: cannot write there",
@@ -64,6 +70,26 @@ MISTAKES = {
     "bench prefill --lengths 1024 --device gpu": "device 'gpu' is unknown",
     "bench prefill --out x.txt": ".csv, .json or .svg",
 }
+
+
+LONG = "a" * 5000
+
+
+@mark.parametrize(
+    "command",
+    [
+        f"inspect {LONG}",
+        f"inspect demo --recipe {LONG}",
+        f"inspect demo --recipe {LONG}.yaml",
+        f"complete --model {LONG}.gguf",
+        f"generate --lora {LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_is_a_mistake(command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["accel", *command.split(), *(["x"] if "complete" in command else [])])
+    with raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
 
 
 @mark.parametrize("command", MISTAKES)

@@ -17,6 +17,7 @@ from accel.cli.terminal import print_table, say, write
 from accel.demo.needle import needle_prompt
 from accel.load.language_model import load_language_model
 from accel.mistake import Mistake
+from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import DENSE, Recipe
@@ -52,12 +53,11 @@ def complete(
     as_json: options.Json = False,
 ) -> None:
     """Continue a prompt with a language model, accelerated by a recipe, and say what it took."""
-    if dense and only_dense:
-        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
+    options.require_one_way(dense, only_dense, recipe, changes)
     text, expected = _prompt(model, prompt, prompt_file), None
     wanted = options.parse_changes(changes)
-    if recipe is not None and not only_dense:
-        override(load_recipe(recipe), wanted)
+    if not only_dense:
+        override(load_recipe(recipe or LANGUAGE_MODELS), wanted)
     loaded = load_language_model(model, device)
     if text is None:
         text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)

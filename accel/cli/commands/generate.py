@@ -42,7 +42,8 @@ def generate(
 
     With --prompts, many. `accelerate launch -m accel generate --prompts ...` shares them between GPUs.
     """
-    _require_one_way(chosen, dense, only_dense, output, prompts, out)
+    options.require_one_way(dense, only_dense, recipe, changes)
+    _require_one_place(chosen, dense, output, prompts, out)
     from accel.cli import asked as checks
 
     load = checks.loading_of(loading)
@@ -69,21 +70,18 @@ def generate(
     _write(runs, path, settings.fps or asked.rate, runs_as_dict(runs) if as_json else None)
 
 
-def _require_one_way(
+def _require_one_place(
     chosen: dict[str, Any],
     dense: bool,
-    only_dense: bool,
     output: Path | None,
     prompts: Path | None,
     out: Path | None,
 ) -> None:
-    """Refuse options that exclude one another.
+    """Refuse options that say different things of what is made and where it goes.
 
     Raises:
         Mistake: says which.
     """
-    if dense and only_dense:
-        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
     if prompts is None and out is not None:
         raise Mistake(f"--out {out} is the folder of --prompts; a single result goes to --output FILE")
     if prompts is None:
