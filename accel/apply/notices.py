@@ -20,11 +20,11 @@ class Notices:
     """Watches the installed sites of one patch.
 
     Args:
-        told: what has been warned about; shared by the sites of one patch.
+        warned: what has been warned about; shared by the sites of one patch.
     """
 
-    def __init__(self, told: set[str]) -> None:
-        self.told = told
+    def __init__(self, warned: set[str]) -> None:
+        self.warned = warned
         self.judged: set[str] = set()
 
     def after_forward(self, model: nn.Module, installed: Sequence[InstalledSite], context: Context) -> None:
@@ -76,14 +76,14 @@ class Notices:
         self._tell_of(names, "passed by", "never called in the first forward: {}")
 
     def _tell_of(self, sites: Sequence[str], what: str, message: str) -> None:
-        new = [site for site in sites if f"{what} {site}" not in self.told]
-        self.told |= {f"{what} {site}" for site in new}
+        new = [site for site in sites if f"{what} {site}" not in self.warned]
+        self.warned |= {f"{what} {site}" for site in new}
         if new:
             warnings.warn(message.format(", ".join(new)), stacklevel=2)
 
     def _tell(self, what: str, message: str) -> None:
-        if what not in self.told:
-            self.told.add(what)
+        if what not in self.warned:
+            self.warned.add(what)
             warnings.warn(message, stacklevel=2)
 
 

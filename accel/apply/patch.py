@@ -32,7 +32,7 @@ class Patch:
         models: the patched models by component name.
         installed: the sites in force.
         dense_backends: what dense calls run on, by the name a schedule has.
-        told: what has been warned about.
+        warned: what has been warned about.
         notices: warns of sites that are never called or were replaced.
     """
 
@@ -42,8 +42,8 @@ class Patch:
         self.hooks: dict[str, ModelHook] = {}
         self.installed: list[InstalledSite] = []
         self.dense_backends: dict[str, DenseBackend] = {}
-        self.told: set[str] = set()
-        self.notices = Notices(self.told)
+        self.warned: set[str] = set()
+        self.notices = Notices(self.warned)
 
     def put_in(self) -> None:
         """Put everything in again that `remove` took out."""
@@ -91,7 +91,7 @@ class Patch:
         Raises:
             Exception: the error itself under `ACCEL_STRICT=1`.
         """
-        return hook_fault(doing, error, self.told)
+        return hook_fault(doing, error, self.warned)
 
     @property
     def step_source(self) -> str:
@@ -108,7 +108,7 @@ class Patch:
         assert step.rule is not None
         site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
         if site.causal:
-            sequence = SequenceAttention(site, policy, schedule, self.told)
+            sequence = SequenceAttention(site, policy, schedule, self.warned)
             sequence.precision = step.rule.precision
             self._put_in(prepared_in_sequence(site, sequence))
             return
@@ -116,7 +116,7 @@ class Patch:
         hook, recipe = self.hooks[site.component], self.plan.recipe
         assert isinstance(hook, RootHook)
         attention = GridAttention(
-            site, policy, schedule, hook, reuse, self.told, recipe.compensate, recipe.few_steps
+            site, policy, schedule, hook, reuse, self.warned, recipe.compensate, recipe.few_steps
         )
         attention.precision = step.rule.precision
         if attention.few is not None:

@@ -1,4 +1,4 @@
-"""Options that several subcommands share, made from the settings where a setting stands behind them."""
+"""Options that several subcommands share, made from the settings where there is one for them."""
 
 from __future__ import annotations
 

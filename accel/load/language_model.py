@@ -34,7 +34,7 @@ def load_language_model(
         dtype: None is bfloat16 on an accelerator and float32 on the CPU.
 
     Raises:
-        LoadError: if it cannot be had. Only safetensors weights are read, never pickles, and no code that
+        LoadError: if it cannot be loaded. Only safetensors weights are read, never pickles, and no code that
             comes with a model is run.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer

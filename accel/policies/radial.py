@@ -16,9 +16,11 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.policy import BlockSize, Policy
-from accel.policies.radial_mask import HAS_SINK, Reduction, Rule, half_widths, keep_any, keep_strict
+from accel.policies.radial_mask import HAS_SINK, Rule, half_widths, keep_any
+from accel.policies.radial_parity import keep_strict
 
 Decay = Annotated[float, Field(gt=0, le=1)]
+Reduction = Literal["any", "strict"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ half-width that halves whenever `d` doubles. F frames of s tokens, B tokens a bl
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -17,7 +16,6 @@ from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import block_counts, frame_fragments, join_fragments, text_blocks
 
 Rule = Literal["wan", "hunyuan", "paper"]
-Reduction = Literal["any", "strict"]
 
 DROPPED = -1.0
 HAS_SINK = {"wan": True, "hunyuan": False, "paper": True}
@@ -69,56 +67,11 @@ def keep_any(grid: TokenGrid, widths: list[float], sink: bool, block_size: tuple
     if sink:
         kept |= keys.frame == 0
     keep = join_fragments(kept, queries.block, keys.block, block_counts(grid, block_size))
-    return _with_text(keep, grid, block_size)
+    return with_text(keep, grid, block_size)
 
 
-def keep_strict(grid: TokenGrid, widths: list[float], sink: bool, block: int) -> Tensor:
-    """Bool [Mb, Nb], on the CPU: the published code's reduction, which shrinks; for parity only.
-
-    Of a kept block's columns with any kept pair, more than 0.6 have more than a third of it kept. Where
-    frames are not a multiple of a block this repeats what that code does, its lost border tiles included.
-
-    Raises:
-        ValueError: where that code fails: video tokens no multiple of the block, or text first.
-    """
-    if grid.video_start:
-        raise ValueError(
-            "reduction 'strict' is defined for text after the video only, not for text first, "
-            f"got {grid.video_start} tokens before the video in {grid}"
-        )
-    if grid.video_tokens % block:
-        raise ValueError(
-            f"reduction 'strict' needs a multiple of {block} video tokens, {grid} has {grid.video_tokens}; "
-            "use 'any'"
-        )
-    s, tiles = grid.frame_tokens, math.ceil(grid.frame_tokens / block)
-    keep = torch.zeros(block_counts(grid, (block, block)), dtype=torch.bool)
-    for i in range(grid.frames):
-        rows = slice(i * s // block, i * s // block + tiles)
-        for j in range(grid.frames):
-            width = s if sink and j == 0 else widths[abs(i - j)]
-            if width != DROPPED:
-                columns = slice(j * s // block, j * s // block + tiles)
-                keep[rows, columns] |= _strict_tiles(
-                    s, i * s % block, j * s % block, math.floor(width), block
-                )
-    return _with_text(keep.fill_diagonal_(True), grid, (block, block))
-
-
-@lru_cache(maxsize=1024)
-def _strict_tiles(s: int, row_offset: int, column_offset: int, width: int, block: int) -> Tensor:
-    """Bool [n, n] for a pair of frames that begin `row_offset` and `column_offset` tokens into a block."""
-    tiles = math.ceil(s / block)
-    columns = torch.arange(tiles * block) - column_offset
-    first_row = (torch.arange(tiles) * block - row_offset).clamp(min=0)[:, None]
-    last_row = ((torch.arange(tiles) + 1) * block - row_offset).clamp(max=s)[:, None] - 1
-    kept = torch.minimum(last_row, columns + width) - torch.maximum(first_row, columns - width) + 1
-    kept = (kept.clamp(min=0) * ((columns >= 0) & (columns < s))).reshape(tiles, tiles, block)
-    full_columns = (kept * 3 > block).sum(dim=-1)
-    return full_columns.double() / ((kept > 0).sum(dim=-1) + 1e-9) > 0.6
-
-
-def _with_text(keep: Tensor, grid: TokenGrid, block_size: tuple[int, int]) -> Tensor:
+def with_text(keep: Tensor, grid: TokenGrid, block_size: tuple[int, int]) -> Tensor:
+    """`keep` with all rows and columns of text."""
     for rows, columns in zip(*(text_blocks(grid, size) for size in block_size), strict=True):
         keep[rows] = True
         keep[:, columns] = True

@@ -43,7 +43,7 @@ class Generated:
 
     Args:
         frames: float [F, H, W, C] in [0, 1], on the CPU, as the pipeline made them; an image is one frame.
-        latents: the last step's latents, on the CPU; none if the pipeline does not show them.
+        latents: the last step's latents, on the CPU; None if the pipeline does not show them.
         seconds: how long it took.
         patch: the recipe's account; its counts go on living after the model is restored.
     """

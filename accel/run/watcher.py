@@ -11,7 +11,7 @@ WARM_UP = "warm-up"
 
 
 class Watcher:
-    """Does nothing; subclasses tell people."""
+    """Does nothing; subclasses show progress."""
 
     def begins(self, name: str, number: int, of: int) -> None:
         """The run of that name, number `number` of `of`, begins."""

@@ -113,7 +113,7 @@ class Tuned:
         points: everything that was tried by whole generations.
         ranked: everything that was ranked by the forced error, best first.
         profile: where the calls' errors are.
-        videos: the dense frames of one prompt and the chosen recipe's, [F, H, W, C] in [0, 1]; none if the
+        videos: the dense frames of one prompt and the chosen recipe's, [F, H, W, C] in [0, 1]; None if the
             pipeline cannot show them.
         seconds: it took.
     """

@@ -113,7 +113,7 @@ class Subject:
         return self._dense(number).seconds
 
     def run(self, number: int) -> Tensor:
-        """The last latents of one call of the pipeline as it is now; none if it does not show them."""
+        """The last latents of one call of the pipeline as it is now; None if it does not show them."""
         return last_latents(self.pipe, self.settings_of(number))
 
     def outcome(self, recipe: Recipe, number: int, what: str) -> Outcome:
@@ -209,7 +209,7 @@ class Subject:
             recording = playback.recording(models[0], most) if len(models) == 1 else nullcontext()
             with torch.no_grad(), recording:
                 course = record(self.pipe, call)
-            # A step whose forwards cannot be told apart is not played back.
+            # A step whose forwards cannot be distinguished is not played back.
             even = playback.forwards % len(course.velocities) == 0
             kept = {
                 "velocities": list(course.velocities),
@@ -246,14 +246,14 @@ class Subject:
 
 
 def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:
-    """Of one call of a pipeline, undecoded; none if it does not show them."""
+    """Of one call of a pipeline, undecoded; None if it does not show them."""
     latents: list[Tensor] = []
     pipe(**arguments_of(pipe, settings, latents, decode=False))
     return latents[-1] if latents else torch.empty(0)
 
 
 def fingerprint(pipe: Any) -> str:
-    """What tells a pipeline from another: its classes, one number of each of its weights, and the machine."""
+    """What distinguishes pipelines: their classes, one number of each of their weights, and the machine."""
     found = [type(pipe).__name__, type(getattr(pipe, "scheduler", None)).__name__, device_name(pipe.device)]
     for name, model in supported_models(pipe).items():
         found += [name, type(model).__name__, str(model.dtype)]

@@ -58,7 +58,7 @@ class Target:
         try:
             value = float(number)
         except ValueError:
-            raise Mistake(f"target {text!r}: {number} is no number") from None
+            raise Mistake(f"target {text!r}: {number} is not a number") from None
         target = cls(metric, value)  # type: ignore[arg-type]
         if (sign[0] == "<") != target.lower_is_better:
             raise Mistake(f"target {text!r}: write {target}, {metric} is better the other way")

@@ -28,7 +28,7 @@ def recipe_text(tuned: Tuned) -> str:
         name: value for name, value in vars(tuned.settings).items() if value is not None and name != "prompt"
     }
     held = "no prompts were kept aside" if tuned.held_out is None else f"kept aside: {tuned.held_out}"
-    told = (
+    corrected = (
         " (its density was raised by these prompts, so they are held out no more)" if tuned.corrected else ""
     )
     lines = [
@@ -38,7 +38,7 @@ def recipe_text(tuned: Tuned) -> str:
         f"Machine: {tuned.machine}",
         f"Reached: {tuned.reached}",
         "(chosen so that the mean, worse by its standard error over these prompts, meets the target)",
-        f"Held out: {held}{told}",
+        f"Held out: {held}{corrected}",
         f"Prompts: {len(tuned.prompts)}; the seed of each is its place, from 0, plus the one above; the last "
         f"{tuned.kept_aside} were kept aside:",
         *(f"- {prompt}" for prompt in tuned.prompts),

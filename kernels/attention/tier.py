@@ -18,24 +18,24 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def runs_anywhere(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """What a tier that runs on every device says of one."""
+    """The `cannot_run` of a tier that runs on every device."""
     return None
 
 
 def takes_all(layout: BlockLayout) -> str | None:
-    """What a tier that takes every layout says of one."""
+    """The `cannot_take` of a tier that takes every layout."""
     return None
 
 
 @dataclass(frozen=True)
 class Tier:
-    """An implementation. It stands beside its kernel, in a file that imports nothing the kernel needs.
+    """An implementation, declared beside its kernel in a file that imports nothing the kernel needs.
 
     Args:
         module: where its `block_sparse_attention` is, imported when it first runs.
-        cannot_run: why it cannot run heads of a size and type on a device, to be read after the tier's name;
-            None where it can. Types that are no floats, and the meta device, never get here.
-        cannot_take: why it cannot run a layout, likewise.
+        cannot_run: why it cannot run heads of a size and type on a device, phrased to follow the tier's name;
+            None where it can. Integer types and the meta device never get here.
+        cannot_take: why it cannot run a layout, in the same form.
         needs_check: whether it may run by the machine's choice, once it has passed its check there.
         precision: what it rounds queries and keys to. Such a tier runs only where this is asked for.
         error: the norm of the error over that of the output, in float64, which a tier that rounds may have in
@@ -54,8 +54,15 @@ class Tier:
         return importlib.import_module(self.module).block_sparse_attention
 
 
+def require(name: str, *against: str | None) -> None:
+    """Raise a ValueError if a tier's functions have found anything against a call."""
+    for reason in against:
+        if reason is not None:
+            raise ValueError(f"the {name} tier {reason}")
+
+
 def on_nvidia(device: torch.device) -> tuple[int, int] | None:
-    """The compute capability of an NVIDIA GPU; None for what is none."""
+    """The compute capability of an NVIDIA GPU; None for any other device."""
     if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_capability(device)

@@ -49,7 +49,7 @@ class TierChoice:
     Args:
         name: a key of `TIERS`.
         reason: one line, for people.
-        unsupported: why no tier can run such a call; none where one can.
+        unsupported: why no tier can run such a call; None where one can.
     """
 
     name: str
@@ -110,7 +110,7 @@ def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int
 
 
 def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why tier `name` cannot run such a call, to be read after its name; None if it can."""
+    """Why tier `name` cannot run such a call, phrased to follow its name; None if it can."""
     device = torch.device(device)
     if dtype not in FLOATS:
         return f"does not take {dtype}"
@@ -120,7 +120,7 @@ def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_d
 
 
 def cannot_take(name: str, layout: BlockLayout) -> str | None:
-    """Why tier `name` cannot run a layout, to be read after its name; None if it can."""
+    """Why tier `name` cannot run a layout, phrased to follow its name; None if it can."""
     return tier(name).cannot_take(layout)
 
 

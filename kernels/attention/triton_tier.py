@@ -13,7 +13,7 @@ DIMS = (16, 256)
 
 
 def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why no kernel in Triton can run such a call, to be read after its tier's name; None if they can."""
+    """Why no kernel in Triton can run such a call, phrased to follow the tier's name; None if they can."""
     if find_spec("triton") is None:
         return "needs the triton package"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -1,7 +1,7 @@
 """Block-sparse attention by NVIDIA's cuDNN frontend. NOT YET RUN ON ANY GPU.
 
 Lists go over as they are: the package's are block numbers and counts too. What a block's keys are beyond the
-end, or padding, is told by the number of its real keys; blocks without any are left out of the lists. Orders
+end, or padding, is given by the number of its real keys; blocks without any are left out of the lists. Orders
 are gathered into, and tails are added, as in the other tiers. Nothing waits for the device.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels.attention.tier import on_nvidia
+from accel.kernels.attention.tier import on_nvidia, require
 from accel.kernels.cudnn.tier import cannot_take
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
@@ -29,8 +29,7 @@ def block_sparse_attention(
     Raises:
         ValueError: if the layout is one that `tier.cannot_take` refuses.
     """
-    if reason := cannot_take(layout):
-        raise ValueError(f"the cudnn tier {reason}")
+    require("cudnn", cannot_take(layout))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q_len, block = q.shape[2], layout.block_size[1]
     q, k, v = layout.to_block_order(q, k, v)

@@ -20,7 +20,7 @@ BLOCKS = ((128, 128), (128, 64), (64, 64))
 
 
 def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why cuDNN cannot run such a call, to be read after the tier's name; None if it can."""
+    """Why cuDNN cannot run such a call, phrased to follow the tier's name; None if it can."""
     capability = on_nvidia(device)
     if capability is None or capability[0] not in HEAD_DIMS:
         return "needs an NVIDIA GPU of compute capability 9.0, 10.x, 11.0 or 12.0"

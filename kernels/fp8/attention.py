@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.tail_triton import add_tail
+from accel.kernels.attention.tier import require
 from accel.kernels.fp8.kernel import ROWS, hopper_fp8_kernel
 from accel.kernels.fp8.operands import Operands, operands
-from accel.kernels.fp8.tier import HEAD_DIMS, cannot_take
+from accel.kernels.fp8.tier import cannot_take, does_not_take
 from accel.kernels.hopper.tiles import box_descriptor
 from accel.kernels.launch import apart, launch
 from accel.kernels.layout.layout import BlockLayout
@@ -30,7 +31,7 @@ def block_sparse_attention(
         ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tier.cannot_take` has
             something against the layout.
     """
-    _check(q, layout)
+    require("fp8", does_not_take(q.dtype, q.shape[-1]), cannot_take(layout))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = layout.to_block_order(q, k, v)
     batch, heads, q_len, dim = q.shape
@@ -61,13 +62,3 @@ def _operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Opera
     from accel.kernels.fp8 import quantise
 
     return quantise.operands(q, k, v, rows, scale)
-
-
-def _check(q: Tensor, layout: BlockLayout) -> None:
-    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in HEAD_DIMS:
-        raise ValueError(
-            "the fp8 tier takes torch.float16 and torch.bfloat16 and head dims 64 and 128, "
-            f"got {q.dtype} and {q.shape[-1]}"
-        )
-    if reason := cannot_take(layout):
-        raise ValueError(f"the fp8 tier {reason}")

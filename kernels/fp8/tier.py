@@ -12,9 +12,14 @@ HEAD_DIMS = (64, 128)
 
 
 def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    if reason := hopper.cannot_run(device, dtype, head_dim):
-        return reason
-    return None if head_dim in HEAD_DIMS else f"takes head dims 64 and 128, not {head_dim}"
+    return hopper.cannot_run(device, dtype, head_dim) or does_not_take(dtype, head_dim)
+
+
+def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
+    """What is wrong with a call on any device."""
+    if head_dim not in HEAD_DIMS:
+        return f"takes head dims 64 and 128, not {head_dim}"
+    return hopper.does_not_take(dtype, head_dim)
 
 
 def cannot_take(layout: BlockLayout) -> str | None:

@@ -14,8 +14,9 @@ import triton
 from torch import Tensor
 
 from accel.kernels.attention.tail_triton import add_tail
+from accel.kernels.attention.tier import require
 from accel.kernels.hopper.kernel import hopper_kernel
-from accel.kernels.hopper.tier import cannot_take
+from accel.kernels.hopper.tier import cannot_take, does_not_take
 from accel.kernels.hopper.tiles import ROWS, box_descriptor
 from accel.kernels.launch import aligned, apart, launch, strides
 from accel.kernels.layout.layout import BlockLayout
@@ -25,7 +26,6 @@ from accel.kernels.online_softmax import LOG2_E
 
 # By columns of a box, the head dim rounded up: keys in a tile, and tiles of keys and of values in flight.
 TILES = {64: (128, 4), 128: (128, 2), 256: (64, 2)}
-TYPES = (torch.bfloat16, torch.float16)
 
 
 def block_sparse_attention(
@@ -37,7 +37,7 @@ def block_sparse_attention(
         ValueError: if query blocks are not of 128, the head dim is not a multiple of 8 from 16 to 256, or the
             type is not a half one.
     """
-    _check(q, layout)
+    require("hopper", does_not_take(q.dtype, q.shape[-1]), cannot_take(layout))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if layout.kv_order is not None:
         k, v = layout.kv_order.permute(k), layout.kv_order.permute(v)
@@ -86,16 +86,3 @@ def _positions(order: TokenOrder | None) -> Tensor | None:
     """Where tokens are in the sequence, int32 [B | 1, H | 1, N]; None if they are in its order."""
     positions = by_head(order)
     return None if positions is None else positions.int()
-
-
-def _check(q: Tensor, layout: BlockLayout) -> None:
-    if q.dtype not in TYPES:
-        raise ValueError(f"the hopper tier takes {[str(kind) for kind in TYPES]}, got {q.dtype}")
-    if q.shape[-1] % 8 or not 16 <= q.shape[-1] <= 256:
-        nearest = min(max(round(q.shape[-1] / 8) * 8, 16), 256)
-        raise ValueError(
-            f"the hopper tier takes head dims that are multiples of 8 from 16 to 256, the nearest being "
-            f"{nearest}, got {q.shape[-1]}"
-        )
-    if reason := cannot_take(layout):
-        raise ValueError(f"the hopper tier {reason}")

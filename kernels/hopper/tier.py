@@ -10,15 +10,21 @@ from accel.kernels.layout.layout import BlockLayout
 
 
 def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why no kernel for Hopper can run such a call, to be read after its tier's name; None if they can."""
+    """Why no kernel for Hopper can run such a call, phrased to follow the tier's name; None if they can."""
     if reason := triton_tier.cannot_run(device, dtype, head_dim):
         return reason
     if on_nvidia(device) != (9, 0):
         return "needs a Hopper GPU, compute capability 9.0"
+    return does_not_take(dtype, head_dim)
+
+
+def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
+    """What is wrong with a call on any device."""
     if dtype not in HALVES:
         return f"does not take {dtype}"
-    if head_dim % 8:
-        return f"takes head dims that are multiples of 8, not {head_dim}"
+    if head_dim % 8 or not 16 <= head_dim <= 256:
+        nearest = min(max(round(head_dim / 8) * 8, 16), 256)
+        return f"takes head dims that 8 divides, from 16 to 256, the nearest being {nearest}, not {head_dim}"
     return None
 
 

@@ -90,7 +90,7 @@ def _fill(desc, full, place, list_ptr, tile, count, b, kv_h, N, PARTS: gl.conste
 def _keys_of_tile(tile, listed, BOX: gl.constexpr, PARTS: gl.constexpr, TILE: gl.constexpr):
     """Where the keys of a tile are in the sequence, [TILE], behind the last one those that are absent.
 
-    Without positions, of each eight keys where the first stands: all of them would take 32 registers.
+    Without positions, of each eight keys where the first is: all of them would take 32 registers.
     Positions go on behind the last key with a box of N.
     """
     list_ptr, count, N, kv_positions_ptr = listed
@@ -109,7 +109,7 @@ def _keys_of_tile(tile, listed, BOX: gl.constexpr, PARTS: gl.constexpr, TILE: gl
 
 @gluon.jit
 def _mask(s, keys, limits, POSITIONS: gl.constexpr):
-    """Scores, -inf where `keys` of a tile stand behind the last that is seen, one number or one a row [ROWS,
+    """Scores, -inf where `keys` of a tile are behind the last that is seen, one number or one a row [ROWS,
     1], or, under a window, at or before the last that is not, one a row."""
     last_seen, last_hidden, window = limits
     if POSITIONS:

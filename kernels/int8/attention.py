@@ -17,6 +17,7 @@ from torch import Tensor
 
 from accel.kernels.attention.configurations import config
 from accel.kernels.attention.tail_triton import add_tail
+from accel.kernels.attention.tier import require
 from accel.kernels.int8.quantise import operands
 from accel.kernels.int8.tier import does_not_take
 from accel.kernels.launch import Config, apart, launch, launch_fitting
@@ -144,8 +145,7 @@ def block_sparse_attention(
     Raises:
         ValueError: if the head dim is not 64 or 128 or the type is not a half one.
     """
-    if reason := does_not_take(q.dtype, q.shape[-1]):
-        raise ValueError(f"the int8 tier {reason}")
+    require("int8", does_not_take(q.dtype, q.shape[-1]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     batch, heads, q_len, dim = q.shape
     in_blocks = layout.to_block_order(q, k, v)

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.planning.representatives import Representatives
 
-Reduction = Literal["sum", "most", "strongest", "tail_error"]
+Reduction = Literal["sum", "most", "strongest"]
 
 CHUNK_ELEMENTS = 1 << 20  # of logits at once: 16 MiB stay in a CPU's cache
 CHUNK_ELEMENTS_ON_GPU = 1 << 24  # a GPU should not be done with a chunk before the next is launched
@@ -34,10 +34,7 @@ def block_mass(
         causal: a group of keys counts only for groups of queries whose last token is not before its first.
         may: bool [Mb, Nb], blocks outside which keys do not count; None where all do.
         reduction: "most" takes the row that has most of a block instead of the average over its rows, so rows
-            sum to more than 1. "strongest" takes the largest entry of a block. "tail_error" sums how
-            far each entry is from what it would be if the block were its mean key, which gives all its keys
-            the geometric mean of their weights; rows then sum to at most 2. A block with hidden or missing
-            keys counts with its whole mass.
+            sum to more than 1. "strongest" takes the largest entry of a block.
     """
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
@@ -76,8 +73,6 @@ def block_mass(
         part = _reduce(weights, per_block, per_column, reduction)
         parts.append(pad(part, (0, -(-keys.groups.count // per_column) - part.shape[3])))
     mass = torch.cat(parts, dim=2)
-    if reduction == "tail_error":
-        return mass / per_block
     return mass if reduction == "most" else mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
@@ -143,8 +138,6 @@ def _reduce(weights: Tensor, rows: int, columns: int, reduction: Reduction) -> T
     if weights.shape[3] % columns:
         weights = pad(weights, (0, -weights.shape[3] % columns))
     cells = weights.unflatten(3, (-1, columns))
-    if reduction == "tail_error":
-        cells = (cells - cells.log().mean(dim=4, keepdim=True).exp()).abs()
     cells = cells.amax(dim=4) if reduction == "strongest" else cells.sum(dim=4)
     cells = pad(cells, (0, 0, 0, -count % rows)).unflatten(2, (-1, rows))
     return cells.amax(dim=3) if reduction in ("most", "strongest") else cells.sum(dim=3)

@@ -52,7 +52,7 @@ class ContextParallel:
         return HeadShare(total, self.config.ulysses_degree, self.config._ulysses_local_rank, group)
 
     def arrival(self, grid: TokenGrid, device: torch.device) -> Tensor | None:
-        """Int64 [N]: where each token of the grid stands in the gathered sequence; None where all stand in
+        """Int64 [N]: where each token of the grid is in the gathered sequence; None where all are in
         their place."""
         if not self.text_apart or not grid.text_tokens:
             return None

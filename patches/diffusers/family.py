@@ -107,7 +107,7 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     """
     family = family_of(model)
     if family is None:
-        raise ValueError(f"{type(model).__name__} is none of the supported models: {', '.join(FAMILIES)}")
+        raise ValueError(f"{type(model).__name__} is not one of the supported models: {', '.join(FAMILIES)}")
     modules = family.attention_modules(model)
     known = {*family.processors, *family.processors.values()}
     found = [(name, module) for name, module in modules if type(module.processor) in known]

@@ -131,7 +131,7 @@ def _spans(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     position of the first query, a scalar.
 
     No query sees a key behind its own, and the first in a sample that sees any sees its own unless the sample
-    has ended before it: the position is the largest that the samples tell. If all have ended, any will do.
+    has ended before it: the position is the largest that any sample shows. If all have ended, any will do.
     """
     keys = torch.arange(mask.shape[3], device=mask.device)
     seen = mask[:, 0].any(dim=1)

@@ -16,7 +16,7 @@ class Past:
     Args:
         layer: the layer's part of the cache. What is remembered of a request belongs to it.
         is_as_left: whether the keys in it were those that the layer's last call left there: nobody has
-            cropped, reset or reordered them. False where that cannot be told.
+            cropped, reset or reordered them. False where that cannot be known.
     """
 
     layer: weakref.ref[Any]
@@ -35,7 +35,7 @@ class Keys:
 
     @classmethod
     def of(cls, layer: Any) -> Keys | None:
-        """Those in a layer's part of a cache; none if it has none, or PyTorch counts no versions of them (in
+        """Those in a layer's part of a cache; None if it has none, or PyTorch counts no versions of them (in
         inference mode)."""
         keys = getattr(layer, "keys", None)
         if not isinstance(keys, Tensor) or keys.is_inference():

@@ -16,7 +16,7 @@ from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
 from accel.policies.parts.grid_blocks import block_counts
-from accel.policies.parts.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock, TailError
+from accel.policies.parts.scores import Antidiagonal, Exact, Pooled, Score, Strided, SubBlock
 from accel.policies.parts.selectors import Budget, TopK
 from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
@@ -124,12 +124,10 @@ METHODS: dict[str, Build] = {
     "strided, row": composed(Strided(8, 8), "row"),
     "default": default(Strided(8, 8)),
     "default, 8x4": default(Strided(8, 4)),
-    "default, tail, by error": default(TailError(8, 8), tail=True),
     "tenth": composed(Strided(8, 8), "layer"),
     "tenth, means": composed(SubBlock(8, 8), "layer"),
     "tenth, tail": composed(Strided(8, 8), "layer", tail=True),
     "tenth, tail, equal work": less(composed(Strided(8, 8), "layer", tail=True), tail_work),
-    "tenth, tail, by error": composed(TailError(8, 8), "layer", tail=True),
     "oracle, row": composed(Exact(), "row"),
     "oracle, layer": composed(Exact(), "layer"),
 }

@@ -60,7 +60,5 @@ def tail_table(rows: list[Record], kinds: list[str]) -> str:
             for suffix, words in ((", tail", "equal density"), (", tail, equal work", "equal work")):
                 savings = spread(of(rows, kind=kind), name + suffix, name)
                 lines.append([f"{kind}: {name}, tail against none, {words}", *savings])
-        by_error = spread(of(rows, kind=kind), "tenth, tail, by error", "tenth, tail")
-        lines.append([f"{kind}: tenth, tail, blocks chosen by error against by mass", *by_error])
     header = ["at density", *(f"{density:g}" for density in densities(rows))]
     return f"{SPREAD}\n\n{markdown(header, lines)}"

@@ -12,7 +12,7 @@ from accel.policies.hip import Hip
 from accel.policies.parts.head_choice import SampledRows
 from accel.policies.parts.ordering.content_orders import Clusters, Hashed
 from accel.policies.parts.ordering.orders import Cycle, Hilbert, Tile
-from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock, TailError
+from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.per_head import PerHead
 from accel.policies.permuted import Permuted
@@ -30,7 +30,6 @@ ON_A_GRID = {
     "hip-stages": Hip(search=Stages()),
     "pooled": Composed(score=Pooled(self_similarity=0.3), select=TopP(0.9), order=Tile((1, 8, 8))),
     "strided": Composed(score=Strided(), select=TopK(0.3, "layer", row_density=0.1)),
-    "tail-error": Composed(score=TailError(), select=TopK(0.3, "layer"), tail=True),
     "sub-block": Composed(score=SubBlock(), select=TopK(0.3, "head")),
     "antidiagonal": Composed(score=Antidiagonal(), select=TopP(0.9, 0.1, 0.5)),
     "bounds": Composed(score=Bounds(), select=TopK(0.3)),

@@ -9,7 +9,8 @@ import torch
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.radial import Radial
-from accel.policies.radial_mask import HAS_SINK, half_widths, keep_any, keep_strict
+from accel.policies.radial_mask import HAS_SINK, half_widths, keep_any
+from accel.policies.radial_parity import keep_strict
 
 R1 = (
     "ffcccc ffeeee ff7777 ff3333 fffccc fffeee fff777 fff333 ffffcc ffffee ffff77 ffff33 "

@@ -40,7 +40,7 @@ Lengths = Annotated[str, typer.Option(help="Tokens, separated by commas.")]
 Density = Annotated[
     float | None,
     typer.Option(
-        help="Share of blocks to keep: random weights have no heavy ones to tell it by.", min=0, max=1
+        help="Share of blocks to keep: random weights have no heavy blocks to choose by.", min=0, max=1
     ),
 ]
 Layers = Annotated[

@@ -21,7 +21,7 @@ class Found:
         indices, counts: int32 [B, Hkv, 1, S] and [B, Hkv, 1], as in a layout: sink, best candidates, window.
         last: int32 [B | 1, 1, 1], one past the last block on the lists.
         reach: the largest that `last` can be.
-        density: of the lists when they were made; none before a layout was.
+        density: of the lists when they were made; None before that.
     """
 
     start: Tensor
@@ -64,7 +64,7 @@ class DecodeMemory:
     """Which stages of the search are due at a token, and what they found before.
 
     A call goes on from the last one if it is one query of as many samples and heads after one key more, or
-    after as many keys in the very same memory (a static cache). Anything else starts anew: another batch, a
+    after as many keys in the very same memory (a static cache). Anything else starts over: another batch, a
     shorter cache, a jump, several queries at once. Whoever sees that the keys are not those of the last call
     and one more says `forget`. While a CUDA graph
     is captured every stage runs, as replays know nothing of tokens in between.
@@ -83,11 +83,11 @@ class DecodeMemory:
         return DecodeMemory, ()
 
     def forget(self) -> None:
-        """Start anew at the next call, and hold no memory until then."""
+        """Start over at the next call, and hold no memory until then."""
         self._last, self.found = None, None
 
     def first_due(self, refresh: tuple[int, ...], q: Tensor, k: Tensor) -> int | None:
-        """The first stage to run for this token, to be followed by all after it; none if none is due."""
+        """The first stage to run for this token, to be followed by all after it; None if none is due."""
         before, self._last = self._last, self._signature(q, k)
         self.age = self.age + 1 if self._goes_on(before) else 0
         if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():

@@ -186,18 +186,6 @@ class Wanted(BlockScore):
 
 
 @dataclass(frozen=True, config=STRICT)
-class TailError(Strided):
-    """How wrong a block's weights become if its mean key replaces all of its keys, by strided rows: for a
-    layout with a tail, where the question is not which blocks have mass but which the mean gets wrong.
-
-    Errors are absolute, so rows do not sum to 1.
-    """
-
-    kind: Literal["tail_error"] = "tail_error"  # type: ignore[assignment]
-    reduction: ClassVar[Reduction] = "tail_error"
-
-
-@dataclass(frozen=True, config=STRICT)
 class Antidiagonal(BlockScore):
     """Sums along the antidiagonals of stride x stride cells, which no vertical or slash line escapes
     (arXiv 2503.16428)."""
@@ -272,6 +260,6 @@ class Exact(BlockScore):
 
 
 Score = Annotated[
-    Pooled | SubBlock | Strided | Wanted | TailError | Antidiagonal | Bounds | Sampled | Exact,
+    Pooled | SubBlock | Strided | Wanted | Antidiagonal | Bounds | Sampled | Exact,
     Field(discriminator="kind"),
 ]

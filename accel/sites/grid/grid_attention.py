@@ -270,7 +270,7 @@ def of_tokens(order: Tensor, tokens: Tensor) -> Tensor:
 
 
 def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Tensor, Tensor]:
-    """A call whose hidden text tokens stand at the end: its context, its order [B, N], and its mask.
+    """A call whose hidden text tokens come last: its context, its order [B, N], and its mask.
 
     Args:
         mask: bool [B | 1, 1, 1, N], which hides text tokens only. No host sync.

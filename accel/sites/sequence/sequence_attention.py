@@ -115,7 +115,7 @@ class SequenceAttention(SiteAttention):
         return layouts if pays_off.pays(call.q, keys, layouts.density, most) else SLOWER
 
     def _dense_reason(self, call: SequenceCall) -> str | None:
-        """Why this call runs dense, as far as shapes tell; the most general reason first."""
+        """Why this call runs dense, as far as shapes show; the most general reason first."""
         if reason := self.never_sparse(call.q, call.k, call.v) or call.unlike_plain_attention:
             return reason
         if call.q.shape[2] == 1 and not self.schedule.sparse_decode:
@@ -163,7 +163,7 @@ def phase_of(call: SequenceCall) -> str:
 
 
 def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
-    """Attention sinks: attention [B, H, M, Dv] whose softmax has the logits `sinks` [H] besides.
+    """Attention sinks: attention [B, H, M, Dv] whose softmax also has the logits `sinks` [H].
 
     The softmax's sum grows from exp(lse) to exp(lse) + exp(sink), so the output shrinks by the quotient.
 

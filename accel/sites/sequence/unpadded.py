@@ -35,7 +35,7 @@ class Parts:
 
     Args:
         calls: each without padding and without keys that no query sees; views, not copies.
-        places: [B, H, M], where the queries of each stand; everything outside these is padding.
+        places: [B, H, M], where the queries of each are; everything outside these is padding.
     """
 
     calls: tuple[SequenceCall, ...]

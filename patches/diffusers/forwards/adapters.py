@@ -1,4 +1,4 @@
-"""Adapters: what the LoRA adapters of a model do at this moment, to tell when they have changed."""
+"""Adapters: what the LoRA adapters of a model do at this moment, to notice when they change."""
 
 from __future__ import annotations
 

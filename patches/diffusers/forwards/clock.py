@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from accel.patches.diffusers.forwards.caller import calling_scheduler, scheduler_of_loop
 from accel.patches.diffusers.forwards.run import Position, Run, Tick
 
-MOST_LOOPS = 8  # runs that one thread may have under way without a scheduler to tell them apart by
+MOST_LOOPS = 8  # concurrent runs of one thread where no scheduler distinguishes them
 
 
 class Clock:

@@ -82,8 +82,8 @@ def test_kernel_compiles_without_spills_and_overlaps(base_case, offline, dim, dt
 
 
 REFUSED = {
-    "float32": ({}, torch.float32, "got torch.float32 and 64"),
-    "head-dim": ({"dim": 96}, torch.bfloat16, "got torch.bfloat16 and 96"),
+    "float32": ({}, torch.float32, "does not take torch.float32"),
+    "head-dim": ({"dim": 96}, torch.bfloat16, "takes head dims 64 and 128, not 96"),
     "rows": ({"block": (64, 64)}, torch.bfloat16, "takes query blocks of 128, got 64"),
     "columns": ({"block": (128, 16)}, torch.bfloat16, "takes key blocks of 32, 64 and 128, got 16"),
     "order": ({"order": "shared", "causal": True}, torch.bfloat16, "does not join an order"),

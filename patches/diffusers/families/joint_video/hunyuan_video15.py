@@ -1,7 +1,7 @@
 """HunyuanVideo-1.5: video tokens, then image, glyph and text embeddings with all their padding last.
 
-The stock processor spreads its key mask over every pair of tokens, gigabytes at 720p. All that this forbids
-besides is what padding itself attends to, and nobody reads that: the key mask alone gives the same video, in
+The stock processor spreads its key mask over every pair of tokens, gigabytes at 720p. All that this
+adds is what padding itself may attend to, which nobody reads: the key mask alone gives the same video, in
 sparse and in dense calls.
 """
 
