@@ -49,9 +49,9 @@ def ways(budget: int) -> dict[str, DecodeSearch]:
         "oracle": DecodeByChannels(channels=1.0, **ends),
         "channels": DecodeByChannels(**ends),
         "channels, an eighth": DecodeByChannels(channels=0.125, **ends),
-        "channels, each for 2 tokens": DecodeByChannels(refresh=(16, 2), **ends),
-        "bounds, each for 1 token": DecodeByBounds(refresh=(16, 1), **ends),
-        "bounds": DecodeByBounds(**ends),
+        "bounds": DecodeByBounds(refresh=(16, 1), **ends),
+        "bounds, each for 4 tokens": DecodeByBounds(refresh=(16, 4), **ends),
+        "stages, each for 1 token": Decode(refresh=(1, 1, 1), **ends),
         "stages": Decode(**ends),
     }
 

@@ -36,7 +36,7 @@ class DecodeByBounds(DecodeSearch):
     sink: Always = 256
     window: Always = 1024
     keys: Literal[16, 32, 64, 128] = 16
-    refresh: tuple[Tokens, Tokens] = (16, 4)
+    refresh: tuple[Tokens, Tokens] = (16, 1)
     kind: Literal["bounds"] = "bounds"
 
     @property
