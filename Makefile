@@ -11,7 +11,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 CPU_TORCH := $(PIP) --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) ||
 endif
 
-.PHONY: demo test test-newest lint lock clean
+.PHONY: demo test test-newest docs lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel compare --model demo --output out
@@ -22,6 +22,13 @@ test: $(VENV)/installed-dev lint
 # The seams to other libraries, with the newest release of each, whatever pyproject.toml allows.
 test-newest:
 	$(PYTHON) .ci/newest.py $(VENV)-newest '$(TORCH)' '$(CPU_INDEX)'
+
+# The site in site/, strict: a link or a reference that leads nowhere is an error. Its tools are in no lock file.
+DOCS = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+docs:
+	test -x $(VENV)-docs/bin/mkdocs || ($(PYTHON) -m venv $(VENV)-docs && \
+		$(PYTHON) -c '$(DOCS)' > $(VENV)-docs/wanted && $(VENV)-docs/bin/pip install --quiet -r $(VENV)-docs/wanted)
+	$(VENV)-docs/bin/mkdocs build --strict --quiet
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -52,4 +59,4 @@ lock:
 	rm -f .ci/lock.txt.old .ci/lock-dev.txt.old
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock out
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lock $(VENV)-docs out site build

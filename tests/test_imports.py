@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 # or a folder without what other lines name of it.
 HOUSE = """
 accel.__main__
+accel.cli.commands.ui
+accel.ui
 accel.cli
 accel.tuning
 accel.batch accel.comparison

@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "Show where a model's attention is, its token grid at a size, and what a recipe would do.",
     "doctor": "Say what this machine has and which kernel tier it gets, and why.",
     "bench": "Time a language model's prefill or decode, dense and accelerated.",
+    "ui": "Serve a page in the browser: type a prompt, see dense and accelerated side by side.",
     "recipes": "The recipes: which method goes where.",
 }
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from accel.comparison.axis import Axis, round_axis
+from accel.comparison.drawing.axis import Axis, round_axis
 from accel.run.bench_language import BenchRow
 
 WIDTH, HEIGHT = 1000, 330

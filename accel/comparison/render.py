@@ -8,9 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from accel.comparison.charts import curve_chart, error_ruler, ssim_ruler, time_bars
-from accel.comparison.density_map import density_map
-from accel.comparison.digits import FILTERS
+from accel.comparison.drawing.charts import curve_chart, error_ruler, ssim_ruler, time_bars
+from accel.comparison.drawing.density_map import density_map
+from accel.comparison.drawing.digits import FILTERS
 from accel.comparison.report import MEDIA_TYPES, Report, Run
 from accel.comparison.words import advice, verdict
 from accel.files import whole_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from accel.comparison.anchors import Anchor
-from accel.comparison.digits import ratio, seconds, similarity, small
+from accel.comparison.drawing.digits import ratio, seconds, similarity, small
 from accel.comparison.report import Report
 
 GOOD, WORSE = 0.97, 0.9
@@ -25,7 +25,12 @@ def speed(report: Report) -> str:
     times = f"{seconds(report.dense.seconds_total)} became {seconds(report.accelerated.seconds_total)}"
     of_attention = "" if attention is None else f", attention {ratio(attention)}"
     if total > 1:
-        return f"{ratio(total)} as fast end to end: {times}{of_attention}."
+        chance = (
+            ""
+            if attention is None or attention > 1
+            else (" Attention itself was slower, so this is chance: run it again on a quiet machine.")
+        )
+        return f"{ratio(total)} as fast end to end: {times}{of_attention}.{chance}"
     return f"Slower than dense: {times}{of_attention}."
 
 

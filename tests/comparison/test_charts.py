@@ -7,11 +7,11 @@ import math
 import pytest
 
 from accel.comparison import Comparison, Run
-from accel.comparison import digits as text
 from accel.comparison.anchors import Anchor
-from accel.comparison.axis import Axis, counting_axis, round_axis
-from accel.comparison.charts import curve_chart, error_ruler, ssim_ruler, time_bars
-from accel.comparison.density_map import density_map
+from accel.comparison.drawing import digits as text
+from accel.comparison.drawing.axis import Axis, counting_axis, round_axis
+from accel.comparison.drawing.charts import curve_chart, error_ruler, ssim_ruler, time_bars
+from accel.comparison.drawing.density_map import density_map
 from accel.comparison.quality import Quality
 
 DENSE = Run("dense", 25.0, 16.0, 12.0)

@@ -69,6 +69,11 @@ def test_a_slower_run_says_why_and_from_what_size_it_pays():
     assert page.index("about 3,000 tokens") < page.index('class="tiles"'), "not on the first screen"
 
 
+def test_a_gain_that_is_not_attentions_is_called_chance():
+    lucky = replace(report(), accelerated=Run("accelerated", 20.0, 17.0, 13.0))
+    assert "Attention itself was slower, so this is chance" in verdict(lucky)[0]
+
+
 def test_at_full_density_nothing_pays():
     assert AttentionTime(1000, 1.0, 4.0, 2.0).pays_from is None
     said = verdict(report(seconds=30.0, attention_time=AttentionTime(1000, 1.0, 4.0, 2.0)))

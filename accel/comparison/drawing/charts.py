@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from accel.comparison.anchors import Anchor
-from accel.comparison.axis import Axis, counting_axis, round_axis
-from accel.comparison.digits import similarity, small
+from accel.comparison.drawing.axis import Axis, counting_axis, round_axis
+from accel.comparison.drawing.digits import similarity, small
 from accel.comparison.report import Comparison, Run
 
 WIDTH = 480

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from accel.comparison.axis import round_step
-from accel.comparison.charts import LEFT, RIGHT, WIDTH
+from accel.comparison.drawing.axis import round_step
+from accel.comparison.drawing.charts import LEFT, RIGHT, WIDTH
 
 TOP = 10
 TALLEST = 420

@@ -1,0 +1,131 @@
+"""Every command and snippet of README and docs runs: tutorials in full, the rest as far as it goes here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from pytest import mark
+
+from documents import blocks_of, command, commands_of
+
+ROOT = Path(__file__).parents[1]
+TUTORIALS = ROOT / "docs" / "tutorials"
+RUNNER = ROOT / "tests" / "support" / "documents.py"
+DEMO = 'str(__import__("accel.demo.paths", fromlist=["DEMO_VIDEO"]).DEMO_VIDEO)'
+SMALL = "height=64, width=64, num_frames=9, num_inference_steps=2, max_sequence_length=32"
+# What stands in for what a test machine lacks: a GPU, weights of gigabytes, minutes.
+STAND_INS = {
+    '"Wan-AI/Wan2.1-T2V-14B-Diffusers"': DEMO,
+    '"Wan-AI/Wan2.1-T2V-1.3B-Diffusers"': DEMO,
+    '"Qwen/Qwen3-8B"': f'{DEMO}.replace("shapes-wan", "needle-llama")',
+    '"cuda"': '"cpu"',
+    "torch.bfloat16": "torch.float32",
+    "height=480, width=832, num_frames=81": SMALL,
+    'pipe("a cat on a skateboard").': f'pipe("a cat on a skateboard", {SMALL}).',
+    "pipe.enable_model_cpu_offload()": "",
+    "**long_prompt, max_new_tokens=200": "input_ids=torch.arange(300)[None] % 50, max_new_tokens=2",
+}
+# A snippet is compiled and no more where it needs:
+ONLY_COMPILED = {
+    "from_single_file": "a GGUF file of gigabytes",
+}
+# A command gets as far as the sentence that says what is missing, so its options are right.
+REFUSED = ("Wan-AI/", "black-forest-labs/", "accelerator", "smollm2", "in.mp4", "first.png")
+# A command is parsed and no more where it takes minutes:
+ONLY_PARSED = {
+    "accel bench": "minutes on a GPU",
+    "accel ui": "serves until it is stopped; tests/ui runs it",
+    "accel complete": "a minute; a tutorial has it on the demo",
+}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def standing_in(text: str) -> str:
+    for real, other in STAND_INS.items():
+        text = text.replace(real, other)
+    return text
+
+
+def run(page: Path, folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCEL_PROVE": "0"}
+    code = [sys.executable, str(RUNNER), str(page)]
+    return subprocess.run(code, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@mark.parametrize(
+    "page, left",
+    [
+        ("first-video.md", ["circle.mp4", "circle-dense.mp4", "compared/report.html"]),
+        ("will-it-pay.md", ["compared/demo.mp4"]),
+        ("recipe.md", ["half-dense/report.html", "mine.yaml", "mine/report.html"]),
+        ("tune.md", ["tuned/tuned.yaml", "tuned/tuned.html", "compared/report.html"]),
+        ("own-method.md", []),
+        ("language-model.md", []),
+        ("many-prompts.md", ["videos/circle.mp4", "videos/square.mp4", "videos/manifest.jsonl"]),
+    ],
+)
+def test_a_tutorial_runs_as_it_stands(page, left, tmp_path):
+    done = run(TUTORIALS / page, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [name for name in left if not (tmp_path / name).exists()] == []
+
+
+def test_every_tutorial_is_short():
+    pages = sorted(TUTORIALS.glob("*.md"))
+    assert len(pages) == 8 and max(len(page.read_text().splitlines()) for page in pages) < 90
+
+
+@mark.parametrize("page", [ROOT / "README.md", TUTORIALS / "wan-24gb.md"], ids=lambda page: page.name)
+def test_snippets_that_need_a_gpu_run_on_the_demo(page, tmp_path):
+    snippets = [block.text for block in blocks_of(page) if block.language == "python"]
+    snippets = [text for text in snippets if not any(word in text for word in ONLY_COMPILED)]
+    assert snippets
+    here = tmp_path / "page.md"
+    here.write_text("".join(f"```python\n{standing_in(text)}```\n" for text in snippets))
+    done = run(here, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_command_of_the_pages_is_one(monkeypatch, tmp_path):
+    """In one process: importing takes longer than refusing."""
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        line
+        for page in [*PAGES, TUTORIALS / "wan-24gb.md"]
+        for block in blocks_of(page)
+        for line in commands_of(block)
+    ]
+    assert len(lines) > 12
+    for line in lines:
+        line = line.replace("--model ...", "--model Wan-AI/Wan2.1-T2V-1.3B-Diffusers").replace(
+            "MODEL", "demo"
+        )
+        if any(line.startswith(start) for start in ONLY_PARSED):
+            line += " --help"
+        code, said = command(line)
+        assert code == 0 or (code == 2 and any(word in said for word in REFUSED)), f"{line}: {code} {said}"
+        assert "No such option" not in said and "no such option" not in said, said
+
+
+def test_the_site_has_every_page():
+    """`make docs` is strict, and no test machine needs its tools: a page that is in no menu is found here."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"([\w./-]+\.md)", text))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages <= listed
+    outside = {"index.md", "contributing.md", "changelog.md", "security.md", "recipes.md"}
+    assert listed - pages == outside
+
+
+def test_the_reference_names_what_there_is():
+    names = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), re.M)
+    assert len(names) > 15
+    for name in names:
+        module, _, thing = name.rpartition(".")
+        found = getattr(import_module(module), thing)
+        assert found.__doc__, name
