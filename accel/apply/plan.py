@@ -104,6 +104,16 @@ def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
             raise RecipeError(f"{where}: {error}") from error
 
 
+def require_for_text(recipe: Recipe) -> None:
+    """Refuse, before there is a model, a recipe whose method for every layer needs more than text has.
+
+    Raises:
+        RecipeError: if there is one.
+    """
+    layer = Site("", "", torch.nn.Module(), layer=0, n_layers=1, heads=1, causal=True)
+    _require_sequence_methods(recipe, [Step(layer, rule) for rule in recipe.rules if rule.match == "*"])
+
+
 def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
     """Try every method that a language model would run on a text of zeros: no grid, and causal."""
     tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16, device="cpu")

@@ -19,6 +19,7 @@ from diffusers.models.attention_dispatch import (
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
+from accel.patches.observers import is_differentiated, recorder
 from accel.patches.slot import DenseFn
 
 AUTO = "auto"
@@ -72,7 +73,13 @@ class DenseBackend:
         self.__init__(state["name"])  # type: ignore[misc]
 
     def __call__(self, stock: DenseFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of a call without a mask; if the backend fails, `stock` runs, and a warning says so."""
+        """Attention of a call without a mask; if the backend fails, `stock` runs, and a warning says so.
+
+        `stock` also runs where gradients are recorded, since some backends have none, and where a call is
+        recorded for other inputs: nothing can be timed there.
+        """
+        if is_differentiated(q, k, v) or recorder():
+            return stock(q, k, v, None)
         key = (tuple(q.shape), tuple(k.shape), q.dtype, q.device.type)
         with self._lock:
             if key not in self.chosen:
@@ -94,7 +101,7 @@ class DenseBackend:
 
     def label(self, stock: str) -> str:
         """What dense calls run on, for people."""
-        used = sorted({name.value for name in self.chosen.values() if name is not None})
+        used = sorted({name.value for name in list(self.chosen.values()) if name is not None})
         if not used:
             return stock if self.chosen or self.name == AUTO else f"diffusers' {self.name}"
         return f"diffusers' {', '.join(used)}{' (timed)' if self.name == AUTO else ''}"

@@ -29,6 +29,8 @@ MISTAKES = {
     "generate --only-dense --recipe radial": "--only-dense runs without a recipe",
     "complete --only-dense --set dense_steps=0": "--only-dense runs without a recipe",
     "complete --set dense_stps=0": "did you mean 'dense_steps'?",
+    "complete --recipe radial": "radial needs a token grid",
+    "complete --model any --prompt-file /dev/null": "the prompt is empty",
     "generate --prompts p.jsonl --out o -o a.mp4": "not with --output",
     "generate --prompts p.jsonl": "--prompts needs --out",
     "generate --height 0": "--height: input should be greater than or equal to 1",

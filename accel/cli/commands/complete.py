@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from accel.accelerate import plan_for
+from accel.apply.plan import require_for_text
 from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.run_table import account
@@ -55,9 +56,11 @@ def complete(
     """Continue a prompt with a language model, accelerated by a recipe, and say what it took."""
     options.require_one_way(dense, only_dense, recipe, changes)
     text, expected = _prompt(model, prompt, prompt_file), None
+    if text == "":
+        raise Mistake("the prompt is empty")
     wanted = options.parse_changes(changes)
     if not only_dense:
-        override(load_recipe(recipe or LANGUAGE_MODELS), wanted)
+        require_for_text(override(load_recipe(recipe or LANGUAGE_MODELS), wanted))
     loaded = load_language_model(model, device)
     if text is None:
         text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)

@@ -48,6 +48,15 @@ def test_the_named_backend_runs_dense_calls_and_only_those(ran):
     assert len(ran) == 2
 
 
+def test_gradients_are_left_to_the_models_own(ran):
+    """A backend for inference alone, SageAttention for one, has no backward and would leave them out."""
+    model = accelerate_model(wan(), recipe("_native_math", dense_layers=1))
+    with torch.enable_grad():
+        model.requires_grad_(True)
+        model(**inputs(model))
+    assert ran == []
+
+
 def test_what_the_user_chooses_later_is_what_runs(ran):
     model = accelerate_model(wan(), recipe("_native_math"))
     model.set_attention_backend("native")
