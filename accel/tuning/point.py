@@ -115,7 +115,7 @@ class Tuned:
         profile: where the calls' errors are.
         videos: the dense frames of one prompt and the chosen recipe's, [F, H, W, C] in [0, 1]; None if the
             pipeline cannot show them.
-        seconds: it took.
+        seconds: everything in the folder took, interrupted runs too.
     """
 
     target: Target

@@ -123,24 +123,36 @@ def tune(
     settings = settings or GenerateSettings(prompt=prompts[0])
     pace = Pace(progress)
     subject = Subject(pipe, settings, tuple(prompts), Path(folder), target.metric == "ssim", pace)
-    n_steps = len(subject.trajectory(0).velocities)
-    families = candidates(block_sizes, shared_layers(pipe))
-    _announce(subject, len(families), len(prompts) - aside, aside)
-    search = _Search(
-        subject, target, range(len(prompts) - aside), range(len(prompts) - aside, len(prompts)),
-        _looked_at(subject, families[0]), n_steps, families[0].shared,
-    )  # fmt: skip
-    best = _ranked(search, families)
-    start = search.density_at(best, RANKED_AT)
-    bisection = Bisection(lambda density: search.point(best, density, search.chosen_on), target)
-    reached, held_out, corrected = _checked(search, best, bisection.search(start))
+    try:
+        search, best, reached, held_out, corrected = _found(
+            subject, target, len(prompts) - aside, block_sizes
+        )
+        videos = subject.shown(reached.recipe, len(prompts) - 1)
+    finally:
+        seconds = subject.took(time.perf_counter() - began)
     data = best.data(reached.density, search.layers(reached.density), search.n_layers)
     return Tuned(
         target, reached.recipe, data, reached, held_out, corrected,
         tuple(search.points), tuple(sorted(search.ranked, key=lambda ranked: ranked.forced)),
-        search.looked_at, settings, tuple(prompts), aside, device_name(pipe.device),
-        time.perf_counter() - began, subject.shown(reached.recipe, len(prompts) - 1),
+        search.looked_at, settings, tuple(prompts), aside, device_name(pipe.device), seconds, videos,
     )  # fmt: skip
+
+
+def _found(
+    subject: Subject, target: Target, chosen_on: int, block_sizes: Sequence[tuple[int, int]]
+) -> tuple[_Search, Candidate, Point, Point | None, bool]:
+    """The search when it is over, the best family, and what `_checked` says of it."""
+    prompts = len(subject.prompts)
+    n_steps = len(subject.trajectory(0).velocities)
+    families = candidates(block_sizes, shared_layers(subject.pipe))
+    _announce(subject, len(families), chosen_on, prompts - chosen_on)
+    search = _Search(
+        subject, target, range(chosen_on), range(chosen_on, prompts),
+        _looked_at(subject, families[0]), n_steps, families[0].shared,
+    )  # fmt: skip
+    best = _ranked(search, families)
+    bisection = Bisection(lambda density: search.point(best, density, search.chosen_on), target)
+    return search, best, *_checked(search, best, bisection.search(search.density_at(best, RANKED_AT)))
 
 
 def shared_layers(pipe: Any) -> int:

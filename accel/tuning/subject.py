@@ -34,6 +34,7 @@ from accel.tuning.playback import Playback, work_of
 from accel.tuning.trajectory import Trajectory, forced_errors, record
 
 KEPT_SHARE, MOST_PASSES = 0.5, 2
+SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,11 @@ class Subject:
         found = torch.load(file)
         course = Trajectory(tuple(found["velocities"]), found["latents"])
         return Dense(course, found["frames"].float(), found["seconds"], found["forwards"], found["outputs"])
+
+    def took(self, seconds: float) -> float:
+        """Add to the seconds that this folder has taken, interrupted runs too; all of them."""
+        self._keep(SECONDS, self._results.get(SECONDS, 0.0) + seconds)
+        return self._results[SECONDS]
 
     @property
     def _file(self) -> Path:

@@ -25,7 +25,9 @@ WIDTH, HEIGHT, MARGIN = 640, 300, 45
 def recipe_text(tuned: Tuned) -> str:
     """The recipe as YAML, with what it was tuned on, and what it reached, in comments."""
     sizes = {
-        name: value for name, value in vars(tuned.settings).items() if value is not None and name != "prompt"
+        name: value
+        for name, value in vars(tuned.settings).items()
+        if value not in (None, ()) and name != "prompt"
     }
     held = "no prompts were kept aside" if tuned.held_out is None else f"kept aside: {tuned.held_out}"
     corrected = (
@@ -35,7 +37,7 @@ def recipe_text(tuned: Tuned) -> str:
         f"Tuned by `accel tune` to {tuned.target}, {date.today().isoformat()}.",
         "",
         f"Settings: {', '.join(f'{name} {value}' for name, value in sizes.items())}",
-        f"Machine: {tuned.machine}",
+        f"Machine: {tuned.machine}; {tuned.seconds / 60:.0f} minutes",
         f"Reached: {tuned.reached}",
         "(chosen so that the mean, worse by its standard error over these prompts, meets the target)",
         f"Held out: {held}{corrected}",

@@ -260,6 +260,7 @@ def test_results_are_kept_and_not_made_again(monkeypatch, tmp_path):
     assert made == ["a", "a", "b"]
     again = Subject(pipe, settings, PROMPTS, tmp_path)
     assert again.outcome(recipe, 0, "x").work == 0.5 and made == ["a", "a", "b"]
+    assert first.took(2.0) == 2.0 and Subject(pipe, settings, PROMPTS, tmp_path).took(3.0) == 5.0
     assert again.outcome(recipe, 1, "x").latent_error == 0 and made == ["a", "a", "b", "b", "b"]
     assert len(json.loads((tmp_path / "results.json").read_text())) == 2
 
