@@ -43,7 +43,7 @@ def test_targets(text):
         ("ssim>1.2", "between 0 and 1"),
         ("latent_error<0", "between 0 and 2"),
         ("fast", "expected for example"),
-        ("ssim>1.2.3", "no number"),
+        ("ssim>1.2.3", "not a number"),
     ],
 )
 def test_targets_that_mean_nothing(text, says):
