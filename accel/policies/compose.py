@@ -18,12 +18,12 @@ from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.always import Always
 from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.grid_blocks import require_grid
+from accel.policies.parts.ordering.axes_by_head import AxesByHead, always_by_head, order_by_head
 from accel.policies.parts.ordering.content_orders import Clusters, ContentOrder, Hashed, content_order
 from accel.policies.parts.ordering.orders import (
     Axes,
     Cycle,
     Hilbert,
-    Order,
     Residues,
     RowMajor,
     Tile,
@@ -35,7 +35,8 @@ from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.policy import BlockSize, Policy
 
 AnyOrder = Annotated[
-    RowMajor | Tile | Hilbert | Axes | Residues | Cycle | Clusters | Hashed, Field(discriminator="kind")
+    RowMajor | Tile | Hilbert | Axes | Residues | Cycle | AxesByHead | Clusters | Hashed,
+    Field(discriminator="kind"),
 ]
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 
@@ -99,9 +100,7 @@ class Composed(Policy):
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        order = self.order.of_layer(context.layer) if isinstance(self.order, Cycle) else self.order
-        q_order, kv_order = _orders(order, q, k, grid)
-        keep = self.always.blocks(grid, order, self.block_size, q.device)[None, None]
+        q_order, kv_order, keep = self._cut(q, k, grid, context)
         if self.score is not None and self.select is not None:
             q = q if q_order is None else q_order.permute(q)
             k = k if kv_order is None else kv_order.permute(k)
@@ -115,6 +114,23 @@ class Composed(Policy):
             kv_order=kv_order,
             tail=self.tail,
         )
+
+    def _cut(
+        self, q: Tensor, k: Tensor, grid: TokenGrid, context: Context
+    ) -> tuple[TokenOrder | None, TokenOrder | None, Tensor]:
+        """What blocks of queries and of keys are cut from, and bool [1, H | 1, Mb, Nb], those always kept."""
+        order, device = self.order, q.device
+        if isinstance(order, AxesByHead):
+            axes = order.of_call(q.shape[1], context)
+            by_head = order_by_head(axes, grid, device)
+            return by_head, by_head, always_by_head(self.always, axes, grid, self.block_size, device)[None]
+        if isinstance(order, Cycle):
+            order = order.of_layer(context.layer)
+        keep = self.always.blocks(grid, order, self.block_size, device)[None, None]
+        if isinstance(order, ContentOrder):
+            return content_order(order, q, grid), content_order(order, k, grid), keep
+        shared = token_order(order, grid, device)
+        return shared, shared, keep
 
     def _sequence_layout(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         if not isinstance(self.order, RowMajor):
@@ -134,15 +150,6 @@ class Composed(Policy):
         must = must if untrusted is None else must | untrusted
         select = self.select.at_layer(context.layer, context.n_layers)
         return keep_of_share(select, mass, must, may, context.heads)
-
-
-def _orders(
-    order: Order | ContentOrder, q: Tensor, k: Tensor, grid: TokenGrid
-) -> tuple[TokenOrder | None, TokenOrder | None]:
-    if isinstance(order, ContentOrder):
-        return content_order(order, q, grid), content_order(order, k, grid)
-    of_both = token_order(order, grid, q.device)
-    return of_both, of_both
 
 
 def of_layer(context: Context) -> Context:

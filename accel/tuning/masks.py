@@ -1,4 +1,4 @@
-"""learn_masks: the order of the axes and the blocks that suit each head, found on a prompt or two.
+"""learn_masks, learn_axes: the order of the axes and the blocks that suit each head, found on a prompt.
 
 A generation with dense attention is looked at twice: first each head's order is chosen, then the attention of
 every block is added up in that order.
@@ -22,6 +22,7 @@ from accel.patches.models import supported_models
 from accel.policies.parts.always import Always
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.mask_file import AXES, MaskFile
+from accel.policies.parts.ordering.axes_by_head import AxesByHead
 from accel.policies.parts.ordering.orders import Axes, token_order
 from accel.policies.parts.schedule_parts import check_ends, part_at
 from accel.policies.parts.scores import Exact
@@ -54,20 +55,43 @@ def learn_masks(
             of different sizes were made.
     """
     check_ends(until)
+    orders = _watched(pipe, generate, _Watch(block_size, (1.0,), density)).best_orders()
+    masks = _watched(pipe, generate, _Watch(block_size, until, density, orders))
+    found = masks.found(type(_only_model(pipe)).__name__)
+    found.save(path)
+    return found
+
+
+def learn_axes(
+    pipe: Any, generate: Callable[[Any], Any], *, density: float = 0.3, block_size: BlockSize = (64, 64)
+) -> AxesByHead:
+    """Find the order of the axes for each head of a pipeline, for `order: {kind: axes_by_head, heads: ...}`.
+
+    Args:
+        pipe, generate: as in `learn_masks`; called once.
+        density: the share of its blocks that a head keeps where orders are compared, in (0, 1].
+        block_size: (query rows, key rows).
+
+    Raises:
+        ValueError: as in `learn_masks`.
+    """
+    orders = _watched(pipe, generate, _Watch(block_size, (1.0,), density)).best_orders()
+    return AxesByHead(tuple(tuple(AXES[number] for number in layer) for layer in orders.tolist()))
+
+
+def _watched(pipe: Any, generate: Callable[[Any], Any], watch: _Watch) -> _Watch:
+    _only_model(pipe)
+    with accelerated(pipe, watch):
+        watch.begin()
+        generate(pipe)
+    return watch
+
+
+def _only_model(pipe: Any) -> Any:
     models = supported_models(pipe)
     if len(models) != 1:
         raise ValueError(f"masks are of one model: pass one of {', '.join(models) or 'a supported class'}")
-    orders = _Watch(block_size, (1.0,), density)
-    with accelerated(pipe, orders):
-        orders.begin()
-        generate(pipe)
-    masks = _Watch(block_size, until, density, orders.best_orders())
-    with accelerated(pipe, masks):
-        masks.begin()
-        generate(pipe)
-    found = masks.found(type(next(iter(models.values()))).__name__)
-    found.save(path)
-    return found
+    return next(iter(models.values()))
 
 
 class _Watch(Policy):

@@ -21,6 +21,7 @@ from accel.policies.parts.ordering.hilbert import hilbert_positions
 from accel.policies.policy import STRICT
 
 Side = Annotated[int, Field(ge=1)]
+AxesName = Literal["fhw", "fwh", "hfw", "hwf", "wfh", "whf"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -78,7 +79,7 @@ class Hilbert:
 class Axes:
     """The axes in another order, slowest first: f frames, h rows, w columns (arXiv 2506.16054)."""
 
-    axes: Literal["fhw", "fwh", "hfw", "hwf", "wfh", "whf"]
+    axes: AxesName
     kind: Literal["axes"] = "axes"
 
     def positions(self, grid: TokenGrid) -> Tensor:

@@ -1,0 +1,68 @@
+"""AxesByHead: the order of the axes in which what a head looks at lies in few blocks, found beforehand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from accel.kernels.from_sizes import from_sizes
+from accel.kernels.layout.order import TokenOrder
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.parts.always import Always
+from accel.policies.parts.ordering.orders import Axes, AxesName, token_order
+from accel.policies.policy import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class AxesByHead:
+    """One of the six orders of the axes for every head of every layer (arXiv 2506.16054).
+
+    They hardly change over steps and prompts; `accel.tuning.masks.learn_axes` finds a model's.
+
+    Args:
+        heads: a row for each layer, in call order, an order for each head.
+    """
+
+    heads: Annotated[tuple[tuple[AxesName, ...], ...], Field(min_length=1)]
+    kind: Literal["axes_by_head"] = "axes_by_head"
+
+    def of_call(self, heads: int, context: Context) -> tuple[AxesName, ...]:
+        """The orders of one call's heads.
+
+        Raises:
+            ValueError: if the table is of a model with other layers or heads.
+        """
+        if len(self.heads) != context.n_layers:
+            raise ValueError(f"the table has {len(self.heads)} layers, this model has {context.n_layers}")
+        row = self.heads[context.layer]
+        if context.heads is not None:
+            row = row[context.heads.own]
+        if len(row) != heads:
+            raise ValueError(
+                f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}"
+            )
+        return row
+
+
+@from_sizes(64)
+def order_by_head(axes: tuple[AxesName, ...], grid: TokenGrid, device: torch.device) -> TokenOrder:
+    """One order for each head, text included; the order of the sequence is one of the six."""
+    orders = [token_order(Axes(each), grid, device) for each in axes]
+    return TokenOrder(torch.stack([order.indices for order in orders if order is not None])[None])
+
+
+@from_sizes(64)
+def always_by_head(
+    always: Always,
+    axes: tuple[AxesName, ...],
+    grid: TokenGrid,
+    block_size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Bool [H, Mb, Nb]: what is always kept, in each head's order."""
+    return torch.stack([always.blocks(grid, Axes(each), block_size, device) for each in axes])
