@@ -11,6 +11,7 @@ def setting(
     select: dict[str, Any],
     schedule: dict[str, Any] | None = None,
     score: dict[str, Any] | None = None,
+    order: dict[str, Any] | None = None,
     **rest: Any,
 ) -> dict[str, Any]:
     """A composition in blocks of 32 x 32, with a quarter of the steps dense unless the schedule says more."""
@@ -20,6 +21,7 @@ def setting(
         "select": select,
         "block_size": list(BLOCK),
     }
+    policy |= {"order": order} if order else {}
     rules = [{"match": "*", "policy": policy}]
     return {"schedule": {"dense_steps": 0.25} | (schedule or {}), "rules": rules, **rest}
 
@@ -41,7 +43,26 @@ def residual(**changes: Any) -> dict[str, Any]:
     return {"kind": "residual", **changes}
 
 
+# The demo's orders of the axes, a line a layer, by `learn_axes` from a dense run of prompt 1.
+AXES = """
+whf fhw fhw fwh
+whf hwf hwf fwh
+hwf fhw hwf fwh
+whf fhw fwh hwf
+whf hwf fwh whf
+hwf hfw whf fhw
+fwh hwf whf hwf
+whf whf hwf hwf
+"""
+BY_HEAD = {"kind": "axes_by_head", "heads": [line.split() for line in AXES.split("\n") if line]}
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
+    "axes": setting(by_layer(0.41), FIRST_LAYER, order=BY_HEAD),
+    "axes, by mass": setting(by_mass(0.95), FIRST_LAYER, order=BY_HEAD, reuse=ONE_LAYOUT),
+    "axes, residual": setting(
+        by_mass(0.95), FIRST_LAYER, order=BY_HEAD, reuse=ONE_LAYOUT, compensate=residual()
+    ),
     "today": setting(by_layer(0.4)),
     "today@0.25": setting(by_layer(0.25)),
     "first layer": setting(by_layer(0.41), FIRST_LAYER),
