@@ -23,33 +23,34 @@ Changes = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best there is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
-Height = Annotated[int | None, typer.Option(help="Pixels.", min=1, max=16_384)]
-Width = Annotated[int | None, typer.Option(help="Pixels.", min=1, max=16_384)]
-Frames = Annotated[int | None, typer.Option(help="Video frames.", min=1, max=100_000)]
 
 
-def with_options_of(**kinds: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def only(kind: type[Settings], *names: str) -> dict[str, Any]:
+    """Some fields of settings, for `with_options_of`."""
+    return {name: kind.model_fields[name] for name in names}
+
+
+def with_options_of(
+    **kinds: type[Settings] | dict[str, Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every field of some settings.
 
     Args:
         kinds: the command's parameters that take what was chosen, a dict of the fields that were named, and
-            the settings whose fields these are. A field `prompt` becomes an argument.
+            the settings whose fields these are, or some of them. A field `prompt` becomes an argument.
     """
+    fields = {place: kind if isinstance(kind, dict) else kind.model_fields for place, kind in kinds.items()}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters.values()
-        made = [
-            _parameter(name, field) for kind in kinds.values() for name, field in kind.model_fields.items()
-        ]
+        made = [_parameter(name, field) for group in fields.values() for name, field in group.items()]
         only = inspect.Parameter.KEYWORD_ONLY
         rest = [parameter.replace(kind=only) for parameter in own if parameter.name not in kinds]
 
         @functools.wraps(command)
         def call(**values: Any) -> None:
-            chosen = {
-                place: {name: values.pop(name) for name in kind.model_fields} for place, kind in kinds.items()
-            }
-            command(**{place: _named(fields) for place, fields in chosen.items()}, **values)
+            chosen = {place: {name: values.pop(name) for name in group} for place, group in fields.items()}
+            command(**{place: _named(group) for place, group in chosen.items()}, **values)
 
         call.__signature__ = inspect.Signature([*made, *rest])  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in (*made, *rest)}

@@ -24,6 +24,7 @@ from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.schedule import whole
+from accel.run.settings import GenerateSettings, from_options
 from accel.sites.grid.residual_store import stored_bytes
 
 if TYPE_CHECKING:
@@ -35,29 +36,32 @@ IMAGE_SIZE = (1, 1024, 1024)
 DEMO_SIZE = (DEMO_SETTINGS["num_frames"], DEMO_SETTINGS["height"], DEMO_SETTINGS["width"])
 
 
+SETTINGS = ("height", "width", "num_frames", "num_inference_steps")
+
+
+@options.with_options_of(chosen=options.only(GenerateSettings, *SETTINGS))
 def inspect(
+    chosen: dict[str, Any],
     model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    frames: options.Frames = None,
     as_json: options.Json = False,
     probe: Annotated[
         bool, typer.Option("--probe", help="Generate once, dense, and show where leaving blocks out hurts.")
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="What --probe generates; the demo has its own.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps of --probe.")] = None,
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
     wanted = options.parse_changes(changes)
-    chosen = None if recipe is None else override(load_recipe(recipe), wanted)
+    settings = from_options(GenerateSettings, {"prompt": prompt or "of --probe", **chosen})
+    named = None if recipe is None else override(load_recipe(recipe), wanted)
     pipeline = empty_pipeline(model)
     name = recipe or default_recipe_name(pipeline.models)
     sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
-    plan = make_plan(sites, chosen or override(default_recipe(pipeline.models), wanted))
+    plan = make_plan(sites, named or override(default_recipe(pipeline.models), wanted))
     usual = usual_size(model, pipeline)
-    size = [asked or default for asked, default in zip((frames, height, width), usual, strict=True)]
+    asked = settings.num_frames, settings.height, settings.width
+    size = [one or default for one, default in zip(asked, usual, strict=True)]
     grid = _grid(pipeline, *size)
     densities = [_static_density(step, grid) for step in plan.steps]
     kept = residual_bytes(plan, grid)
@@ -67,8 +71,8 @@ def inspect(
         if kept:
             say(f"residual {kept / 2**30:.2f} GiB in two bytes a number, for two passes of guidance")
     if probe:
-        named = dict(zip(("num_frames", "height", "width"), size, strict=True))
-        found = _probed(model, {"prompt": prompt, "num_inference_steps": steps, **named}, as_json)
+        sizes = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        found = _probed(model, {**chosen, "prompt": prompt, **sizes}, as_json)
         facts["where_it_hurts"] = [asdict(place) for place in found.worst()]
     if as_json:
         print(json.dumps(facts))

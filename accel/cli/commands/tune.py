@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from accel.cli import options
 from accel.demo.paths import DEMO_PROMPTS
 from accel.mistake import Mistake
+from accel.run.settings import GenerateSettings, LoadSettings
 
 if TYPE_CHECKING:
     from accel.tuning.target import Target
@@ -20,7 +21,23 @@ if TYPE_CHECKING:
 SLACK = 0.1
 
 
+SETTINGS = (
+    "height",
+    "width",
+    "num_frames",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "seed",
+)
+
+
+@options.with_options_of(
+    chosen=options.only(GenerateSettings, *SETTINGS), loading=options.only(LoadSettings, "device")
+)
 def tune(
+    chosen: dict[str, Any],
+    loading: dict[str, Any],
     model: Annotated[str, typer.Argument(help="'demo', a pipeline folder, or a hub id.")],
     target: Annotated[
         str,
@@ -34,20 +51,12 @@ def tune(
     kept_aside: Annotated[
         int | None, typer.Option(help="Of the prompts, the last ones that nothing is chosen on; half.")
     ] = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    frames: options.Frames = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first prompt; each has its number added.")] = 0,
     block: Annotated[
         list[str] | None, typer.Option(help="A block size to try, as 128x64. Repeatable.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the recipe, the page and what was measured.")
     ] = Path("out/tune"),
-    device: options.Device = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(help="Of a language model: a file of text as you give it. Repeatable; two or more."),
@@ -55,7 +64,7 @@ def tune(
 ) -> None:
     """Find the fastest recipe that meets a target of quality or speed on a model of your own.
 
-    The same folder goes on where it was interrupted.
+    Each prompt has its number added to the seed. The same folder goes on where it was interrupted.
     """
     from accel.cli import asked as checks
     from accel.load.modular import is_modular
@@ -64,7 +73,7 @@ def tune(
     wanted = Target.parse(target)
     options.require_folder("--output", output)
     if text:
-        _tune_language(model, device, text, wanted, kept_aside, output)
+        _tune_language(model, loading.get("device"), text, wanted, kept_aside, output)
         return
     if wanted.metric in ("perplexity", "retrieval"):
         raise Mistake(f"target {wanted}: is for language models; add --text FILE")
@@ -72,15 +81,9 @@ def tune(
     usual = ("64x64", "32x32") if model == "demo" else ("128x64", "64x64")
     blocks = tuple(block_size(text) for text in block or usual)
     texts = prompts_of(model, prompts)
-    chosen = {
-        "prompt": texts[0], "height": height, "width": width, "num_frames": frames,
-        "num_inference_steps": steps, "guidance_scale": guidance,
-        "negative_prompt": negative_prompt, "seed": seed,
-    }  # fmt: skip
-    given = {name: value for name, value in chosen.items() if value is not None}
-    loading = checks.loading_of({"model": model} | ({} if device is None else {"device": device}))
-    settings = checks.settings_of(loading.model, given)
-    asked = checks.asked_of(loading, settings)
+    load = checks.loading_of({"model": model, **loading})
+    settings = checks.settings_of(load.model, {"prompt": texts[0], **chosen})
+    asked = checks.asked_of(load, settings)
     if asked.makes_images:
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
     if is_modular(asked.pipeline):

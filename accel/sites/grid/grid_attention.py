@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from accel.kernels.attention.operation import attention_with_lse
@@ -24,6 +24,14 @@ from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import FIRST_STEPS, REFRESH, Schedule
 from accel.sites.grid.layout_cache import LayoutCache
+from accel.sites.grid.padding import (
+    hidden_last,
+    hides_padding_only,
+    picked,
+    put_back,
+    valid_keys,
+    without_padding,
+)
 from accel.sites.grid.residual import Residual
 from accel.sites.grid.shared_pass import SharedPass
 from accel.sites.site_attention import SiteAttention
@@ -198,23 +206,28 @@ class GridAttention(SiteAttention):
         q, k, _ = qkv
         adapters = (self.layouts.reuses or self.residual is not None) and forward.adapters
         key = (q.shape, k.shape, q.device, context.grid, adapters)
-
-        def choose() -> BlockLayout:
-            return self._choose(q, k, context)
-
-        layout = None
-        if self.residual is not None:
-            branches = self.residual.branches(forward.kept, call)
-            if captured is not None:
-                layout = branches.shared_layout(context, key) if self.layouts.reuse.branches else None
-                layout = choose() if layout is None else layout
-            else:
-                layout = self.residual.layout(context, key, forward.kept, call)
-        if layout is None:
-            layout = self.layouts.layout(context, key, choose, forward.kept, call)
+        place = context, key, forward.kept, call
+        layout = self._layout(partial(self._choose, q, k, context), *place, captured is not None)
         if context.kv_lengths is not None:
             layout = replace(layout, kv_lengths=context.kv_lengths)
         return Planned(layout, key, captured)
+
+    def _layout(
+        self,
+        choose: Callable[[], BlockLayout],
+        context: Context,
+        key: Hashable,
+        kept: dict[Hashable, Any],
+        call: int,
+        captures: bool,
+    ) -> BlockLayout:
+        """The blocks that a residual is kept for, or is about to be; otherwise the cache's."""
+        if self.residual is not None and captures:
+            shares = self.layouts.reuse.branches
+            known = self.residual.shared_layout(context, key, kept, call) if shares else None
+            return choose() if known is None else known
+        known = None if self.residual is None else self.residual.layout(context, key, kept, call)
+        return self.layouts.layout(context, key, choose, kept, call) if known is None else known
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         policy = at_progress(self.policy, context.progress)
@@ -245,70 +258,3 @@ class GridAttention(SiteAttention):
         if self.starts_dense and self._starts(context, forward):
             return FIRST_STEPS
         return self.schedule.dense_reason(context, q.shape[1])
-
-
-def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
-    """[B, N, H, D] with token `order[i]` at i; an order [B, N] has one for each sample, None leaves them."""
-    if order is None:
-        return tokens
-    return tokens.index_select(1, order) if order.ndim == 1 else tokens.gather(1, of_tokens(order, tokens))
-
-
-def put_back(tokens: Tensor, order: Tensor | None) -> Tensor:
-    """The inverse of `picked`."""
-    if order is None:
-        return tokens
-    back = torch.empty_like(tokens)
-    if order.ndim == 1:
-        return back.index_copy_(1, order, tokens)
-    return back.scatter_(1, of_tokens(order, tokens), tokens)
-
-
-def of_tokens(order: Tensor, tokens: Tensor) -> Tensor:
-    """An order [B, N] as an index of the same shape as tokens [B, N, H, D]."""
-    return order[:, :, None, None].expand_as(tokens)
-
-
-def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Tensor, Tensor]:
-    """A call whose hidden text tokens come last: its context, its order [B, N], and its mask.
-
-    Args:
-        mask: bool [B | 1, 1, 1, N], which hides text tokens only. No host sync.
-    """
-    grid = context.grid
-    assert grid is not None
-    seen = mask[:, 0, 0].expand(batch, -1)
-    tokens = torch.arange(grid.tokens, device=mask.device)
-    text_start = grid.lead_tokens + (0 if grid.text_first else grid.video_tokens)
-    text_end = text_start + grid.text_tokens
-    text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
-    others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
-    order = torch.cat([others, text], dim=1)
-    placed = replace(context, grid=replace(grid, text_first=False))
-    return placed, order, seen.gather(1, order)[:, None, None]
-
-
-def hides_padding_only(mask: Tensor, context: Context) -> bool:
-    """Whether a mask is known to hide padded text and nothing else."""
-    key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
-    return key_mask and context.text_padding in ("last", "anywhere")
-
-
-def valid_keys(mask: Tensor, batch: int) -> Tensor:
-    """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
-    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)
-
-
-def without_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """[B, H, N, D] with every token from `lengths` on replaced by the sample's last one before.
-
-    So no method can see what padding holds. How many tokens are padding stays known by `lengths`, int32 [B];
-    a sample of length 0 repeats its first token.
-    """
-    last = (
-        (lengths.long() - 1)
-        .clamp(min=0)[:, None, None, None]
-        .expand(-1, *tokens.shape[1:2], 1, tokens.shape[3])
-    )
-    hidden = torch.arange(tokens.shape[2], device=tokens.device) >= lengths[:, None]
-    return torch.where(hidden[:, None, :, None], tokens.gather(2, last), tokens)

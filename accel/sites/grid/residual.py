@@ -152,6 +152,12 @@ class Residual:
         captured = self._current(self.branches(kept, call), context, key)
         return None if captured is None else served(captured.layout)
 
+    def shared_layout(
+        self, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
+    ) -> BlockLayout | None:
+        """The blocks that another branch captures in this step; None if there are none yet."""
+        return self.branches(kept, call).shared_layout(context, key)
+
     def apply(
         self, out: Tensor, v: Tensor, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
     ) -> Tensor:

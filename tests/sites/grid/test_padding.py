@@ -21,7 +21,8 @@ from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from accel.sites.grid.grid_attention import GridAttention, without_padding
+from accel.sites.grid.grid_attention import GridAttention
+from accel.sites.grid.padding import without_padding
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)

@@ -1,0 +1,77 @@
+"""Padding of text: hidden tokens come last in a call, and no method sees what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from accel.patches.context import Context
+
+
+def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """[B, N, H, D] with token `order[i]` at i; an order [B, N] has one for each sample, None leaves them."""
+    if order is None:
+        return tokens
+    return tokens.index_select(1, order) if order.ndim == 1 else tokens.gather(1, of_tokens(order, tokens))
+
+
+def put_back(tokens: Tensor, order: Tensor | None) -> Tensor:
+    """The inverse of `picked`."""
+    if order is None:
+        return tokens
+    back = torch.empty_like(tokens)
+    if order.ndim == 1:
+        return back.index_copy_(1, order, tokens)
+    return back.scatter_(1, of_tokens(order, tokens), tokens)
+
+
+def of_tokens(order: Tensor, tokens: Tensor) -> Tensor:
+    """An order [B, N] as an index of the same shape as tokens [B, N, H, D]."""
+    return order[:, :, None, None].expand_as(tokens)
+
+
+def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Tensor, Tensor]:
+    """A call whose hidden text tokens come last: its context, its order [B, N], and its mask.
+
+    Args:
+        mask: bool [B | 1, 1, 1, N], which hides text tokens only. No host sync.
+    """
+    grid = context.grid
+    assert grid is not None
+    seen = mask[:, 0, 0].expand(batch, -1)
+    tokens = torch.arange(grid.tokens, device=mask.device)
+    text_start = grid.lead_tokens + (0 if grid.text_first else grid.video_tokens)
+    text_end = text_start + grid.text_tokens
+    text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
+    others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
+    order = torch.cat([others, text], dim=1)
+    placed = replace(context, grid=replace(grid, text_first=False))
+    return placed, order, seen.gather(1, order)[:, None, None]
+
+
+def hides_padding_only(mask: Tensor, context: Context) -> bool:
+    """Whether a mask is known to hide padded text and nothing else."""
+    key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+    return key_mask and context.text_padding in ("last", "anywhere")
+
+
+def valid_keys(mask: Tensor, batch: int) -> Tensor:
+    """int32 [B] from a bool key mask [B | 1, 1, 1, N]: how many keys each sample has. No host sync."""
+    return mask.sum(dim=(1, 2, 3), dtype=torch.int32).expand(batch)
+
+
+def without_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """[B, H, N, D] with every token from `lengths` on replaced by the sample's last one before.
+
+    So no method can see what padding holds. How many tokens are padding stays known by `lengths`, int32 [B];
+    a sample of length 0 repeats its first token.
+    """
+    last = (
+        (lengths.long() - 1)
+        .clamp(min=0)[:, None, None, None]
+        .expand(-1, *tokens.shape[1:2], 1, tokens.shape[3])
+    )
+    hidden = torch.arange(tokens.shape[2], device=tokens.device) >= lengths[:, None]
+    return torch.where(hidden[:, None, :, None], tokens.gather(2, last), tokens)
