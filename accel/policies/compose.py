@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -55,6 +56,9 @@ class Composed(Policy):
         choose: in place of the two, for sequences without a grid: a rule that does not rank blocks.
         always: what is kept in addition to text and the diagonal.
         tail: whether blocks that are not kept enter the softmax as their mean.
+        turns: noise on the scores, new in every layer and step, so that middling blocks take turns: the
+            standard deviation of the logarithms it adds (PASA, arXiv 2604.12219). The same choice in every
+            step makes what is left out flicker at its borders.
         block_size: (query rows, key rows).
         decode: how single queries after a cache find their keys; None ranks blocks as for any others.
     """
@@ -68,6 +72,7 @@ class Composed(Policy):
     tail: bool = False
     block_size: BlockSize = (128, 128)
     decode: AnyDecode | None = None
+    turns: Annotated[float, Field(ge=0, le=10)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.score is None) != (self.select is None):
@@ -146,10 +151,19 @@ class Composed(Policy):
     def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context) -> Tensor:
         assert self.score is not None and self.select is not None
         mass = self.score.mass(q, k, self.block_size, causal=may is not None, lengths=context.kv_lengths)
+        if self.turns:
+            mass = mass * (self.turns * noise_like(mass, context)).exp()
         untrusted = self.score.must_keep(q, k, self.block_size)
         must = must if untrusted is None else must | untrusted
         select = self.select.at_layer(context.layer, context.n_layers)
         return keep_of_share(select, mass, must, may, context.heads)
+
+
+def noise_like(mass: Tensor, context: Context) -> Tensor:
+    """Standard normal numbers that depend on the layer and the step alone, so that a run can be repeated."""
+    step = context.turn if context.step is None else context.step
+    generator = torch.Generator(mass.device).manual_seed(step * context.n_layers + context.layer)
+    return torch.randn(mass.shape, generator=generator, device=mass.device, dtype=mass.dtype)
 
 
 def of_layer(context: Context) -> Context:

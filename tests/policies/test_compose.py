@@ -194,3 +194,22 @@ def test_an_order_needs_a_grid():
     q, k, _ = qkv(40)
     with pytest.raises(ValueError, match="order 'hilbert' needs a token grid"):
         build(METHODS["jenga"]).layout(q, k, None, Context())
+
+
+def test_middling_blocks_take_turns_and_the_best_stay():
+    grid, tokens = TokenGrid(1, 16, 16), torch.zeros(1, 2, 256, 16)
+    tokens[:, :, :16] = 3.0  # One block of sixteen has nearly all of the mass of its own row.
+    rest = {"score": {"kind": "pooled"}, "select": {"kind": "top_k", "density": 0.25}, "block_size": (16, 16)}
+    still, moving = (Composed(**rest, turns=turns) for turns in (0.0, 1.0))
+
+    def listed(policy, step, layer=0):
+        context = Context(grid, step, 8, step / 8, layer=layer, n_layers=4)
+        return policy.layout(tokens, tokens, grid, context).listed
+
+    assert torch.equal(listed(still, 1), listed(still, 2))
+    assert torch.equal(listed(moving, 1), listed(moving, 1))
+    assert not torch.equal(listed(moving, 1), listed(moving, 2))
+    assert not torch.equal(listed(moving, 1), listed(moving, 1, layer=1))
+    for step in range(4):
+        assert listed(moving, step).sum() == listed(still, step).sum()
+        assert listed(moving, step)[0, :, 0, 0].all()
