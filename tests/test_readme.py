@@ -49,6 +49,15 @@ def test_named_files_exist(page):
     assert not [path for path in named if not exists(path)]
 
 
+@mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "benchmarks"], ids=lambda page: page.name
+)
+def test_pages_of_benchmarks_begin_with_what_was_found(page):
+    """In words; a page of tables only names the page that does."""
+    head = "\n".join(page.read_text(encoding="utf-8").splitlines()[:10])
+    assert "hat was found" in head or (page.stem.endswith("-tables") and ".md) says what was found" in head)
+
+
 @mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_is_python(page):
     for code in blocks(page, "python"):

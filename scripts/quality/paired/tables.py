@@ -85,7 +85,8 @@ def main(
     page: Annotated[Path, typer.Argument(help="Markdown file to write.")],
 ) -> None:
     """Write the tables."""
-    head = f"# Paired settings: tables\n\nWritten by `scripts.quality.paired.tables` from {source.name}.\n\n"
+    head = "# Paired settings: tables\n\n[paired.md](paired.md) says what was found. "
+    head += f"Written by `scripts.quality.paired.tables` from {source.name}.\n\n"
     page.write_text(head + tables(read(source)))
 
 
