@@ -52,8 +52,12 @@ def _on_amd(architecture: str, rows: int, columns: int, block_d: int, warps: int
     if architecture.startswith("gfx1") and block_d >= 128:
         # Cards without matrix cores of their own: 128 x 64 tiles spill hundreds of registers.
         return config(min(rows, 64), min(columns, 32), 4 if architecture >= "gfx12" else 8, 1)
-    # 64 KiB of local memory hold two stages of keys and values, not three.
-    return config(rows, columns, warps, stages if architecture == "gfx950" else 2)
+    if architecture == "gfx950":
+        return config(rows, columns, warps, stages)
+    # 64 KiB of local memory hold two stages of keys and values, not three. Products of 32 x 32 take registers
+    # that these tiles do not have: 4 spill, 40 under an order with a mask.
+    small = {"matrix_instr_nonkdim": 16} if (columns, block_d) == (64, 128) else {}
+    return {**config(rows, columns, warps, 2), **small}
 
 
 def config(rows: int, columns: int, warps: int, stages: int) -> Config:
