@@ -45,12 +45,6 @@ class HeadShare:
         """This process's heads."""
         return slice(self.rank * self.largest, min((self.rank + 1) * self.largest, self.total))
 
-    def highest(self, mine: Tensor) -> Tensor:
-        """The largest of every process's value, elementwise; every process of the group must call it."""
-        highest = mine.clone()
-        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, group=self.group)
-        return highest
-
     def gather(self, mine: Tensor) -> Tensor:
         """All heads' [B, total, ...], the same in every process, from each one's own [B, h, ...].
 

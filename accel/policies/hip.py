@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.layout.layout import BlockLayout
-from accel.patches.context import Context, HeadShare
+from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import require_grid
@@ -59,10 +59,6 @@ class Hip(Policy):
     block_size: BlockSize = (64, 64)
     decode: AnyDecode | None = None
 
-    @property
-    def spans_heads(self) -> bool:  # type: ignore[override]
-        return isinstance(self.search, Stages) and self.search.share_heads
-
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The blocks of each sample and head; see `Policy.layout`.
 
@@ -84,13 +80,10 @@ class Hip(Policy):
         choices = grid_candidates(grid, self.order, self.block_size, q.device)
         keep = choices.must.new_zeros(*q.shape[:2], *choices.must.shape)
         # What was not found writes to one extra column that is cut off again.
-        keep = (
-            pad(keep, (0, 1)).scatter_(3, self._find(q, k, choices, context.heads), True)[..., :-1]
-            | choices.must
-        )
+        keep = pad(keep, (0, 1)).scatter_(3, self._find(q, k, choices), True)[..., :-1] | choices.must
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, q_order=order, kv_order=order)
 
-    def _find(self, q: Tensor, k: Tensor, candidates: Candidates, heads: HeadShare | None = None) -> Tensor:
+    def _find(self, q: Tensor, k: Tensor, candidates: Candidates) -> Tensor:
         """Int64 [B, H, Mb, C], the blocks found, and the number of all blocks where there are fewer than C.
 
         A few rows at a time, so that the gathered keys fit in memory.
@@ -100,13 +93,11 @@ class Hip(Policy):
             return q.new_empty(*q.shape[:2], rows, 0, dtype=torch.int64)
         budget = self._budget(blocks)
         keys_per_row = self.search.gathered_keys(candidates.most, budget, self.block_size[1])
-        # Processes that share a layer's heads go through the rows together.
-        most_heads = q.shape[1] if heads is None else heads.largest
-        at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * most_heads * q.shape[3] * keys_per_row))
+        at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3] * keys_per_row))
         found = []
         for first in range(0, rows, at_once):
             chunk = slice(first, min(first + at_once, rows))
-            place, valid = self.search.find(q, k, chunk, candidates, self.block_size, budget, heads)
+            place, valid = self.search.find(q, k, chunk, candidates, self.block_size, budget)
             block = torch.where(valid, candidates.blocks(chunk, place), blocks)
             found.append(block.expand(*q.shape[:2], -1, -1))
         return torch.cat(found, dim=2)

@@ -102,25 +102,35 @@ class DispatchingProcessor(RoutedProcessor):
         self.slot.dense = DenseDispatch(self.slot.dense.name, ring)  # type: ignore[attr-defined]
 
 
-def routed(*stock: type) -> dict[type, type]:
-    """Each stock processor's class, and the subclass whose attention goes through a slot."""
-    return {cls: _routed_class(cls) for cls in stock}
+def routed(*stock: type, mixin: type[RoutedProcessor] | None = None) -> dict[type, type]:
+    """Each stock processor's class, and the subclass whose attention goes through a slot.
+
+    Args:
+        mixin: stands in front of the stock classes; None takes the one that fits how they call attention.
+    """
+    return {cls: _routed_class(cls, mixin or _mixin_of(cls)) for cls in stock}
+
+
+def _mixin_of(stock: type) -> type[RoutedProcessor]:
+    return DispatchingProcessor if hasattr(stock, "_attention_backend") else RoutedProcessor
 
 
 @functools.cache
-def _routed_class(stock: type) -> type:
-    mixin = DispatchingProcessor if hasattr(stock, "_attention_backend") else RoutedProcessor
-    members = {"__call__": rerouted(stock.__call__), "__reduce__": _reduce, "__module__": stock.__module__}
+def _routed_class(stock: type, mixin: type[RoutedProcessor]) -> type:
+    members: dict[str, Any] = {"__reduce__": _reduce, "__module__": stock.__module__}
+    if "__call__" not in vars(mixin):
+        members["__call__"] = rerouted(stock.__call__)  # type: ignore[operator]
     return type(f"Routed{stock.__name__}", (mixin, stock), members)
 
 
 def _reduce(processor: RoutedProcessor) -> tuple:
     """How a processor of a class that no module holds is copied and pickled."""
-    return _unpickled, (stock_class(type(processor)), processor.original), processor.__dict__
+    mixin, stock = type(processor).__bases__
+    return _unpickled, (stock, mixin, processor.original), processor.__dict__
 
 
-def _unpickled(stock: type, original: Any) -> Any:
-    cls = _routed_class(stock)
+def _unpickled(stock: type, mixin: type[RoutedProcessor], original: Any) -> Any:
+    cls = _routed_class(stock, mixin)
     return cls.__new__(cls, original)
 
 

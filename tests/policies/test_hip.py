@@ -77,7 +77,7 @@ KEYS = torch.sin(0.37 * PLACES) + 0.3 * torch.cos(1.7 * PLACES)
 FIRST_STAGE = [(4, 0.942525), (19, 0.652130), (21, 0.934541), (34, 0.080885), (37, 0.900735), (51, 0.083156)]
 
 
-def scan_toy(queries, share_heads=False):
+def scan_toy(queries):
     """T4: positions 60..63, sink 4, window 12."""
     q = torch.tensor(queries, dtype=torch.float64).reshape(1, -1, 4, 1)
     k = KEYS.reshape(1, 1, 64, 1)
@@ -90,7 +90,6 @@ def scan_toy(queries, share_heads=False):
         ends=torch.tensor([60]),
         most=52,
         limits=torch.tensor([56]),
-        share_heads=share_heads,
     )
     assert valid.all()
     return found[0, :, 0].sort(-1).values.tolist()
@@ -111,14 +110,9 @@ def test_the_published_scan():
     assert scan_toy([1, 0.5, 0.25, 0.8]) == [[4, 6, 20, 22]]
 
 
-@pytest.mark.parametrize(
-    ("shared", "expected"),
-    [(True, [[4, 6, 20, 22]] * 2), (False, [[4, 6, 20, 22], [12, 14, 46, 48]])],
-    ids=["shared", "each-head"],
-)
-def test_the_published_scan_of_two_heads(shared, expected):
+def test_the_published_scan_of_two_heads():
     queries = [1, 0.5, 0.25, 0.8]
-    assert scan_toy(queries + [-0.7 * x for x in queries], shared) == expected
+    assert scan_toy(queries + [-0.7 * x for x in queries]) == [[4, 6, 20, 22], [12, 14, 46, 48]]
 
 
 def test_the_published_attention_of_the_scan():
@@ -146,7 +140,6 @@ SEARCHES = {
     "tree-first": Tree(query_stride=1, key_stride=4, representative="first"),
     "stages": Stages(),
     "stages-three": Stages(query_stride=1, chunks=(8, 2)),
-    "stages-shared": Stages(share_heads=True),
     "stages-flat": Stages(chunks=()),
 }
 SMALL = {"sink": 16, "window": 40, "block_size": (32, 16)}

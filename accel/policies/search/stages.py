@@ -12,7 +12,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.patches.context import HeadShare
 from accel.policies.policy import STRICT
 from accel.policies.search.candidates import Candidates
 from accel.policies.search.probing import best_logits, mean_queries
@@ -29,12 +28,10 @@ class Stages:
     Args:
         query_stride: how many consecutive queries are averaged before they score keys.
         chunks: chunks in key blocks, coarsest first, each a multiple of the next.
-        share_heads: one choice for all heads.
     """
 
     query_stride: Stride = 4
     chunks: tuple[Annotated[int, Field(ge=2)], ...] = (4,)
-    share_heads: bool = False
     kind: Literal["stages"] = "stages"
 
     def __post_init__(self) -> None:
@@ -65,12 +62,8 @@ class Stages:
         candidates: Candidates,
         block_size: tuple[int, int],
         budget: int,
-        heads: HeadShare | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`.
-
-        `heads` says which these are where other processes hold the rest.
-        """
+        """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`."""
         size, most = block_size[1], candidates.most * block_size[1]
         queries = mean_queries(q, rows, block_size[0], self.query_stride)
 
@@ -81,9 +74,7 @@ class Stages:
 
         ends = candidates.counts[rows] * size
         stages = self.stages(most, budget, size)
-        found, valid = search_stages(
-            score, stages, budget * size, 0, ends, most, share_heads=self.share_heads, heads=heads
-        )
+        found, valid = search_stages(score, stages, budget * size, 0, ends, most)
         return found // size, valid
 
 
@@ -103,8 +94,6 @@ def search_stages(
     ends: Tensor,
     most: int,
     limits: Tensor | None = None,
-    share_heads: bool = False,
-    heads: HeadShare | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Judge all chunks, keep the best, cut them smaller, judge those, and so on.
 
@@ -117,8 +106,6 @@ def search_stages(
         ends: int64 [R], one past the last candidate of each row.
         most: the largest of `ends`.
         limits: int64 [R]; the search for a chunk's representative goes no further. None: no limit.
-        share_heads: a chunk is worth the best of all heads.
-        heads: which these are where other processes hold the rest; None if all are here.
 
     Returns:
         The first candidates of the kept chunks, int64 [B, H, R, K], best first, and bool whether they are
@@ -139,17 +126,9 @@ def search_stages(
             return score(stride, places)
 
         _, worth = select_representative(score_stage, left, (left + chunk).minimum(stop), limit, chunk)
-        worth = best_of_heads(worth, heads) if share_heads else worth
         left = left.expand(worth.shape)
     kept = math.ceil(budget / chunk)
     return best(left, worth, kept), best(worth, worth, kept) > -torch.inf
-
-
-def best_of_heads(worth: Tensor, heads: HeadShare | None) -> Tensor:
-    """[B, H, R, C] with the best of all heads in place of each head's own."""
-    best_here = worth.amax(dim=1, keepdim=True)
-    best_of_all = best_here if heads is None else heads.highest(best_here)
-    return best_of_all.expand_as(worth)
 
 
 def select_representative(

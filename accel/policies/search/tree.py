@@ -11,7 +11,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.patches.context import HeadShare
 from accel.policies.policy import STRICT
 from accel.policies.search.candidates import Candidates
 from accel.policies.search.probing import best_logits, strided_queries
@@ -46,7 +45,6 @@ class Tree:
         candidates: Candidates,
         block_size: tuple[int, int],
         budget: int,
-        heads: HeadShare | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`."""
         queries = strided_queries(q, rows, block_size[0], self.query_stride)

@@ -27,7 +27,7 @@ DECAYS = {**RADIAL, "decay": [[0.2, 0.4, 0.6]] * 3}
 SHARED_SEARCH = {
     "method": "hip",
     "density": 0.3,
-    "search": {"kind": "stages", "query_stride": 1, "chunks": [2], "share_heads": True},
+    "search": {"kind": "stages", "query_stride": 1, "chunks": [2]},
     "block_size": [16, 16],
 }
 SORTED = {

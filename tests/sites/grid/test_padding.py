@@ -43,7 +43,7 @@ METHODS = {
     "permuted-hilbert": Permuted(segment=32, probes=16, order=Hilbert(), block_size=BLOCK),
     "draft": Draft(density=0.3, region=(2, 4), block_size=BLOCK),
     "hip-tree": Hip(density=0.2, block_size=BLOCK),
-    "hip-stages": Hip(density=0.2, search=Stages(share_heads=True), order=RowMajor(), block_size=BLOCK),
+    "hip-stages": Hip(density=0.2, search=Stages(), order=RowMajor(), block_size=BLOCK),
     "radial": Radial(decay=0.3, block_size=BLOCK),
 }
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from accel.patches.diffusers.backend import Routed
 from accel.patches.diffusers.reading import latent_grid
-from accel.patches.diffusers.routed_processor import DispatchingProcessor
+from accel.patches.diffusers.routed_processor import DispatchingProcessor, routed
 from accel.patches.grid import TokenGrid
 from accel.patches.observers import is_recorded
 
 
-class RoutedWanFamilyProcessor(DispatchingProcessor):
+class WanFamilyProcessor(DispatchingProcessor):
     """Mixin in front of a stock processor: its attention reaches the slot in the place of its mask."""
 
     def __call__(
@@ -42,29 +42,13 @@ class RoutedWanFamilyProcessor(DispatchingProcessor):
         return super().__call__(attn, hidden_states, encoder_hidden_states, routed, rotary_emb)  # type: ignore[misc]
 
 
-class RoutedWanProcessor(RoutedWanFamilyProcessor, transformer_wan.WanAttnProcessor):  # type: ignore[misc]
-    """Wan and VACE self-attention with a slot."""
-
-
-class RoutedWanAnimateProcessor(RoutedWanFamilyProcessor, transformer_wan_animate.WanAttnProcessor):  # type: ignore[misc]
-    """Wan-Animate self-attention with a slot."""
-
-
-class RoutedChronoEditProcessor(RoutedWanFamilyProcessor, transformer_chronoedit.WanAttnProcessor):  # type: ignore[misc]
-    """ChronoEdit self-attention with a slot."""
-
-
-class RoutedSkyReelsV2Processor(RoutedWanFamilyProcessor, transformer_skyreels_v2.SkyReelsV2AttnProcessor):  # type: ignore[misc]
-    """SkyReels-V2 self-attention with a slot."""
-
-
-PROCESSORS: dict[type, type[RoutedWanFamilyProcessor]] = {
-    transformer_wan.WanAttnProcessor: RoutedWanProcessor,
-    transformer_wan_animate.WanAttnProcessor: RoutedWanAnimateProcessor,
-    transformer_chronoedit.WanAttnProcessor: RoutedChronoEditProcessor,
-    transformer_skyreels_v2.SkyReelsV2AttnProcessor: RoutedSkyReelsV2Processor,
-}
-
+PROCESSORS = routed(
+    transformer_wan.WanAttnProcessor,
+    transformer_wan_animate.WanAttnProcessor,
+    transformer_chronoedit.WanAttnProcessor,
+    transformer_skyreels_v2.SkyReelsV2AttnProcessor,
+    mixin=WanFamilyProcessor,
+)
 TEXT_FREE = ("blocks.0.attn1", "vace_blocks.0.attn1")
 
 
