@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import block_counts
+from accel.policies.parts.ordering.orders import AxesName
 from accel.policies.parts.schedule_parts import check_ends
 
 FORMAT = "sparse-accel masks 1"
-AXES = ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")
+AXES: tuple[AxesName, ...] = get_args(AxesName)
 
 
 @dataclass(frozen=True)
