@@ -23,6 +23,7 @@ from accel.patches.models import supported_models
 from accel.recipe.recipe import Recipe
 from accel.sites.call_record import CallRecord
 from scripts.row_file import append_line
+from scripts.suites.rows import read_rows
 
 # Blocks of 16, so that the few tokens of a tiny model are several blocks.
 DENSITIES = {"kept": 1.0, "sparse": 0.3}
@@ -98,6 +99,12 @@ class Accelerator:
             count_dense(record, reason, *args)
 
         CallRecord.count_sparse, CallRecord.count_dense = sparse, dense  # type: ignore[method-assign]
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out the tests that have a row."""
+        done = read_rows(self.report) if self.report is not None else {}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

@@ -30,9 +30,6 @@ UNBUILT = {
     "got_ocr2": SIZE,
     "inkling2_loop_text": SIZE,
     "inkling2_text": SIZE,
-    "kimi_linear": SIZE,
-    "lfm2_moe": STRICT,
-    "longcat_flash": STRICT,
     "mamba2": STRICT,
     "musicgen": PARTS,
     "musicgen_melody": PARTS,
@@ -40,20 +37,14 @@ UNBUILT = {
     "reformer": STRICT,
     "roc_bert": SIZE,
     "xmod": PARTS,
-    "zamba": STRICT,
-    "zamba2": STRICT,
-    "zaya": STRICT,
 }
 # Layers that compute something else under a name that they do not know. GPT-2 does where it was loaded eager.
 ASKING = {"axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4", "minimax_m3_vl_text"}
 ASKING_EAGER = {*ASKING, "gpt2", "gpt-sw3"}
 # No causal self-attention that looks a function up: encoders, states in place of attention, older code.
 WITHOUT = """
-bailing_hybrid bamba bert bert-generation big_bird bigbird_pegasus bloom camembert data2vec-text
-doge electra ernie falcon falcon_mamba git gpt_neo gpt_neox_japanese granitemoehybrid jamba lfm3
-mamba megatron-bert mpt mvp openai-gpt prophetnet qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text
-qwen3_next qwen4_exp qwen4_exp_text recurrent_gemma rembert roberta roberta-prelayernorm roformer
-rwkv trocr xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm
+big_bird bigbird_pegasus bloom doge falcon falcon_mamba git gpt_neo gpt_neox_japanese longcat_flash
+mamba megatron-bert mpt mvp openai-gpt prophetnet rembert roformer rwkv trocr xglm xlm xlnet xlstm
 """
 CANNOT_GENERATE = {"dory"}
 

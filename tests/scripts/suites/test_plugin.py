@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from scripts.suites.excuses import Excuse, excuses
-from scripts.suites.rows import row_file
+from scripts.suites.rows import row_file, rows_of
+from scripts.suites.run import Suite, failed
 from scripts.suites.table import Run, failures, table
 
 ROOT = Path(__file__).parents[3]
@@ -70,20 +72,45 @@ def test_failures_and_late_tests_are_named(rows):
 
 def written(out, mode, **tests):
     rows = [
-        {"test": test, "outcome": how, "sparse": sparse, "error": "E"}
+        {"test": f"tests/hooks/test_it.py::{test}", "outcome": how, "sparse": sparse, "error": "E"}
         for test, (how, sparse) in tests.items()
     ]
-    row_file(out, "diffusers", "hooks", mode).write_text("\n".join(map(json.dumps, rows)))
+    file = row_file(out, "diffusers", "tests/hooks/test_it.py", mode)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_only_what_passes_stock_is_asked_for(tmp_path):
-    written(tmp_path, "stock", a=("passed", 0), b=("passed", 0), c=("failed", 0), d=("skipped", 0))
+def test_what_fails_stock_too_has_a_reason(tmp_path):
+    written(tmp_path, "stock", b=("passed", 0), c=("failed", 0))
     written(tmp_path, "kept", a=("passed", 3), b=("failed", 1), c=("failed", 0), d=("skipped", 0))
-    assert Run.read(tmp_path, "diffusers", "hooks", "kept").cells() == "1 of 2 | 1.00"
-    assert list(table(tmp_path))[1:] == ["| diffusers | hooks | 2 | 1 of 2 | 1.00 | not run |  |"]
-    assert list(failures(tmp_path, [])) == [("kept: b: E", False)]
-    assert list(failures(tmp_path, [Excuse("b", ("kept",), "known")])) == [("kept: b: excused: known", True)]
-    assert list(failures(tmp_path, [Excuse("b", ("sparse",), "known")])) == [("kept: b: E", False)]
+    assert Run.read(tmp_path, "diffusers", "hooks", "kept", []).cells() == (1, 2, 1, 1, "67%")
+    assert list(table(tmp_path, []))[2:] == [
+        "| diffusers | hooks | 1 | 2 | 1 | 1 | 67% | not run |  |  |  |  |"
+    ]
+    id = "tests/hooks/test_it.py::"
+    stock_too = (f"kept: {id}c: fails stock too", True)
+    assert list(failures(tmp_path, [])) == [(f"kept: {id}b: E", False), stock_too]
+    known = Excuse("*::b", ("kept",), "known")
+    assert list(failures(tmp_path, [known])) == [(f"kept: {id}b: known", True), stock_too]
+    assert not next(failures(tmp_path, [Excuse("*::b", ("sparse",), "known")]))[1]
+
+
+def test_a_test_that_has_a_row_is_left_out_of_the_next_run(tmp_path):
+    test = tmp_path / "tests" / "hooks" / "test_it.py"
+    test.parent.mkdir(parents=True)
+    test.write_text("def test_a(): pass\ndef test_b(): assert False\n")
+    out = tmp_path / "rows"
+    written(out, "stock", test_a=("skipped", 0))
+    Suite(tmp_path, "diffusers", out, 60, "", time.monotonic() + 100).run(
+        "tests/hooks/test_it.py", "stock", []
+    )
+    rows = rows_of(out, "diffusers", "stock", ("tests/hooks",))
+    assert {name[-6:]: row["outcome"] for name, row in rows.items()} == {
+        "test_a": "skipped",
+        "test_b": "failed",
+    }
+    written(out, "kept", test_b=("failed", 0), test_c=("failed", 0))
+    suite = Suite(tmp_path, "diffusers", out, 60, "", 0)
+    assert failed(suite, "tests/hooks/test_it.py", "stock") == ["tests/hooks/test_it.py::test_c"]
 
 
 def test_an_excuse_has_a_reason():

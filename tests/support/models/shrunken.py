@@ -34,11 +34,31 @@ SMALL: dict[str, Any] = {
     "sliding_window": 24,
 }
 LATENT = {"num_key_value_heads": 4}
+# Two layers of a hybrid are linear both, as its configuration has it.
+HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+DECODER = {"is_decoder": True}
+INDEXED = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "ngram_vocab_size_base": 100,
+    "hc_lowrank": 16,
+}
 ALSO: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"), LATENT
     ),
-    **dict.fromkeys(("longcat_flash", "minicpm3", "sarvam_mla", "youtu"), LATENT),
+    **dict.fromkeys(("minicpm3", "sarvam_mla", "youtu"), LATENT),
+    **dict.fromkeys(("granitemoehybrid", "qwen3_next"), HYBRID),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), HYBRID),
+    **dict.fromkeys(("qwen4_exp", "qwen4_exp_text"), HYBRID | INDEXED),
+    **dict.fromkeys(("bert", "bert-generation", "camembert", "data2vec-text", "electra", "ernie"), DECODER),
+    **dict.fromkeys(("megatron-bert", "reformer", "rembert", "roberta", "roberta-prelayernorm"), DECODER),
+    **dict.fromkeys(("roformer", "xlm-roberta", "xlm-roberta-xl"), DECODER),
+    "bailing_hybrid": HYBRID | LATENT,
+    "bamba": {"attn_layer_indices": [1]},
     "codegen": {"rotary_dim": 8},
     "falcon_h1": {
         "mamba_d_ssm": 64,
@@ -48,10 +68,18 @@ ALSO: dict[str, dict[str, Any]] = {
         "mamba_chunk_size": 16,
     },
     "gptj": {"rotary_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": HYBRID | LATENT | {"linear_head_dim": 16, "linear_num_heads": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "dots1": {"n_shared_experts": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "minimax_m3_vl_text": {"index_block_size": 16, "index_topk_blocks": 2, "index_local_blocks": 1},
-    "reformer": {"is_decoder": True},
+    "longcat_flash": LATENT | {"num_layers": 1, "head_dim": 8, "expert_ffn_hidden_size": 16},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 32},
+    "zaya": {"num_experts_per_tok": 1},
 }
 NAMES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 MOST_PARAMETERS = 3_000_000
