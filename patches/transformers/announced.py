@@ -55,4 +55,4 @@ def layer_of(arguments: Iterable[Any], layer_idx: int) -> Any:
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
     layers = getattr(cache, "layers", ())
-    return layers[layer_idx] if layer_idx < len(layers) else None
+    return layers[layer_idx] if 0 <= layer_idx < len(layers) else None

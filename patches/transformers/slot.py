@@ -55,7 +55,9 @@ class SequenceSlot(Slot):
         if self.config._attn_implementation != wanted:
             self.config._attn_implementation_internal = wanted
         if not torch.compiler.is_compiling():
-            self.caches.announce((*args, *kwargs.values()), self.module.layer_idx)  # type: ignore[arg-type]
+            # A module that several layers share is told which of them it runs for.
+            layer_idx: Any = kwargs.get("layer_idx", self.module.layer_idx)
+            self.caches.announce((*args, *kwargs.values()), layer_idx)
 
     def run(
         self,

@@ -45,6 +45,7 @@ ASKING_EAGER = {*ASKING, "gpt2", "gpt-sw3"}
 WITHOUT = """
 big_bird bigbird_pegasus bloom doge falcon falcon_mamba git gpt_neo gpt_neox_japanese longcat_flash
 mamba megatron-bert mpt mvp openai-gpt prophetnet rembert roformer rwkv trocr xglm xlm xlnet xlstm
+zamba
 """
 CANNOT_GENERATE = {"dory"}
 

@@ -78,7 +78,12 @@ ALSO: dict[str, dict[str, Any]] = {
     "longcat_flash": LATENT | {"num_layers": 1, "head_dim": 8, "expert_ffn_hidden_size": 16},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
-    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 32},
+    "zamba2": {  # Two layers that share an attention module.
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "num_hidden_layers": 4,
+        "n_mamba_heads": 4,
+        "mamba_headdim": 32,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 NAMES: dict[str, str] = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
