@@ -52,7 +52,7 @@ def standing_in(text: str) -> str:
 
 
 def run(page: Path, folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCEL_PROVE": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCEL_CHECK": "0"}
     code = [sys.executable, str(RUNNER), str(page)]
     return subprocess.run(code, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
