@@ -103,5 +103,5 @@ def _attend_op(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Ten
 
 
 @_attend_op.register_fake
-def _attend_fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+def _attend_fake(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
     return q.new_empty(*q.shape[:-1], v.shape[-1])
