@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from accel.files import whole_file
-
 Row = dict[str, Any]
 POISONED = 75  # exit status: a CUDA error after which this process can measure nothing more
 POISON = ("CUDA error", "Triton Error [CUDA]", "AcceleratorError", "illegal memory access", "launch failure")
@@ -94,6 +92,9 @@ def read_lines(path: Path) -> list[Row]:
 
 def write_table(path: Path, rows: Iterable[Row], head: Row | None = None) -> None:
     """Write one JSON object: `head`, then the rows, each on its line; as lists if `head` names "columns"."""
+    # Rows are written where little is installed: before the GPU check knows what is missing.
+    from accel.files import whole_file
+
     head = head or {}
     lines = ",\n".join(json.dumps(list(row.values()) if "columns" in head else row) for row in rows)
     facts = json.dumps(head, indent=1)[:-2] + "," if head else "{"
