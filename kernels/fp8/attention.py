@@ -25,7 +25,7 @@ STAGES = 4  # tiles of keys and of values in flight
 def block_sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `fp8_attention.block_sparse_attention` computes, without waiting for the device.
+    """What `specification.block_sparse_attention` computes, without waiting for the device.
 
     Raises:
         ValueError: if the head dim is not 64 or 128, the type is not a half one, or `tier.cannot_take` has

@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-defs=False
 """Operands of the FP8 kernel in Triton: a pass over keys and values for their scales, a pass to write.
 
-What `fp8_attention.quantise` computes; where it sums, in rotations and in the mean key, in another order.
+What `specification.quantise` computes; where it sums, in rotations and in the mean key, in another order.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def keys_values_kernel(
     k_out_ptr += (head.to(tl.int64) * N + places)[:, None] * D + dims[None, :]
     factor = tl.div_rn(E4M3_LARGEST, tl.load(k_most_ptr + head))
     tl.store(k_out_ptr, _scaled(k, factor), mask=(places < N)[:, None])
-    # Place 4 t + 2 j + e of sixteen is token 8 j + 2 t + e: see `hopper_fp8_kernel._pack`.
+    # Place 4 t + 2 j + e of sixteen is token 8 j + 2 t + e: see `kernel._pack`.
     tokens = places // 16 * 16 + places % 4 // 2 * 8 + places % 16 // 4 * 2 + places % 2
     v = _tokens(v_ptr, v_strides, b, h, tokens, N, D).to(tl.float32)
     v = tl.where((tokens < N)[:, None], v, 0.0)
@@ -123,7 +123,7 @@ def keys_values_kernel(
 
 
 def operands(q: Tensor, k: Tensor, v: Tensor, rows: int, scale: float) -> Operands:
-    """What `hopper_fp8_operands.operands` computes, without waiting for the device."""
+    """What `operands.operands` computes, without waiting for the device."""
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
     _, kv_heads, kv_len, _ = k.shape

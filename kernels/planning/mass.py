@@ -85,7 +85,7 @@ def _on_gpu(
     may: Tensor | None,
     reduction: Reduction,
 ) -> Tensor:
-    """The same by `triton_block_mass`, which keeps no logits."""
+    """The same by `mass_triton.block_mass`, which keeps no logits."""
     from accel.kernels.planning.mass_triton import Causality, block_mass
 
     heads = queries.vectors.shape[1]

@@ -31,6 +31,7 @@ from accel.kernels.planning.representatives import (
 from accel.policies.policy import STRICT
 
 Step = Annotated[int, Field(ge=1, le=128)]
+Pair = tuple[Representatives, Representatives]  # of queries and of keys
 
 
 class BlockScore(ABC):
@@ -47,9 +48,7 @@ class BlockScore(ABC):
         return 1, 1
 
     @abstractmethod
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         """The representatives of the queries and of the keys."""
 
     def mass(
@@ -107,9 +106,7 @@ class Pooled(BlockScore):
     self_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
     kind: Literal["pooled"] = "pooled"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         keys = means(k, block_size[1])
         if self.self_similarity > -1:
             keys = keys.without(self._untrusted(k, block_size[1]))
@@ -131,9 +128,7 @@ class SubBlock(SteppedScore):
 
     kind: Literal["sub_block"] = "sub_block"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return means(q, self.query), means(k, self.key)
 
 
@@ -145,9 +140,7 @@ class Strided(SteppedScore):
     key: Step = 4
     kind: Literal["strided"] = "strided"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         coarser = max(self.steps)
         return every(q, self.query, coarser), every(k, self.key, coarser)
 
@@ -177,9 +170,7 @@ class Wanted(BlockScore):
     def steps(self) -> tuple[int, int]:
         return self.query, 1
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         queries, keys = every(q, self.query, self.query), every(k, 1, 1)
         count = max(round(self.channels * q.shape[3]), 1)
         return (queries, keys) if count == q.shape[3] else strongest_channels(queries, keys, count)
@@ -197,9 +188,7 @@ class Antidiagonal(BlockScore):
     def steps(self) -> tuple[int, int]:
         return self.stride, self.stride
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return folded(q, self.stride, backwards=True), folded(k, self.stride, backwards=False)
 
 
@@ -210,9 +199,7 @@ class Bounds(SteppedScore):
 
     kind: Literal["bounds"] = "bounds"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return signed_means(q, self.query), boxes(k, self.key)
 
 
@@ -224,9 +211,7 @@ class Sampled(BlockScore):
     kind: Literal["sampled"] = "sampled"
     reduction: ClassVar[Reduction] = "strongest"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return sampled(q, block_size[0], self.per_block), sampled(k, block_size[1], self.per_block)
 
     def mass(
@@ -253,9 +238,7 @@ class Exact(BlockScore):
 
     kind: Literal["exact"] = "exact"
 
-    def represent(
-        self, q: Tensor, k: Tensor, block_size: tuple[int, int]
-    ) -> tuple[Representatives, Representatives]:
+    def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return every(q, 1, 1), every(k, 1, 1)
 
 
