@@ -68,7 +68,7 @@ def load_pipeline(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, variant=variant, **more
         )
     except FAILURES as error:
-        raise LoadError(f"cannot load {model!r}: {why(error)} {_advice(model)}") from error
+        raise LoadError(f"cannot load {model!r}: {why(error)} {_advice(source)}") from error
     return offloaded(pipe, offload, device)
 
 

@@ -79,6 +79,8 @@ def read_video(path: str | Path) -> list[Image.Image]:
     Raises:
         Mistake: if it cannot be read, or holds no frame.
     """
+    if not Path(path).is_file():
+        raise Mistake(f"{path}: there is no such file")
     reader = imageio_ffmpeg.read_frames(str(path))
     try:
         width, height = next(reader)["size"]

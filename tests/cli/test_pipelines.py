@@ -398,6 +398,14 @@ def test_what_needs_an_accelerator_is_said_before_weights_are_read(accel, monkey
 def test_a_variant_that_is_not_there_is_a_sentence(accel):
     code, _, err = accel("generate", "--variant", "fp16", *SHORT, "--device", "cpu")
     assert code == 2 and "cannot load 'demo'" in err and "Traceback" not in err
+    assert "neither 'demo'" not in err, err
+
+
+@mark.parametrize("name", ["none.mp4", "https://example.org/a.mp4", "concat:a.mp4|b.mp4"])
+def test_a_video_is_a_file_and_nothing_else_that_ffmpeg_opens(name, accel, monkeypatch):
+    no_weights(monkeypatch)
+    code, _, err = accel("generate", "--video", name)
+    assert code == 2 and f"{name}: there is no such file" in err
 
 
 def test_numbers_are_printed_though_the_disk_is_full(accel, monkeypatch):
