@@ -63,7 +63,7 @@ def run(page: Path, folder: Path) -> subprocess.CompletedProcess:
         ("first-video.md", ["circle.mp4", "circle-dense.mp4", "compared/report.html"]),
         ("will-it-pay.md", ["compared/demo.mp4"]),
         ("recipe.md", ["half-dense/report.html", "mine.yaml", "mine/report.html"]),
-        ("tune.md", ["tuned/tuned.yaml", "tuned/tuned.html", "compared/report.html"]),
+        ("tune.md", ["tuned/tuned.yaml", "tuned/tuned.html", "tuned/curve.json", "compared/report.html"]),
         ("own-method.md", []),
         ("language-model.md", []),
         ("many-prompts.md", ["videos/circle.mp4", "videos/square.mp4", "videos/manifest.jsonl"]),

@@ -11,6 +11,7 @@ import yaml
 
 from accel.apply.patch import Patch
 from accel.apply.summary import Summary, summarize
+from accel.comparison.curve import curve_of
 from accel.comparison.pays import AttentionTime
 from accel.comparison.report import Report, Run
 from accel.comparison.runs import Compared, density_map
@@ -53,6 +54,7 @@ def report_of(
         anchors=compared.anchors,
         worst=compared.worst,
         attention_time=_attention_time(patch, account),
+        curve=curve_of(recipe_name),
     )
 
 

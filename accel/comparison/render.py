@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from accel.comparison.drawing.charts import curve_chart, error_ruler, ssim_ruler, time_bars
+from accel.comparison.drawing.charts import curve_chart, error_ruler, ssim_ruler, time_bars, tradeoff_chart
 from accel.comparison.drawing.density_map import density_map
 from accel.comparison.drawing.digits import FILTERS
 from accel.comparison.report import MEDIA_TYPES, Report, Run
@@ -53,6 +53,7 @@ def _page(report: Report) -> dict[str, Any]:
     """Every name the template uses."""
     comparisons, worst = report.comparisons, report.worst
     accelerated = report.comparison("accelerated")
+    error = None if accelerated is None else accelerated.latent_relative_error
     runs = (report.dense, report.accelerated)
     data = [_data_uri(run) for run in runs]
     psnr = [(each, each.quality.per_frame_psnr) for each in comparisons]
@@ -70,6 +71,7 @@ def _page(report: Report) -> dict[str, Any]:
             ruler for make in (ssim_ruler, error_ruler) if (ruler := make(accelerated, report.anchors))
         ],
         "anchored": report.anchors,
+        "tradeoff": tradeoff_chart(report.curve, report.speedup("transformer"), error),
         "verdict": verdict(report),
         "advice": advice(report),
         "worst": worst,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accel.comparison.anchors import Anchor
+from accel.comparison.curve import Tried
 from accel.comparison.pays import AttentionTime
 from accel.comparison.quality import Quality
 from accel.comparison.worst import Worst
@@ -99,6 +100,7 @@ class Report:
         anchors: what other changes do to a video, for the rulers.
         worst: where the accelerated video differs most; None if nowhere, or not looked for.
         attention_time: what sparse calls took beside dense ones of the same run; None if not known.
+        curve: what tuning tried on the way to the recipe, if it was tuned.
 
     Raises:
         ValueError: if a role occurs twice, curves differ in length, densities are ragged or out of range, or
@@ -123,6 +125,7 @@ class Report:
     anchors: tuple[Anchor, ...] = ()
     worst: Worst | None = None
     attention_time: AttentionTime | None = None
+    curve: tuple[Tried, ...] = ()
 
     def __post_init__(self) -> None:
         roles = [comparison.role for comparison in self.comparisons]

@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
+from accel.comparison.curve import Tried, write_curve
 from accel.files import whole_file
 from accel.plain_text import plain
 from accel.recipe.files import recipe_data
@@ -66,6 +67,15 @@ def write_recipe(tuned: Tuned, path: Path) -> Path:
     with whole_file(path) as draft:
         draft.write_text(recipe_text(tuned), encoding="utf-8")
     return path
+
+
+def write_tried(tuned: Tuned, folder: Path) -> Path:
+    """Everything that was tried, beside the recipe, for the pages that compare it."""
+    points = [
+        Tried(point.density, point.speedup, point.latent_error, point.ssim, point.recipe == tuned.recipe)
+        for point in tuned.points
+    ]
+    return write_curve(points, folder)
 
 
 def write_page(tuned: Tuned, path: Path, fps: float = 12.0) -> Path:

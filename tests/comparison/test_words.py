@@ -11,6 +11,7 @@ import pytest
 
 from accel.comparison import Comparison, Report, Run, render_report
 from accel.comparison.anchors import DEMO, Anchor, completed
+from accel.comparison.curve import Tried, curve_of, write_curve
 from accel.comparison.pays import AttentionTime
 from accel.comparison.quality import Quality
 from accel.comparison.words import advice, verdict
@@ -115,3 +116,16 @@ def test_the_demos_anchors_are_those_that_were_measured():
         assert anchor.ssim == pytest.approx(statistics.fmean(row["ssim"] for row in mine), abs=5e-4)
         errors = statistics.fmean(row["latent_error"] for row in mine)
         assert anchor.latent_error == pytest.approx(errors, rel=5e-3)
+
+
+def test_the_curve_of_tuning_is_found_beside_its_recipe(tmp_path):
+    points = [Tried(0.3, 1.5, 0.2, 0.9), Tried(0.5, 1.2, 0.1, 0.95, chosen=True)]
+    write_curve(points, tmp_path)
+    assert curve_of(str(tmp_path / "tuned.yaml")) == tuple(points)
+    assert curve_of("demo") == curve_of(str(tmp_path / "sub" / "tuned.yaml")) == ()
+    (tmp_path / "curve.json").write_text('[{"speed": 1}]')
+    assert curve_of(str(tmp_path / "tuned.yaml")) == ()
+    page = render_report(report(curve=tuple(points)))
+    assert page.count('class="dot tried"') == page.count('class="dot chosen"') == 1
+    assert page.count('class="dot accelerated"') == 1 and "accel tune</code> tried" in page
+    assert 'class="dot' not in render_report(report(curve=(Tried(0.3, 1.5, None, 0.9),)))

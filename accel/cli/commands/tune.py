@@ -92,7 +92,7 @@ def tune(
     from accel.cli.terminal import say
     from accel.tuning.point import Unreachable
     from accel.tuning.search import tune as find
-    from accel.tuning.write import write_best, write_page, write_recipe
+    from accel.tuning.write import write_best, write_page, write_recipe, write_tried
 
     pipe = asked.load()
     pipe.set_progress_bar_config(disable=True)
@@ -117,6 +117,7 @@ def tune(
         write_recipe(found, output / "tuned.yaml"),
         write_page(found, output / "tuned.html", settings.fps or asked.rate),
     )
+    write_tried(found, output)
     say(f"reached {found.reached}")
     if found.held_out is not None:
         say(f"kept aside: {found.held_out}{', corrected by them' if found.corrected else ''}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from accel.comparison.anchors import Anchor
+from accel.comparison.curve import Tried
 from accel.comparison.drawing.axis import Axis, counting_axis, round_axis
 from accel.comparison.drawing.digits import similarity, small
 from accel.comparison.report import Comparison, Run
@@ -92,6 +93,16 @@ class TimeBars:
     height: int = 190
 
 
+@dataclass(frozen=True)
+class Tradeoff:
+    """Dots of what tuning tried: x, y and "tried", "chosen" or "accelerated", which is the run at hand."""
+
+    x: Axis
+    y: Axis
+    dots: tuple[tuple[float, float, str], ...]
+    height: int = 250
+
+
 def curve_chart(
     title: str, unit: str, series: Sequence[tuple[Comparison, Sequence[float]]]
 ) -> CurveChart | None:
@@ -143,6 +154,22 @@ def _ruler(
         for row, (role, label, value) in enumerate(ordered)
     )
     return Ruler(title, x, marks, 38 * len(marks) + 58)
+
+
+def tradeoff_chart(tried: Sequence[Tried], speedup: float | None, error: float | None) -> Tradeoff | None:
+    """Latent error over speed-up of what tuning tried, and of this run; None where latents were not shown."""
+    known = [
+        (each.speedup, each.latent_error, each.chosen) for each in tried if each.latent_error is not None
+    ]
+    if not known:
+        return None
+    here = None if speedup is None or error is None else (speedup, error)
+    pairs = [(x, y) for x, y, _ in known] + ([] if here is None else [here])
+    x = round_axis("times faster than dense (transformer)", [1.0, *(pair[0] for pair in pairs)], LEFT, RIGHT)
+    y = round_axis("latent error", [0.0, *(pair[1] for pair in pairs)], 200, 14)
+    dots = tuple((x.at(fast), y.at(wrong), "chosen" if chosen else "tried") for fast, wrong, chosen in known)
+    run = () if here is None else ((x.at(here[0]), y.at(here[1]), "accelerated"),)
+    return Tradeoff(x, y, (*dots, *run))
 
 
 def time_bars(runs: Sequence[Run]) -> TimeBars:

@@ -1,0 +1,47 @@
+"""Curve: the recipes that tuning tried on the way to one, speed beside quality, kept beside its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from accel.files import whole_file
+
+NAME = "curve.json"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A recipe that was tried, and its means over prompts.
+
+    Args:
+        speedup: dense / accelerated seconds of the transformers' forwards.
+        chosen: it is the one that tuning ended with.
+    """
+
+    density: float
+    speedup: float
+    latent_error: float | None
+    ssim: float | None
+    chosen: bool = False
+
+
+def write_curve(points: Sequence[Tried], folder: Path) -> Path:
+    """Keep a curve in the folder of its recipe."""
+    path = folder / NAME
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps([asdict(point) for point in points], indent=1), encoding="utf-8")
+    return path
+
+
+def curve_of(recipe: str) -> tuple[Tried, ...]:
+    """The curve beside a recipe's file; empty for shipped recipes, and where none can be read."""
+    path = Path(recipe).with_name(NAME) if recipe.endswith(".yaml") else None
+    if path is None or not path.is_file():
+        return ()
+    try:
+        return tuple(Tried(**point) for point in json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return ()
