@@ -39,6 +39,8 @@ REFUSED = ("Wan-AI/", "black-forest-labs/", "accelerator", "smollm2", "in.mp4", 
 # A command is parsed and no more where it takes minutes:
 ONLY_PARSED = {
     "accel bench": "minutes on a GPU",
+    "accel tune": "minutes; a tutorial has it",
+    "accel inspect demo --probe": "a minute; tests/cli/test_tune.py runs it",
     "accel ui": "serves until it is stopped; tests/ui runs it",
     "accel complete": "a minute; a tutorial has it on the demo",
 }

@@ -59,6 +59,7 @@ MISTAKES = {
     "compare --output /dev/null/out": "--output /dev/null/out: cannot write there",
     "compare --set dense_stps=1": "did you mean 'dense_steps'?",
     "compare --steps 0": "--steps: input should be greater",
+    "tune demo --target ssim>0.9 --prompts none.txt": "--prompts none.txt: cannot be read: No such file",
     "complete --prompt-file none.txt": "--prompt-file none.txt: cannot be read: No such file",
     "complete --prompt-file .": "--prompt-file .: cannot be read: Is a directory",
     "complete --model demo": "the demo to complete is 'demo-llm'",

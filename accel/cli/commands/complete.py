@@ -98,12 +98,7 @@ def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | N
     if prompt is not None and prompt_file is not None:
         raise Mistake("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:
-        try:
-            return prompt_file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise Mistake(f"--prompt-file {prompt_file}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise Mistake(f"--prompt-file {prompt_file}: is not UTF-8 text") from error
+        return options.text_of("--prompt-file", prompt_file)
     # Loading 'demo' says what it is.
     if prompt is None and model not in ("demo-llm", "demo"):
         raise Mistake(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")

@@ -71,7 +71,6 @@ def tune(
     from accel.tuning.target import Target
 
     wanted = Target.parse(target)
-    options.require_folder("--output", output)
     if text:
         _tune_language(model, loading.get("device"), text, wanted, kept_aside, output)
         return
@@ -88,6 +87,7 @@ def tune(
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
     if is_modular(asked.pipeline):
         raise Mistake(f"tune needs every step's latents, which {asked.pipeline.__name__} does not show")
+    options.require_folder("--output", output)
 
     from accel.cli.terminal import say
     from accel.tuning.point import Unreachable
@@ -135,7 +135,8 @@ def _tune_language(
     from accel.load.language_model import load_language_model
     from accel.tuning.language.search import recipe_file, tune_language
 
-    texts = [file.read_text(encoding="utf-8") for file in files]
+    texts = [options.text_of("--text", file) for file in files]
+    options.require_folder("--output", output)
     language = load_language_model(model, device)
     with progress_bar() as progress:
         found = tune_language(*language, texts, target, kept_aside=kept_aside, progress=progress)
@@ -178,7 +179,8 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
         if model != "demo":
             raise Mistake("--prompts: a file of prompts, one a line, is needed: tuning is for your own")
         return list(DEMO_PROMPTS)
-    texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = options.text_of("--prompts", file).splitlines()
+    texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise Mistake(f"--prompts {file}: holds no prompt")
     return texts
