@@ -1,7 +1,9 @@
 """ModelHook: what marks a model as accelerated, and is found on it by whoever takes that back.
 
 Plain `torch.nn.Module` hooks: they survive `copy.deepcopy` and `pickle`, which diffusers' hook registry does
-not (it rebinds `forward` to the module that was hooked first), and removing them leaves nothing behind.
+not (it rebinds `forward` to the module that was hooked first), and removing them leaves nothing behind. They
+are bound methods, found and removed by the object they belong to: handles would tie the removal to the module
+that was hooked first, and a copied or unpickled module has none.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import nn
-
-from accel.patches.own_hooks import owner_of, remove_hooks_of
 
 
 class ModelHook(ABC):
@@ -54,3 +54,23 @@ def hook_of(model: nn.Module) -> ModelHook | None:
         if isinstance(owner, ModelHook):
             return owner
     return None
+
+
+def owner_of(hook: Any) -> Any:
+    """The object whose method a hook is; None for a plain function."""
+    return getattr(hook, "__self__", None)
+
+
+def remove_hooks_of(owner: Any, module: nn.Module) -> None:
+    """Remove the forward hooks of a module that are methods of `owner`; the pre-hooks go last.
+
+    Whoever is found by a pre-hook can so be found until all else is gone.
+    """
+    for hooks, extra in (
+        (module._forward_hooks, (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+    ):
+        for key in [key for key, hook in hooks.items() if owner_of(hook) is owner]:
+            del hooks[key]
+            for flags in extra:
+                flags.pop(key, None)

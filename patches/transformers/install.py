@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from accel.patches.own_hooks import remove_hooks_of
+from accel.patches.hook import remove_hooks_of
 from accel.patches.site import Site
 from accel.patches.transformers.attention import NAME
 from accel.patches.transformers.call import SequenceFn
