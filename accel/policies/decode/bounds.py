@@ -13,35 +13,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.decode.attention import grouped
+from accel.policies.decode.blocks import DecodeByBlocks
 from accel.policies.decode.memory import Found
-from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
 from accel.policies.policy import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class DecodeByBounds(DecodeSearch):
-    """Every block is judged, by two rows instead of its keys. Query heads that share a key head share keys.
+class DecodeByBounds(DecodeByBlocks):
+    """Every block is ranked by two rows instead of its keys. Query heads that share a key head share keys.
 
-    The first stage makes the boxes, which reads all keys once; the second judges them, which reads as much as
+    The first stage makes the boxes, which reads all keys once; the second ranks them, which reads as much as
     two keys a block.
-
-    Args:
-        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
-        sink, window: tokens at the start, and before the queries, that are always kept.
-        keys: keys of a block.
-        refresh: for how many tokens the boxes serve, and for how many the blocks that were found.
     """
 
-    budget: Keys = 2048
-    sink: Always = 256
-    window: Always = 1024
-    keys: Literal[16, 32, 64, 128] = 16
-    refresh: tuple[Tokens, Tokens] = (16, 1)
     kind: Literal["bounds"] = "bounds"
-
-    @property
-    def block(self) -> int:
-        return self.keys
 
     def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
         if stage == 0:

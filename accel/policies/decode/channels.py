@@ -16,36 +16,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.decode.attention import grouped
+from accel.policies.decode.blocks import DecodeByBlocks
 from accel.policies.decode.memory import Found
-from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
 from accel.policies.policy import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class DecodeByChannels(DecodeSearch):
-    """Every key is judged, in a share of its channels; heads that share a key head share channels and keys.
+class DecodeByChannels(DecodeByBlocks):
+    """Every key is ranked in a share of its channels; heads that share a key head share channels and keys.
 
     The first stage copies all keys, channel by channel, so that the second reads nothing else of them.
 
     Args:
-        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
-        sink, window: tokens at the start, and before the queries, that are always kept.
-        keys: keys of a block.
         channels: share of the channels that is read, in (0, 1]; 1 finds the blocks of most true attention.
-        refresh: for how many tokens the copy serves, and for how many the blocks that were found.
     """
 
-    budget: Keys = 2048
-    sink: Always = 256
-    window: Always = 1024
-    keys: Literal[16, 32, 64, 128] = 16
     channels: Annotated[float, Field(gt=0, le=1)] = 0.25
-    refresh: tuple[Tokens, Tokens] = (16, 1)
     kind: Literal["channels"] = "channels"
-
-    @property
-    def block(self) -> int:
-        return self.keys
 
     def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
         if stage == 0:

@@ -61,14 +61,6 @@ class DecodeSearch(ABC):
             The best blocks, int64 [B, Hkv, K], and whether each is one.
         """
 
-    def best_blocks(self, worth: Tensor, found: Found) -> tuple[Tensor, Tensor]:
-        """The candidates that are worth most, of the worth [B, Hkv, Nb] of blocks; as `search` does."""
-        places = torch.arange(worth.shape[2], device=worth.device)
-        outside = (places < found.first[:, None]) | (places >= found.stop[:, None])
-        kept = min(math.ceil(self.budget / self.block), worth.shape[2])
-        top = worth.masked_fill(outside[:, None], -torch.inf).topk(kept, dim=-1)
-        return top.indices, top.values > -torch.inf
-
     @property
     def most_keys(self) -> int:
         """Keys that a query is sure to see; a cache of no more is better read whole."""
