@@ -24,8 +24,7 @@ import torch
 from accel import Recipe, accelerated, summary
 from accel.policies.decode.bounds import DecodeByBounds
 from accel.policies.decode.channels import DecodeByChannels
-from accel.policies.decode.search import DecodeSearch
-from accel.policies.decode.stages import Decode
+from accel.policies.decode.stages import AnyDecode, Decode
 from accel.policies.permuted import Permuted
 from accel.recipe.recipe import DENSE, Rule
 from accel.recipe.schedule import Schedule
@@ -42,7 +41,7 @@ PAGE = "language.decoding"  # the markers of its part of the page
 HEAD = ("model, tokens", "blocks by", "budget", "keys read", "answer tokens right", "exact", "NLL", "prompts")
 
 
-def ways(budget: int) -> dict[str, DecodeSearch]:
+def ways(budget: int) -> dict[str, AnyDecode]:
     """Every way to find keys, by name."""
     ends: dict[str, Any] = {"budget": budget, "sink": SINK, "window": WINDOW}
     return {
@@ -56,7 +55,7 @@ def ways(budget: int) -> dict[str, DecodeSearch]:
     }
 
 
-def recipe_of(search: DecodeSearch) -> Recipe:
+def recipe_of(search: AnyDecode) -> Recipe:
     schedule = Schedule(sparse_decode=True, min_tokens=0)
     return Recipe(rules=(Rule(match="*", policy=Permuted(decode=search)),), schedule=schedule)
 
@@ -123,10 +122,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(tuple(row[field] for field in ("model", "length", "way", "budget")), []).append(row)
-    return markdown(HEAD, [line(*where, cell) for where, cell in cells.items()])
+    return markdown(HEAD, [line(cell) for cell in cells.values()])
 
 
-def line(model: str, length: int, way: str, budget: int, cell: list[dict[str, Any]]) -> tuple[Any, ...]:
+def line(cell: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """The rows of one model, length, budget and way as a line of the table."""
+    model, length, way, budget = (cell[0][field] for field in ("model", "length", "way", "budget"))
     found, asked_for, exact, facts = (
         sum(row[field] for row in cell) for field in ("found", "asked_for", "exact", "facts")
     )

@@ -41,7 +41,7 @@ class DecodeByChannels(DecodeByBlocks):
         by_channel, spread = found.entering
         queries = grouped(q, k.shape[1])
         count = max(round(self.channels * q.shape[3]), 1)
-        channels = (queries.square().mean(dim=2) * spread).topk(count, dim=-1).indices  # [B, Hkv, C]
+        channels = (queries.float().square().mean(dim=2) * spread).topk(count, dim=-1).indices  # [B, Hkv, C]
         near = queries.gather(3, channels[:, :, None].expand(-1, -1, queries.shape[2], -1))
         keys = by_channel.gather(2, channels[..., None].expand(-1, -1, -1, by_channel.shape[3]))
         logits = (near @ keys).float() * q.shape[3] ** -0.5  # [B, Hkv, R, N]
