@@ -43,7 +43,7 @@ class Anchor:
 DEMO = (
     Anchor(BACKEND, 1.0000, 2.70e-06, of_demo=True),
     Anchor("weights in fp8", 0.9276, 0.1777, of_demo=True),
-    Anchor("half the steps", 0.6463, 0.6194, of_demo=True),
+    Anchor("half the steps", 0.7436, 0.4001, of_demo=True),
     Anchor(SEED, 0.5043, 1.0128, of_demo=True),
 )
 
