@@ -48,7 +48,14 @@ def layout_of(policy, grid, q, k):
     except ValueError as error:
         told = any(
             word in str(error)
-            for word in ("sequence", "grid", "the call has", "the model has", "video tokens")
+            for word in (
+                "sequence",
+                "grid",
+                "the call has",
+                "the model has",
+                "this model has",
+                "video tokens",
+            )
         )
         assert told, error
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from accel.policies.parts.schedule_parts import check_ends, part_at
 from accel.policies.policy import STRICT
 
 Candidate = Annotated[int, Field(ge=0)]
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,16 +55,23 @@ class Table:
             ValueError: if the table is of a model with other layers or heads.
         """
         part = self.parts[part_at([part.until for part in self.parts], context.progress)]
-        if len(part.heads) != context.n_layers:
-            raise ValueError(f"the table has {len(part.heads)} layers, this model has {context.n_layers}")
-        row = list(part.heads[context.layer])
-        if context.heads is not None:
-            row = row[context.heads.own]
-        if len(row) != heads:
-            raise ValueError(
-                f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}"
-            )
-        return row
+        return list(row_of(part.heads, heads, context))
+
+
+def row_of(table: tuple[tuple[Entry, ...], ...], heads: int, context: Context) -> tuple[Entry, ...]:
+    """What a table by layer and head has for one call's heads.
+
+    Raises:
+        ValueError: if the table is of a model with other layers or heads.
+    """
+    if len(table) != context.n_layers:
+        raise ValueError(f"the table has {len(table)} layers, this model has {context.n_layers}")
+    row = table[context.layer]
+    if context.heads is not None:
+        row = row[context.heads.own]
+    if len(row) != heads:
+        raise ValueError(f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}")
+    return row
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -14,6 +14,7 @@ from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
+from accel.policies.parts.head_choice import row_of
 from accel.policies.parts.ordering.orders import Axes, AxesName, token_order
 from accel.policies.policy import STRICT
 
@@ -37,16 +38,7 @@ class AxesByHead:
         Raises:
             ValueError: if the table is of a model with other layers or heads.
         """
-        if len(self.heads) != context.n_layers:
-            raise ValueError(f"the table has {len(self.heads)} layers, this model has {context.n_layers}")
-        row = self.heads[context.layer]
-        if context.heads is not None:
-            row = row[context.heads.own]
-        if len(row) != heads:
-            raise ValueError(
-                f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}"
-            )
-        return row
+        return row_of(self.heads, heads, context)
 
 
 @from_sizes(64)
