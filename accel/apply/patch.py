@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,17 +12,20 @@ from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import Notices
 from accel.apply.plan import Plan, Step
 from accel.patches.context import Context
-from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
 from accel.patches.diffusers.forwards.clock import Clock
 from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import prepare
 from accel.patches.hook import ModelHook
 from accel.patches.models import is_language_model
 from accel.patches.site import Site
+from accel.patches.slot import Slot
 from accel.sites.faults import Doing, hook_fault
 from accel.sites.grid.grid_attention import GridAttention
 from accel.sites.sequence.sequence_attention import SequenceAttention
 from accel.sites.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from accel.patches.diffusers.dense_backend import DenseBackend
 
 
 class Patch:
@@ -123,12 +127,15 @@ class Patch:
             attention.few.precision = step.rule.precision
         uninstall = prepare(self.models[site.component], site, attention)
         if schedule.dense_backend is not None:
-            slot = uninstall.routed.slot
-            slot.dense = PreferredDense(slot.dense, self._dense_backend(schedule.dense_backend))
+            self._prefer(schedule.dense_backend, uninstall.routed.slot)
         self._put_in(InstalledSite(site, attention, uninstall))
 
-    def _dense_backend(self, name: str) -> DenseBackend:
-        return self.dense_backends.setdefault(name, DenseBackend(name))
+    def _prefer(self, backend: str, slot: Slot) -> None:
+        """Dense calls of a slot on a backend of diffusers', which takes importing diffusers."""
+        from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
+
+        shared = self.dense_backends.setdefault(backend, DenseBackend(backend))
+        slot.dense = PreferredDense(slot.dense, shared)
 
     def _put_in(self, one: InstalledSite) -> None:
         # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.
