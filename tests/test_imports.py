@@ -171,6 +171,12 @@ def test_importing_accel_imports_no_model_library():
     assert run(code) == "[]"
 
 
+def test_importing_the_one_line_imports_no_model_library_and_no_compiler():
+    heavy = "{'diffusers', 'transformers', 'torch._dynamo'}"
+    code = f"import sys; from accel import accelerate_model; print(sorted({heavy} & set(sys.modules)))"
+    assert run(code) == "[]"
+
+
 def test_importing_accel_changes_no_model_library():
     code = (
         "from diffusers.models import attention_dispatch as d\n"

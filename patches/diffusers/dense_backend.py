@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    _check_attention_backend_requirements,
-    dispatch_attention_fn,
-)
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from accel.patches.observers import is_differentiated, recorder
 from accel.patches.slot import DenseFn
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_dispatch import AttentionBackendName
 
 AUTO = "auto"
 # What `auto` times, by device, where its requirements are met; those that round to int8 never agree.
@@ -33,9 +31,16 @@ WORTH = 0.97  # of the time of what the model would have run
 SECONDS = 0.1  # of timing for each candidate
 
 
+def _dispatcher() -> Any:
+    """diffusers' own; imported at its first use: language models know no diffusers."""
+    from diffusers.models import attention_dispatch
+
+    return attention_dispatch
+
+
 def backend_names() -> list[str]:
     """Every name that a recipe can use."""
-    return [AUTO, *(name.value for name in AttentionBackendName)]
+    return [AUTO, *(name.value for name in _dispatcher().AttentionBackendName)]
 
 
 def require_backend(name: str) -> None:
@@ -47,7 +52,8 @@ def require_backend(name: str) -> None:
     if name == AUTO:
         return
     try:
-        _check_attention_backend_requirements(AttentionBackendName(name))
+        dispatcher = _dispatcher()
+        dispatcher._check_attention_backend_requirements(dispatcher.AttentionBackendName(name))
     except (RuntimeError, ImportError) as error:
         raise ValueError(str(error)) from error
 
@@ -108,13 +114,13 @@ class DenseBackend:
 
     def _choose(self, stock: DenseFn, q: Tensor, k: Tensor, v: Tensor) -> AttentionBackendName | None:
         if self.name != AUTO:
-            return AttentionBackendName(self.name)
+            return _dispatcher().AttentionBackendName(self.name)
         expected = stock(q, k, v, None).float()
         fastest, least = None, WORTH * _seconds(lambda: stock(q, k, v, None))
         for name in CANDIDATES.get(q.device.type, ()):
             try:
                 require_backend(name)
-                backend = AttentionBackendName(name)
+                backend = _dispatcher().AttentionBackendName(name)
                 error = (_run(backend, q, k, v).float() - expected).norm() / expected.norm()
                 if not error <= TOLERANCE:
                     continue
@@ -147,7 +153,7 @@ class PreferredDense:
 
 
 def _run(backend: AttentionBackendName, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return dispatch_attention_fn(q, k, v, enable_gqa=q.shape[2] != k.shape[2], backend=backend)
+    return _dispatcher().dispatch_attention_fn(q, k, v, enable_gqa=q.shape[2] != k.shape[2], backend=backend)
 
 
 def _seconds(run: Any) -> float:
