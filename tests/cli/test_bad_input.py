@@ -43,7 +43,7 @@ MISTAKES = {
     "generate --fps 1e-9": "--fps: input should be greater than or equal to 0.01",
     "generate --fps inf": "--fps:",
     "generate --image a.png": "WanPipeline takes no --image",
-    "generate --video none.mp4": "none.mp4: is not a video",
+    "generate --video none.mp4": "none.mp4: there is no such file",
     "generate --device=": "--device: string should have at least 1 character",
     "generate --dtype int8": "--dtype: input should be 'bfloat16', 'float16' or 'float32'",
     "generate --offload disk": "--offload: input should be 'model', 'group' or 'sequential'",
