@@ -137,6 +137,7 @@ class Session:
             Mistake: if no recipe meets it.
         """
         from accel.tuning.search import tune
+        from accel.tuning.write import write_recipe, write_tried
 
         assert checked.target is not None
         prompts = [checked.settings.prompt] * 2
@@ -148,8 +149,8 @@ class Session:
             pipe, prompts, checked.target, settings=checked.settings, kept_aside=1, folder=folder / "tune",
             progress=progress,
         )  # fmt: skip
-        path = folder / "tuned.yaml"
-        path.write_text(recipe_yaml(found.recipe), encoding="utf-8")
+        path = write_recipe(found, folder / "tuned.yaml")
+        write_tried(found, folder)
         command = (*checked.command, "--recipe", str(path))
         return replace(checked, recipe=found.recipe, recipe_name=str(path), changed=False, command=command)
 
