@@ -420,3 +420,18 @@ def test_numbers_are_printed_though_the_disk_is_full(accel, monkeypatch):
     assert "PSNR" in told and "times faster" in told
     code, told, err = accel("generate", *SHORT, "--device", "cpu", "--json")
     assert code == 1 and json.loads(told)["files"] == {"accelerated": None}
+
+
+def test_files_are_written_though_nobody_reads_the_output(accel, monkeypatch, tmp_path):
+    import accel.cli.run_table as run_table
+
+    def closed(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(run_table, "print_runs", closed)
+    code, _, err = accel("generate", *SHORT, "--device", "cpu", "--dense")
+    assert code == 1 and "Traceback" not in err
+    assert {file.name for file in tmp_path.glob("*.mp4")} == {"video.mp4", "video-dense.mp4"}
+    code, _, err = accel("compare", *SHORT, "--device", "cpu", "--no-placing")
+    assert code == 1 and "Traceback" not in err
+    assert (tmp_path / "out" / "report.html").exists()

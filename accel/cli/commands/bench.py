@@ -119,12 +119,14 @@ def _sweep(
     facts: dict[str, Any] = {"kind": kind, "shape": shape, "layers": model.config.num_hidden_layers}
     facts |= {"recipe": recipe.description, "dtype": str(dtype)}
     facts |= {"device": device_name(torch.device(device)), "versions": versions()}
-    for path in out or []:
-        write(path, facts, rows)
-    if as_json:
-        print(json.dumps(as_data(facts, rows)))
-    else:
-        _print(facts, rows)
+    try:
+        for path in out or []:
+            write(path, facts, rows)
+    finally:
+        if as_json:
+            print(json.dumps(as_data(facts, rows)))
+        else:
+            _print(facts, rows)
 
 
 def parse_lengths(lengths: str) -> list[int]:

@@ -65,9 +65,12 @@ def generate(
     recipes = {"dense": DENSE if found is None else dense_like(found)} if dense or only_dense else {}
     recipes |= {} if found is None else {"accelerated": found}
     runs = {name: run(pipe, settings, each) for name, each in recipes.items()}
-    if not as_json:
-        print_runs(runs)
-    _write(runs, path, settings.fps or asked.rate, runs_as_dict(runs) if as_json else None)
+    try:
+        if not as_json:
+            print_runs(runs)
+    finally:
+        # Output that nobody reads any more does not cost the run.
+        _write(runs, path, settings.fps or asked.rate, runs_as_dict(runs) if as_json else None)
 
 
 def _require_one_place(
@@ -109,8 +112,9 @@ def _write(runs: dict[str, Generated], output: Path, fps: float, facts: dict[str
             beside = name == "dense" and len(runs) > 1
             path = output.with_stem(f"{output.stem}-dense") if beside else output
             files[name] = str(write_result(run.frames, path, fps))
-            if facts is None:
-                say(f"wrote {path}")
     finally:
         if facts is not None:
             print(json.dumps({**facts, "files": files}))
+        for written in files.values() if facts is None else ():
+            if written is not None:
+                say(f"wrote {written}")

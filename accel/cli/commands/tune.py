@@ -133,19 +133,21 @@ def _tune_language(
 ) -> None:
     from accel.cli.terminal import say
     from accel.load.language_model import load_language_model
-    from accel.tuning.language.search import recipe_file, tune_language
+    from accel.tuning.language.search import recipe_file, texts_aside, tune_language
 
     texts = [options.text_of("--text", file) for file in files]
+    texts_aside(texts, target, kept_aside)
     options.require_folder("--output", output)
     language = load_language_model(model, device)
     with progress_bar() as progress:
         found = tune_language(*language, texts, target, kept_aside=kept_aside, progress=progress)
-    output.mkdir(parents=True, exist_ok=True)
+    # Before anything is said: output that nobody reads any more does not cost the search.
+    written = recipe_file(found, model, [str(file) for file in files], output / "tuned.yaml")
     say(f"reached {found.reached}")
     if found.held_out is not None:
         met = "" if target.met_by(found.held_out.value(target), SLACK) else "; the target is missed there"
         say(f"kept aside: {found.held_out}{met}")
-    say(f"wrote {recipe_file(found, model, [str(file) for file in files], output / 'tuned.yaml')}")
+    say(f"wrote {written}")
 
 
 @contextmanager
@@ -193,6 +195,6 @@ def block_size(text: str) -> tuple[int, int]:
         Mistake: if it is not one.
     """
     rows, cross, columns = text.partition("x")
-    if not (cross and rows.isdigit() and columns.isdigit()):
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
         raise Mistake(f"--block {text!r}: expected query rows x key rows, for example 128x64")
     return int(rows), int(columns)

@@ -91,6 +91,20 @@ class TunedLanguage:
     points: tuple[LanguagePoint, ...]
 
 
+def texts_aside(texts: Sequence[str], target: Target, kept_aside: int | None) -> int:
+    """How many of the texts nothing is chosen on. Needs no model.
+
+    Raises:
+        Mistake: if the target is not one of language models, or no text is left to choose on.
+    """
+    if target.metric not in METRICS:
+        raise Mistake(f"target {target}: of a language model it is {', '.join(METRICS)}")
+    aside = len(texts) // 2 if kept_aside is None else kept_aside
+    if len(texts) < 2 or not 0 <= aside < len(texts):
+        raise Mistake(f"tune needs at least two texts and one to choose on, got {len(texts)}, {aside} aside")
+    return aside
+
+
 def tune_language(
     model: Any,
     tokenizer: Any,
@@ -116,11 +130,7 @@ def tune_language(
         Unreachable: if no density meets the target; holds the best.
     """
     target = Target.parse(target) if isinstance(target, str) else target
-    if target.metric not in METRICS:
-        raise Mistake(f"target {target}: of a language model it is {', '.join(METRICS)}")
-    aside = len(texts) // 2 if kept_aside is None else kept_aside
-    if len(texts) < 2 or not 0 <= aside < len(texts):
-        raise Mistake(f"tune needs at least two texts and one to choose on, got {len(texts)}, {aside} aside")
+    aside = texts_aside(texts, target, kept_aside)
     samples = [plant(tokenizer, text, number, most_tokens) for number, text in enumerate(texts)]
     dense = []
     for number, sample in enumerate(samples):
