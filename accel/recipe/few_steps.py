@@ -1,7 +1,7 @@
 """FewSteps: what changes in a recipe for schedules of a few steps, as distilled models have them.
 
-A step of four is a quarter of the way: blocks chosen in the one before are of no use, one dense step is all
-that pays, and the last steps, which draw the details, miss most what is left out.
+A step of four is a quarter of the way: blocks chosen in the one before are of no use, unless a residual comes
+with them, and one dense step is all that pays.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ class FewSteps:
     """A schedule is one of few steps if it has no more than `most_steps`, and no second pass of guidance or
     an adapter whose name says that it is distilled (lightx2v, lightning, turbo, dmd, causvid, 4steps, ...).
 
-    Then the first step of every expert runs dense and no other, every step chooses its own blocks, and what
-    is kept grows.
+    Then the first step of every expert runs dense and no other, and every step chooses its own blocks, but
+    for those that a residual is added to.
 
     Args:
         most_steps: of a schedule; 0 is never.
-        rise: density from three quarters of the schedule on / density in its first quarter.
+        rise: density from three quarters of the schedule on / density in its first quarter. 1, since
+            on the embedded demo one that rose did no better at equal work (docs/benchmarks/few-steps.md).
     """
 
     most_steps: Annotated[int, Field(ge=0)] = 8
-    rise: Annotated[float, Field(ge=1, le=4)] = 1.5
+    rise: Annotated[float, Field(ge=1, le=4)] = 1.0
 
     def why(self, n_steps: int | None, guided: bool | None, adapters: tuple[str, ...]) -> str | None:
         """Why a schedule is one of few steps, in words; None if it is not.

@@ -44,11 +44,12 @@ def test_nothing_is_reused_and_no_share_of_steps_is_dense():
 
 def test_density_rises_towards_the_end():
     policy = recipe().rules[0].policy
-    ramp = RULES.policy(policy).select.density
+    rules = FewSteps(rise=1.5)
+    ramp = rules.policy(policy).select.density
     assert [ramp.at(progress) for progress in (0.25, 0.5, 0.75)] == approx([0.4, 0.5, 0.6])
     by_mass = recipe({**POOLED, "select": {"kind": "top_p", "mass": 0.85}}).rules[0].policy
-    assert RULES.policy(by_mass).select.mass.at(1.0) == approx(0.9)
-    assert FewSteps(rise=1).policy(policy) is policy
+    assert rules.policy(by_mass).select.mass.at(1.0) == approx(0.9)
+    assert RULES.policy(policy) is policy
 
 
 def by_step(pipe):
@@ -63,7 +64,7 @@ def by_step(pipe):
 @mark.parametrize("guidance_scale, dense", [(1.0, [0]), (3.0, [0, 1])])
 def test_one_dense_step_without_guidance(guidance_scale, dense):
     pipe = wan_pipeline()
-    settings = {"schedule": {"dense_steps": 0.5}, "reuse": {"steps": 5}, "few_steps": {}}
+    settings = {"schedule": {"dense_steps": 0.5}, "reuse": {"steps": 5}, "few_steps": {"rise": 1.5}}
     accelerate_model(pipe, recipe(**settings))
     out = latents(pipe, steps=4, guidance_scale=guidance_scale)
     assert torch.isfinite(out).all()
@@ -98,3 +99,13 @@ def test_the_second_expert_starts_dense_too():
 def test_shipped_recipes_for_videos_have_it():
     assert load_recipe("auto").few_steps == FewSteps()
     assert load_recipe("wan2.1-t2v-14b").few_steps == FewSteps()
+
+
+def test_a_residual_serves_the_step_after_the_dense_one():
+    pipe = wan_pipeline()
+    accelerate_model(
+        pipe, recipe(schedule={"dense_steps": 0.5}, compensate={"kind": "residual"}, few_steps={})
+    )
+    latents(pipe, steps=4, guidance_scale=1.0)
+    sites = len(attentions(pipe))
+    assert summary(pipe).residual == {"captured": sites, "applied": sites, "too old": 2 * sites}

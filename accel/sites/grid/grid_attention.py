@@ -93,10 +93,6 @@ class GridAttention(SiteAttention):
         self.few: GridAttention | None = None
         self.overlay = ""
         self.starts_dense = False
-        if few_steps is not None and policy.method != "dense":
-            changed = few_steps.policy(policy), few_steps.schedule(schedule), hook, few_steps.reuse(reuse)
-            self.few = GridAttention(site, *changed, warned)
-            self.few.record, self.few.faults, self.few.starts_dense = self.record, self.faults, True
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.heads = site.heads
@@ -105,6 +101,11 @@ class GridAttention(SiteAttention):
         self.residual = None if compensate is None else Residual(compensate)
         # Dense is what others are compared with: it does all of its work.
         self.shares = site.text_free and policy.method != "dense"
+        if few_steps is not None and policy.method != "dense":
+            changed = few_steps.policy(policy), few_steps.schedule(schedule), hook, few_steps.reuse(reuse)
+            self.few = GridAttention(site, *changed, warned)
+            self.few.record, self.few.faults, self.few.starts_dense = self.record, self.faults, True
+            self.few.residual = self.residual
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
