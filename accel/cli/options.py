@@ -130,7 +130,7 @@ def text_of(option: str, file: Path) -> str:
         Mistake: if it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise Mistake(f"{option} {file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

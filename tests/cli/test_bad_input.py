@@ -8,7 +8,7 @@ import torch
 from pytest import mark, raises
 
 from accel.cli.app import main
-from accel.cli.options import require_writable
+from accel.cli.options import require_writable, text_of
 
 # The modules: in the package these names may be the commands.
 app, bench, complete, asked = (
@@ -132,6 +132,11 @@ def test_files_are_tried_before_the_work(command, tmp_path, monkeypatch, capsys)
     with raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2 and name in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_not_part_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_text("a cat", encoding="utf-8-sig")
+    assert text_of("--prompts", tmp_path / "a.txt") == "a cat"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
