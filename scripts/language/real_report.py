@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from accel.policies.parts.scores import BlockScore, Wanted
+from accel.policies.parts.scores import BlockScore, Pooled, Wanted
 from scripts.page import markdown
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def price(score: BlockScore | None) -> float | None:
     """Multiplications that a score makes, as a share of those of QKᵀ; None if it is not made of products."""
     if score is None:
         return None
+    if isinstance(score, Pooled):
+        return None  # of means of whole blocks: next to nothing
     share = score.channels if isinstance(score, Wanted) else 1.0
     return share / (score.steps[0] * score.steps[1])
 
