@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from accel.policies.policy import Policy
@@ -82,9 +82,22 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _defaults_of(method: Any) -> dict[str, Any]:
-    """The method's fields with all defaults; of an unknown method its name, for `build_recipe` to refuse."""
+    """The method's fields with all defaults; of an unknown method its name, for `build_recipe` to refuse.
+
+    A method that cannot be without some of its fields has None for these, to be set, or refused, later.
+    """
     policy = find_policy(method) if isinstance(method, str) else None
-    return {"method": method} if policy is None else dump_policy(policy())
+    if policy is None:
+        return {"method": method}
+    needed = _needed(policy)
+    return {"method": method, **dict.fromkeys(needed)} if needed else dump_policy(policy())
+
+
+def _needed(policy: type[Policy]) -> list[str]:
+    """The fields of a method that have no default."""
+    if not is_dataclass(policy):
+        return []
+    return [field.name for field in fields(policy) if field.default is field.default_factory is MISSING]
 
 
 def _mappings(node: Any, path: str) -> dict[str, dict[str, Any]]:

@@ -196,4 +196,5 @@ def test_an_error_is_raised_where_others_would_wait(monkeypatch):
     monkeypatch.delenv("ACCEL_STRICT", raising=False)
     with raises(RuntimeError, match="no memory for a plan"):
         site = Site("blocks.0.attn1", "", None, 0, 1, 2)
-        SiteAttention(site, Dense(), Schedule()).sparse(plan, None, None, 0, alone=False)
+        q = torch.zeros(1, 1, 1, 1)
+        SiteAttention(site, Dense(), Schedule()).sparse(q, plan, None, None, 0, alone=False)
