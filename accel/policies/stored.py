@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.layout import BlockLayout
-from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.mask_file import AXES, load_masks
-from accel.policies.parts.ordering.orders import Axes, token_order
+from accel.policies.parts.mask_file import axes_of, load_masks
+from accel.policies.parts.ordering.axes_by_head import order_by_head
 from accel.policies.parts.schedule_parts import part_at
 from accel.policies.policy import Policy
 
@@ -60,9 +58,7 @@ class Stored(Policy):
         keep = masks.keep(part_at(masks.until, context.progress), context.layer)[own]
         if keep.shape[0] != q.shape[1]:
             raise ValueError(f"{self.file} has masks of {heads} heads, this call has {q.shape[1]}")
-        orders = [token_order(Axes(axes), grid, torch.device("cpu")) for axes in AXES]
-        indices = torch.stack([order.indices for order in orders if order is not None])
-        order = TokenOrder(indices[masks.orders[context.layer, own].long()][None].to(q.device))
+        order = order_by_head(axes_of(masks.orders[context.layer, own]), grid, q.device)
         return BlockLayout.from_mask(
             keep[None].to(q.device), masks.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order
         )

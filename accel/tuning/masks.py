@@ -21,9 +21,9 @@ from accel.patches.grid import TokenGrid
 from accel.patches.models import supported_models
 from accel.policies.parts.always import Always
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.mask_file import AXES, MaskFile
-from accel.policies.parts.ordering.axes_by_head import AxesByHead
-from accel.policies.parts.ordering.orders import Axes, token_order
+from accel.policies.parts.mask_file import AXES, MaskFile, axes_of
+from accel.policies.parts.ordering.axes_by_head import AxesByHead, always_by_head, order_by_head
+from accel.policies.parts.ordering.orders import AxesName
 from accel.policies.parts.schedule_parts import check_ends, part_at
 from accel.policies.parts.scores import Exact
 from accel.policies.policy import BlockSize, Policy
@@ -76,7 +76,7 @@ def learn_axes(
         ValueError: as in `learn_masks`.
     """
     orders = _watched(pipe, generate, _Watch(block_size, (1.0,), density)).best_orders()
-    return AxesByHead(tuple(tuple(AXES[number] for number in layer) for layer in orders.tolist()))
+    return AxesByHead(tuple(axes_of(layer) for layer in orders))
 
 
 def _watched(pipe: Any, generate: Callable[[Any], Any], watch: _Watch) -> _Watch:
@@ -134,7 +134,11 @@ class _Watch(Policy):
             # A part of the schedule in which no step fell has the masks of the last one that had.
             known = max((p for p, _ in self.mass if p <= part), default=min(p for p, _ in self.mass))
             masses = self._by_layer({layer: mass for (p, layer), mass in self.mass.items() if p == known})
-            parts.append(torch.stack([self._keep(masses[layer], layer) for layer in range(len(masses))]))
+            keep = [
+                self._heaviest(mass[None].cpu(), axes_of(numbers))[0]
+                for mass, numbers in zip(masses, self.orders, strict=True)
+            ]
+            parts.append(torch.stack(keep))
         return MaskFile.of_masks(
             torch.stack(parts),
             orders=self.orders,
@@ -146,9 +150,9 @@ class _Watch(Policy):
 
     def _compare_orders(self, q: Tensor, k: Tensor, context: Context) -> None:
         for number in range(len(AXES)):
-            mass = self._mass_in_order(q, k, torch.full((q.shape[1],), number))
-            must = self._must(number).to(q.device)[None, None]
-            keep = keep_heaviest(mass, must, None, "head", self.density)
+            axes = (AXES[number],) * q.shape[1]
+            mass = self._mass_in_order(q, k, axes)
+            keep = self._heaviest(mass, axes)
             held = (mass * keep).sum(dim=(0, 2, 3))
             total = self.kept.setdefault(context.layer, torch.zeros(len(AXES), q.shape[1], device=q.device))
             total[number] += held
@@ -156,28 +160,19 @@ class _Watch(Policy):
     def _add_mass(self, q: Tensor, k: Tensor, context: Context) -> None:
         assert self.orders is not None
         part = part_at(self.until, context.progress)
-        mass = self._mass_in_order(q, k, self.orders[context.layer]).sum(dim=0)
+        mass = self._mass_in_order(q, k, axes_of(self.orders[context.layer])).sum(dim=0)
         key = (part, context.layer)
         self.mass[key] = self.mass[key] + mass if key in self.mass else mass
 
-    def _mass_in_order(self, q: Tensor, k: Tensor, numbers: Tensor) -> Tensor:
+    def _mass_in_order(self, q: Tensor, k: Tensor, axes: tuple[AxesName, ...]) -> Tensor:
         """Float32 [B, H, Mb, Nb], each head's blocks cut from its own order."""
-        heads = []
-        for head, number in enumerate(numbers.tolist()):
-            order = token_order(Axes(AXES[number]), self.grid, q.device)
-            assert order is not None
-            key_head = head * k.shape[1] // q.shape[1]
-            pair = order.permute(q[:, head : head + 1]), order.permute(k[:, key_head : key_head + 1])
-            heads.append(Exact().mass(*pair, self.block_size))
-        return torch.cat(heads, dim=1)
+        order = order_by_head(axes, self.grid, q.device)
+        return Exact().mass(order.permute(q), order.permute(k), self.block_size)
 
-    def _must(self, number: int) -> Tensor:
-        return Always().blocks(self.grid, Axes(AXES[number]), self.block_size, torch.device("cpu"))
-
-    def _keep(self, mass: Tensor, layer: int) -> Tensor:
-        assert self.orders is not None
-        must = torch.stack([self._must(number) for number in self.orders[layer].tolist()])
-        return keep_heaviest(mass[None].cpu(), must[None], None, "head", self.density)[0]
+    def _heaviest(self, mass: Tensor, axes: tuple[AxesName, ...]) -> Tensor:
+        """Bool [B, H, Mb, Nb]: what each head keeps of its mass, each in its own order."""
+        must = always_by_head(Always(), axes, self.grid, self.block_size, mass.device)[None]
+        return keep_heaviest(mass, must, None, "head", self.density)
 
     @property
     def grid(self) -> TokenGrid:

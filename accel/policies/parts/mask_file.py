@@ -76,6 +76,11 @@ class MaskFile:
         save_file(tensors, path, {"format": FORMAT, "about": json.dumps(about), "sha256": _checksum(tensors)})
 
 
+def axes_of(numbers: Tensor) -> tuple[AxesName, ...]:
+    """The orders that a row of `MaskFile.orders` names."""
+    return tuple(AXES[number] for number in numbers.tolist())
+
+
 def load_masks(path: str | Path) -> MaskFile:
     """The masks in a file; read once as long as it does not change.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from accel.policies.parts.mask_file import AXES
+
 BLOCK = [32, 32]
 SHARE = 0.41
 SCHEDULE = {"dense_steps": 0.25, "dense_layers": 0.1}
@@ -33,10 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     ),
     "hyperattention": composed(order={"kind": "hashed"}, score={"kind": "pooled"}, select=HEAD, tail=True),
     "paroattention": by_head(
-        *(
-            composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD)
-            for axes in ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")
-        )
+        *(composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD) for axes in AXES)
     ),
     "reference-frames": composed(always={"own_frame": True, "reference_frames": 1}),
     "sliding-tile": composed(order=TILE, always={"window": {"size": [5, 12, 12], "stride": [1, 4, 8]}}),
