@@ -84,12 +84,14 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
 def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
     """Refuse a backend for dense calls that does not exist, is not installed, or has no model to serve."""
-    for step in steps:
-        name = recipe.schedule_of(step.rule).dense_backend if step.rule else None
+    asked = {
+        (recipe.schedule_of(step.rule).dense_backend, step.site.causal): None for step in steps if step.rule
+    }
+    for name, causal in asked:
         if name is None:
             continue
         where = "schedule.dense_backend"
-        if step.site.causal:
+        if causal:
             raise RecipeError(
                 f"{where}: is for diffusion models; a language model's dense calls run on what it was loaded "
                 "with (`attn_implementation`)"
