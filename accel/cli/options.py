@@ -22,6 +22,9 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: key.path=value. Repeatable.")
 ]
 Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best there is.")]
+Preview = Annotated[
+    bool, typer.Option(help="Show the latents as they come, in a terminal of 16 million colours.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
 
 

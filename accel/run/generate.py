@@ -20,7 +20,7 @@ from accel.patches.models import supported_models
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.arguments import call_arguments
 from accel.run.settings import GenerateSettings
-from accel.run.watcher import Watcher
+from accel.run.watcher import Timed, Watcher
 from accel.sites.stopwatch import Stopwatch
 
 # Whose checks of a call's arguments are a user's mistake; and who logs, with a traceback, what it raises.
@@ -66,19 +66,21 @@ def generate(
 
     A dense run goes through the same seam, so that both are timed alike; its output is bit-identical to the
     untouched pipeline's. Without `decode` there are no frames, and their time is in nothing.
-    A watcher hears of every step.
+    A watcher hears of every step; what it does with them is not timed.
     """
+    watched = None if watcher is None else Timed(watcher)
     with accelerated(pipe, recipe):
         (patch,) = patches_of(pipe)
         attention = patch.time_calls()
         total = Stopwatch()
         latents: list[Tensor] = []
         with _timed_forwards(pipe) as transformer, total.running(_device_of(pipe)):
-            output = _called(pipe, arguments_of(pipe, settings, latents, decode, watcher))
+            output = _called(pipe, arguments_of(pipe, settings, latents, decode, watched))
     if not latents and isinstance(shown := getattr(output, "latents", None), Tensor):
         latents = [shown.detach().float().cpu()]
     frames = _frames(output) if decode else torch.empty(0, 0, 0, 3)
-    seconds = Seconds(total.seconds, transformer.seconds, attention.seconds)
+    looking = 0.0 if watched is None else watched.seconds
+    seconds = Seconds(total.seconds - looking, transformer.seconds, attention.seconds)
     return Generated(frames, latents[-1] if latents else None, seconds, patch)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from accel.sites.stopwatch import Stopwatch
 
 WARM_UP = "warm-up"
 
@@ -23,31 +25,17 @@ class Watcher:
         """The run of that name is over; `run` is a `Generated`."""
 
 
-class NamedBars(Watcher):
-    """Puts the run's name, and how long the others will take, in front of the pipeline's own progress bar.
+class Timed(Watcher):
+    """Passes steps on to a watcher, and knows how long it looked at them: that is no part of the run."""
 
-    Args:
-        pipe: whose bar; `close` gives it its own text back.
-    """
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self._looking = Stopwatch()
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
-        self.before = dict(getattr(pipe, "_progress_bar_config", {}))
-        self.longest = 0.0
+    def step(self, step: int, latents: Tensor) -> None:
+        with self._looking.running(torch.device("cpu")):
+            self.watcher.step(step, latents)
 
-    def begins(self, name: str, number: int, of: int) -> None:
-        after = (of - number) * self.longest
-        rest = f", then {after:.0f} s at most" if after else ""
-        self._set({**self.before, "desc": f"{number} of {of}: {name}{rest}"})
-        self.began = time.perf_counter()
-
-    def made(self, name: str, run: Any) -> None:
-        if name != WARM_UP:
-            self.longest = max(self.longest, time.perf_counter() - self.began)
-
-    def close(self) -> None:
-        self._set(self.before)
-
-    def _set(self, config: dict[str, Any]) -> None:
-        if hasattr(self.pipe, "set_progress_bar_config"):
-            self.pipe.set_progress_bar_config(**config)
+    @property
+    def seconds(self) -> float:
+        return self._looking.seconds

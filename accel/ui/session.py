@@ -21,11 +21,11 @@ from accel.comparison.from_runs import recipe_yaml, report_of
 from accel.comparison.runs import Compared, compare_runs
 from accel.comparison.words import verdict
 from accel.mistake import Mistake
+from accel.run.preview import preview
 from accel.run.settings import LoadSettings
 from accel.run.video import write_result
 from accel.run.watcher import WARM_UP, Watcher
 from accel.ui.form import Checked, Form
-from accel.ui.preview import preview
 
 Row = tuple[str, str, str, str]
 BUSY = "another run is under way: one at a time"

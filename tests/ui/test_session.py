@@ -5,14 +5,12 @@ import json
 import threading
 
 import pytest
-import torch
 
 from accel.accelerate import patches_of
 from accel.mistake import Mistake
 from accel.ui import session as session_module
 from accel.ui.form import Form
 from accel.ui.page import Update, escaped, shown_of, table, updates
-from accel.ui.preview import preview
 from accel.ui.session import BUSY, Session, Shown
 
 SMALL = {"prompt": "a red circle", "height": "64", "width": 64, "frames": 9.0, "steps": "2", "density": ""}
@@ -142,21 +140,6 @@ def test_the_command_does_the_same():
         "accel compare a red circle --model demo --height 64 --width 64 --frames 9 --steps 2 --seed 3 "
         "--recipe auto --set density=0.5"
     )
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 5, 8, 12), (2, 4, 8, 12)], ids=str)
-def test_latents_are_previewed_as_wide_as_they_are(shape):
-    image = preview(torch.randn(shape))
-    assert image.size == (384, 256)
-
-
-@pytest.mark.parametrize(
-    "latents",
-    [torch.randn(1, 100, 64), torch.full((1, 4, 8, 8), torch.nan), torch.randn(1, 2, 8, 8)],
-    ids=["packed", "nan", "two channels"],
-)
-def test_latents_that_cannot_be_previewed_are_left_out(latents):
-    assert preview(latents) is None
 
 
 def test_nothing_a_user_wrote_is_markup():

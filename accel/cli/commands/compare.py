@@ -36,6 +36,7 @@ def compare(
         bool,
         typer.Option("--floor", help="Also run dense under another exact backend, which may take long."),
     ] = False,
+    preview: options.Preview = True,
     as_json: options.Json = False,
 ) -> None:
     """Compare an accelerated pipeline with the dense one: speed and quality, from its tensors."""
@@ -47,19 +48,16 @@ def compare(
     name, found = checks.recipe_of(load.model, recipe, changes)
     options.require_folder("--output", output)
 
+    from accel.cli.progress import named_bars
     from accel.cli.run_table import print_runs
     from accel.cli.terminal import say
     from accel.comparison.from_runs import report_of
     from accel.comparison.runs import compare_runs
     from accel.comparison.words import verdict
-    from accel.run.watcher import NamedBars
 
     pipe = asked.load()
-    bars = NamedBars(pipe)
-    try:
+    with named_bars(pipe, preview and not as_json) as bars:
         compared = compare_runs(pipe, settings, found, placing=placing, floor=floor, watcher=bars)
-    finally:
-        bars.close()
     stem = output / (Path(load.model).name or "result")
     files = {
         "accelerated": stem.with_name(f"{stem.name}{asked.endings[0]}"),

@@ -36,6 +36,7 @@ def generate(
         typer.Option(help="Many of them: a JSON Lines file of prompts, resumable; see docs/multi-gpu.md."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --prompts: the folder to write to.")] = None,
+    preview: options.Preview = True,
     as_json: options.Json = False,
 ) -> None:
     """Generate a video or an image, accelerated by a recipe, and say what it took.
@@ -57,6 +58,7 @@ def generate(
     options.require_writable("--output", path, asked.endings)
     found = None if only_dense else checks.recipe_of(load.model, recipe, changes)[1]
 
+    from accel.cli.progress import named_bars
     from accel.cli.run_table import print_runs, runs_as_dict
     from accel.recipe.recipe import DENSE, dense_like
     from accel.run.generate import generate as run
@@ -64,7 +66,12 @@ def generate(
     pipe = asked.load()
     recipes = {"dense": DENSE if found is None else dense_like(found)} if dense or only_dense else {}
     recipes |= {} if found is None else {"accelerated": found}
-    runs = {name: run(pipe, settings, each) for name, each in recipes.items()}
+    runs = {}
+    with named_bars(pipe, preview and not as_json) as bars:
+        for number, (name, each) in enumerate(recipes.items(), start=1):
+            bars.begins(name, number, len(recipes))
+            runs[name] = run(pipe, settings, each, watcher=bars)
+            bars.made(name, runs[name])
     try:
         if not as_json:
             print_runs(runs)
