@@ -38,14 +38,15 @@ def _runs_again_with_gradients() -> bool:
     """Whether this runs in the forward of a function with a backward of its own, where nothing is recorded.
 
     A reentrant checkpoint is one, and runs the same a second time to record it: both must agree. PyTorch
-    leaves no other mark of it than its frame on the call stack.
+    leaves no other mark of it than its frame on the call stack. Called where nothing is recorded, it has no
+    functions to hand gradients to and never runs again.
     """
     frame = None if torch.is_grad_enabled() else sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         if code.co_name == "forward" and code.co_varnames[:1] == ("ctx",):
             ctx = frame.f_locals["ctx"]
-            if isinstance(ctx, BackwardCFunction) and any(ctx.needs_input_grad):
+            if isinstance(ctx, BackwardCFunction) and ctx.next_functions:
                 return True
         frame = frame.f_back
     return False

@@ -24,14 +24,18 @@ HONOURED = frozenset(
         "softcap",
     }
 )
-# Of the model's forward, handed on with the rest. Positions have gone into queries, keys and the mask.
+# Of the model's forward and its loss, handed on with the rest. Positions have gone into queries, keys and the
+# mask.
 PASSED_ON = frozenset(
     {
         "cache_position",
+        "ignore_index",
+        "num_items_in_batch",
         "output_hidden_states",
         "output_router_logits",
         "position_ids",
         "return_dict",
+        "shift_labels",
         "use_cache",
     }
 )

@@ -32,7 +32,6 @@ def attention_modules(model: nn.Module) -> list[tuple[str, Any]]:
         for name, module in model.named_modules()
         if getattr(module, "is_causal", False) is True
         and getattr(module, "layer_idx", None) is not None
-        and "Attention" in type(module).__name__
         and interface_of(module) is not None
     ]
 

@@ -123,14 +123,15 @@ def where_absent(owner: Any, file: str, make: Callable[[Any, str, str], Any]) ->
     original = owner.from_pretrained.__func__
 
     @functools.wraps(original)
-    def from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         folder = kwargs.get("subfolder") or ""
         try:
-            if not has_file(str(name), file, folder):
-                return make(cls, str(name), folder)
+            if not has_file(name, file, folder):
+                return make(cls, name, folder)
         except KeyError:
             pass
-        return original(cls, name, *args, **kwargs)
+        return original(cls, *args, **kwargs)
 
     owner.from_pretrained = classmethod(from_pretrained)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pytest
 import typer
 
 from scripts.suites.groups import GROUPS, LEFT_OUT
@@ -25,6 +26,7 @@ from scripts.suites.rows import row_file, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ["older", "offline", "plugin"]
+RAN = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED
 # Warnings are not filtered: some of the tests look for them.
 QUIET = ["-q", "--tb=short", "--disable-warnings", "-p", "no:cacheprovider"]
 
@@ -73,7 +75,7 @@ class Suite:
         if self.keyword and not only:
             command += ["-k", self.keyword]
         with rows.with_suffix(".log").open("a") as log:
-            subprocess.run(
+            ended = subprocess.run(
                 command,
                 cwd=self.checkout,
                 env=environment(),
@@ -81,7 +83,9 @@ class Suite:
                 stderr=log,
                 timeout=max(1, self.until - time.monotonic()),
             )
-        if not only:
+        if ended.returncode not in RAN:
+            typer.echo(f"{file}: did not run to its end, see {log.name}", err=True)
+        elif not only:
             done.write_text(self.keyword)
 
 

@@ -121,6 +121,13 @@ def test_a_keyword_nobody_knows_makes_the_call_dense():
     ]
 
 
+def test_keywords_of_the_loss_do_not_make_a_call_dense():
+    model, ids = tiny.llama(), tiny.tokens(150)
+    accelerate_model(model, "llm-permuted", **SPARSE)
+    model(ids, labels=ids, shift_labels=ids, num_items_in_batch=torch.tensor(150), ignore_index=-1)
+    assert summary(model).dense_reasons == {}
+
+
 class Wrapped(nn.Module):
     def __init__(self, model):
         super().__init__()

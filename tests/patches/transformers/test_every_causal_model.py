@@ -43,7 +43,7 @@ ASKING = {"axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4", "minimax_m3_vl_text"}
 ASKING_EAGER = {*ASKING, "gpt2", "gpt-sw3"}
 # No causal self-attention that looks a function up: encoders, states in place of attention, older code.
 WITHOUT = """
-big_bird bigbird_pegasus bloom doge falcon falcon_mamba git gpt_neo gpt_neox_japanese longcat_flash
+big_bird bigbird_pegasus bloom doge falcon falcon_mamba git gpt_neo gpt_neox_japanese
 mamba megatron-bert mpt mvp openai-gpt prophetnet rembert roformer rwkv trocr xglm xlm xlnet xlstm
 zamba
 """

@@ -32,11 +32,13 @@ def test_a_model_is_the_same_each_time_and_leaves_the_seed_alone():
 def test_only_what_is_absent_and_known_is_made(tmp_path):
     class Library:
         @classmethod
-        def from_pretrained(cls, name, subfolder=None):
-            return f"the library's {name}"
+        def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None):
+            return f"the library's {pretrained_model_name_or_path}"
 
     where_absent(Library, "config.json", lambda cls, name, folder: (sizes(name, folder), "ours")[1])
     assert Library.from_pretrained("somebody/tiny-random-t5") == "ours"
+    assert Library.from_pretrained(pretrained_model_name_or_path="somebody/tiny-random-t5") == "ours"
+    assert Library.from_pretrained(pretrained_model_name_or_path=tmp_path) == f"the library's {tmp_path}"
     assert Library.from_pretrained("somebody/large") == "the library's somebody/large"
     assert Library.from_pretrained(str(tmp_path)) == f"the library's {tmp_path}"
 

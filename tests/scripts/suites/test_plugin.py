@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,6 +112,13 @@ def test_a_test_that_has_a_row_is_left_out_of_the_next_run(tmp_path):
     written(out, "kept", test_b=("failed", 0), test_c=("failed", 0))
     suite = Suite(tmp_path, "diffusers", out, 60, "", 0)
     assert failed(suite, "tests/hooks/test_it.py", "stock") == ["tests/hooks/test_it.py::test_c"]
+
+
+def test_a_file_that_was_not_read_is_run_again(tmp_path, monkeypatch, capsys):
+    unread = SimpleNamespace(returncode=pytest.ExitCode.INTERRUPTED)
+    monkeypatch.setattr("scripts.suites.run.subprocess.run", lambda *_, **__: unread)
+    Suite(tmp_path, "diffusers", tmp_path, 60, "", 0).run("tests/test_it.py", "stock", [])
+    assert "did not run to its end" in capsys.readouterr().err and not list(tmp_path.rglob("*.done"))
 
 
 def test_an_excuse_has_a_reason():
