@@ -39,7 +39,7 @@ def accelerate_model(
     """Make a loaded model's attention block-sparse, by a recipe. Applying again replaces.
 
     A kernel that runs only where it has passed a test is tested now, once a machine, if the model is on a GPU
-    for which it is made, and else before the first sparse call there.
+    that it is made for, or otherwise before the first sparse call there.
 
     Args:
         pipe_or_model: a diffusers pipeline (every expert is patched, text encoders never), a bare
@@ -102,7 +102,7 @@ def prove_for(plan: Plan) -> None:
 
 
 def restore_model(pipe_or_model: Model) -> Model:
-    """Take the acceleration out without a trace; does nothing if there is none. Returns the object.
+    """Remove the acceleration without a trace; does nothing if there is no acceleration. Returns the object.
 
     Models that were accelerated together are restored together; a warning names those of other objects.
     """

@@ -20,9 +20,9 @@ LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.part(\.\w+)?")
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write: it takes the place of `path`, or vanishes if anything is raised.
+    """A temporary file next to `path` to write to: it replaces `path`, or is removed if anything is raised.
 
-    A process that is killed leaves at most the file beside it, whose name begins with a dot.
+    A killed process leaves at most the temporary file, whose name begins with a dot.
 
     Raises:
         OSError: if the folder does not exist or cannot be written.

@@ -1,4 +1,4 @@
-"""Mistake: what the user asked for cannot be done, as opposed to a defect of ours."""
+"""Mistake: what the user asked for cannot be done, as opposed to a defect in this package."""
 
 
 class Mistake(ValueError):

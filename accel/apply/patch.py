@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Patch:
-    """What `apply` leaves on the models. Copies and pickles of a model carry a patch of their own.
+    """What `apply` leaves on the models. Copies and pickles of a model carry their own patch.
 
     Attributes:
         plan: what was applied.

@@ -110,7 +110,7 @@ def require_for_text(recipe: Recipe) -> None:
     """Refuse, before there is a model, a recipe whose method for every layer needs more than text has.
 
     Raises:
-        RecipeError: if there is one.
+        RecipeError: if there is such a rule.
     """
     layer = Site("", "", torch.nn.Module(), layer=0, n_layers=1, heads=1, causal=True)
     _require_sequence_methods(recipe, [Step(layer, rule) for rule in recipe.rules if rule.match == "*"])

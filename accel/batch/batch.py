@@ -35,7 +35,7 @@ class Batch:
         changes: to the recipe, see `override`.
         loras: as the user named them.
         folder: where videos, records and manifest go.
-        fps: frames a second of the videos whose settings name none.
+        fps: frames per second for videos whose settings do not say.
         suffix: of the files, ".mp4" or ".png".
     """
 
@@ -52,7 +52,7 @@ class Batch:
         return Manifest(self.folder)
 
     def asked(self, job: Job) -> dict[str, Any]:
-        """All that a video depends on, but for versions, as plain data."""
+        """Everything that a video depends on, except versions, as plain data."""
         recipe = None if self.recipe is None else recipe_data(self.recipe)
         return {
             "model": self.model,

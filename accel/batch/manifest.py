@@ -1,6 +1,6 @@
 """Manifest: what a folder of videos holds, one JSON line a video, kept by any number of processes.
 
-Every finished video has a record of its own, written after it. The manifest is all records in one file; it is
+Every finished video has its own record, written after it. The manifest is all records in one file; it is
 made again whenever a video is finished, and can be made again from them at any time.
 """
 

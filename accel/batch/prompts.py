@@ -55,7 +55,7 @@ def read_prompts(path: str | Path, defaults: Mapping[str, Any]) -> list[Job]:
 
     Args:
         path: UTF-8, one JSON object a line.
-        defaults: `GenerateSettings` but for the prompt, where a line says nothing.
+        defaults: `GenerateSettings` without the prompt, used for what a line does not set.
 
     Raises:
         PromptError: all mistakes there are, with file, line, key and the nearest valid name.

@@ -1,4 +1,4 @@
-"""What a run is asked for, checked as far as that goes before any weights are read."""
+"""The request for a run, checked as far as possible before any weights are read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Asked:
 
     @property
     def rate(self) -> float:
-        """Frames a second of a video whose settings name none."""
+        """Frames per second of a video whose settings do not say."""
         config = self.index.config(next(iter(self.index.models)))
         return own_rate(self.pipeline, self.transformer, config)
 
@@ -109,7 +109,7 @@ def asked_of(loading: LoadSettings, settings: GenerateSettings, index: PipelineI
         index: of the model, if it was read before.
 
     Raises:
-        Mistake: if there is none, or it cannot take the settings.
+        Mistake: if there is no such pipeline, or it cannot take the settings.
     """
     index = index or read_index(loading.model)
     pipeline = pipeline_class(index.class_name, settings)

@@ -1,4 +1,4 @@
-"""Options that several subcommands share, made from the settings where there is one for them."""
+"""Options that several subcommands share, made from the settings where these have one."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def text_of(option: str, file: Path) -> str:
 
 
 def require_folder(option: str, folder: Path) -> None:
-    """Make a folder to write to, its parents as well.
+    """Make a folder to write to, and its parents.
 
     Raises:
         Mistake: if that cannot be done, or nothing can be written in it.
@@ -162,6 +162,6 @@ def require_one_way(dense: bool, only_dense: bool, recipe: str | None, changes: 
         Mistake: says which.
     """
     if dense and only_dense:
-        raise Mistake("--dense runs dense as well, --only-dense nothing else: give one of them")
+        raise Mistake("--dense also runs dense, --only-dense runs only dense: give one of them")
     if only_dense and (recipe is not None or changes):
         raise Mistake("--only-dense runs without a recipe: give it, or --recipe and --set")

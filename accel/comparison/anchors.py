@@ -25,7 +25,7 @@ class Anchor:
         name: as it reads after "less than".
         ssim: against the dense video.
         latent_error: None where latents do not differ, or were not looked at.
-        of_demo: measured on the embedded demo and not on the model at hand.
+        of_demo: measured on the embedded demo instead of this model.
     """
 
     name: str

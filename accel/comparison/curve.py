@@ -1,4 +1,4 @@
-"""Curve: the recipes that tuning tried on the way to one, speed beside quality, kept beside its file."""
+"""Curve: speed and quality of the recipes that tuning tried, stored next to the one it chose."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_curve(points: Sequence[Tried], folder: Path) -> Path:
 
 
 def curve_of(recipe: str) -> tuple[Tried, ...]:
-    """The curve beside a recipe's file; empty for shipped recipes, and where none can be read."""
+    """The curve stored next to a recipe's file; empty for shipped recipes, and if it cannot be read."""
     path = Path(recipe).with_name(NAME) if recipe.endswith(".yaml") else None
     if path is None or not path.is_file():
         return ()

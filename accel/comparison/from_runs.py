@@ -29,7 +29,7 @@ def report_of(
     """Everything a page shows.
 
     Args:
-        changed: whether the recipe is no longer the one of its name.
+        changed: whether the recipe was changed from the one of its name.
         command: the words of the command line that does the same.
         files: of the dense and the accelerated result, where they were written.
     """

@@ -128,7 +128,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 def ssim(a: Tensor, b: Tensor) -> float:
     """Structural similarity (Wang et al. 2004), mean over pixels, channels and frames; 1 for equal videos.
 
-    Gaussian window of 11 x 11 with sigma 1.5, K1 = .01, K2 = .03, data range 1, each channel by itself, and
+    Gaussian window of 11 x 11 with sigma 1.5, K1 = .01, K2 = .03, data range 1, each channel separately, and
     only windows that lie wholly inside the frame.
 
     Args:
@@ -141,7 +141,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
 def temporal_flicker(video: Tensor) -> float | None:
     """Mean absolute difference between neighbouring frames, in [0, 1]; None for a single frame.
 
-    Motion counts too, so it means something only beside the same figure of a reference. VBench's temporal
+    Motion counts too, so it is meaningful only next to the same figure of a reference. VBench's temporal
     flickering (arXiv 2311.17982) is 1 minus this.
 
     Args:

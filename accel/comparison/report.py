@@ -95,11 +95,11 @@ class Report:
         dense_reasons: calls that ran dense, by reason.
         sparse_calls: calls that ran sparse; None if not counted.
         versions: library to version.
-        settings: device, seed, size, steps and the like, worded as they are to be read.
+        settings: device, seed, size, steps and the like, in words.
         command: the command line that made the page.
         anchors: what other changes do to a video, for the rulers.
         worst: where the accelerated video differs most; None if nowhere, or not looked for.
-        attention_time: what sparse calls took beside dense ones of the same run; None if not known.
+        attention_time: what sparse calls took compared with dense ones of the same run; None if not known.
         curve: what tuning tried on the way to the recipe, if it was tuned.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Comparison runs: dense, accelerated, and those that place the number, measured on tensors."""
+"""Comparison runs: dense, accelerated, and those its numbers are compared with, measured on tensors."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def compare_runs(
 
 
 def anchors_of(comparisons: Sequence[Comparison], dense: Generated) -> tuple[Anchor, ...]:
-    """What these runs say of other changes, and of the rest what the demo does. Images are no mp4."""
+    """The changes that these runs measured, and the demo's figures for the others. Images have no mp4."""
     found = [
         Anchor(ANCHORS[each.role], each.quality.ssim, each.latent_relative_error)
         for each in comparisons

@@ -51,7 +51,7 @@ def closeness(report: Report) -> str:
 
 
 def between(value: float, known: list[tuple[float, Anchor]], *, higher: bool) -> str:
-    """Which anchors a number lies between, to be read after it.
+    """Which anchors a number lies between, phrased to follow the number.
 
     Args:
         known: each anchor with its number of the same kind.

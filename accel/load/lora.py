@@ -13,7 +13,7 @@ from typing import Any
 
 from accel.load.errors import PICKLES, LoadError
 
-# What training code apart from peft's writes beside its weights (mit-han-lab/radial-attention).
+# What training code other than peft's writes next to its weights (mit-han-lab/radial-attention).
 SCALE_FILE = "lora_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -76,9 +76,7 @@ def _load(pipe: Any, lora: Lora, name: str) -> None:
         raise LoadError(f"cannot load LoRA weights from {lora.source!r}: {why}") from error
     if not any(name in adapters for adapters in pipe.get_list_adapters().values()):
         models = ", ".join(sorted(pipe.components))
-        raise LoadError(
-            f"the LoRA weights of {lora.source!r} belong to none of {type(pipe).__name__}'s {models}"
-        )
+        raise LoadError(f"the LoRA weights of {lora.source!r} fit none of {type(pipe).__name__}'s {models}")
 
 
 def locate(source: str) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from accel.load.errors import PICKLES, LoadError, why
 from accel.load.quantised import QUANTISERS
 from accel.patches.models import PIPELINE_COMPONENTS
 
-# Rewrites prompts with a language model of its own; left out where that model is not part of the pipeline.
+# Rewrites prompts with its own language model; left out where that model is not part of the pipeline.
 OPTIONAL_BLOCKS = ("prompt_upsampler",)
 
 
@@ -22,7 +22,7 @@ def is_modular(pipeline: type) -> bool:
 
 
 def blocks_of(pipeline: type, given: Collection[str] = ()) -> Any:
-    """The blocks of a modular pipeline; of `given` inputs, only those that run with them."""
+    """The blocks of a modular pipeline; with `given` inputs, only those that run with them."""
     import diffusers
 
     every = getattr(diffusers, pipeline.default_blocks_name)()  # type: ignore[attr-defined]
@@ -33,7 +33,7 @@ def inputs_of(pipeline: type, given: Collection[str] = ()) -> dict[str, Paramete
     """The arguments of a pipeline's call, by name.
 
     Args:
-        given: of a modular pipeline, the inputs of the request: those that its blocks need differ.
+        given: for a modular pipeline, the inputs of the request, which decide what its blocks need.
     """
     if not is_modular(pipeline):
         return dict(signature(pipeline.__call__).parameters)
@@ -107,7 +107,7 @@ def _part(source: str, spec: Any, dtype: torch.dtype, variant: str | None, more:
 
 
 def offloaded_modular(pipe: Any, offload: str, device: str) -> Any:
-    """A modular pipeline whose weights are brought to the device as they are needed."""
+    """A modular pipeline whose weights are moved to the device when they are needed."""
     from diffusers import ComponentsManager
     from diffusers.hooks import apply_group_offloading
 

@@ -73,7 +73,7 @@ def load_pipeline(
 
 
 def offloaded(pipe: Any, offload: str | None, device: str) -> Any:
-    """The pipeline, its weights on the device or brought there as they are needed."""
+    """The pipeline, with its weights on the device or moved there when they are needed."""
     if offload is not None and is_modular(type(pipe)):
         return offloaded_modular(pipe, offload, device)
     if offload == "model":

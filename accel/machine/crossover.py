@@ -66,7 +66,7 @@ class Shape:
         return cls(q_len, kv_len, heads, kv_heads, q.shape[3])
 
     def noise(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Random q, k and v of one sample, from a generator of their own."""
+        """Random q, k and v of one sample, from a separate generator."""
         generator = torch.Generator(device).manual_seed(0)
         q, k, v = (
             torch.randn(1, heads, length, self.head_dim, generator=generator, device=device, dtype=dtype)
@@ -127,7 +127,7 @@ def measure_break_even(
 def measure_decode(
     shape: Shape, decode: DecodeSearch, device: torch.device, dtype: torch.dtype, timer: Timer | None = None
 ) -> float:
-    """Seconds of a token's sparse attention / those of its dense one, over as many as a search serves."""
+    """Seconds of sparse / dense attention for a token, averaged over the tokens that one search serves."""
     seconds = timer or best_seconds
     q, k, v = replace(shape, q_len=1).noise(device, dtype)
     tokens = max(decode.refresh)

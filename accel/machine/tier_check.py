@@ -57,7 +57,7 @@ def check_tier(tier: str, device: torch.device, dtype: torch.dtype, head_dim: in
     example a full GPU, is remembered by this process only.
 
     Args:
-        again: check it even if there is a result already.
+        again: check it even if there already is a result.
     """
     about = key(tier, device, dtype, head_dim)
     with _alone():

@@ -98,7 +98,7 @@ class Composed(Policy):
         """The blocks of this call, each sample's and head's its own unless the method is static.
 
         Raises:
-            ValueError: if the recipe needs a grid and the call has none, or one of other tokens.
+            ValueError: if the recipe needs a grid and the call has no grid, or one of other tokens.
         """
         if grid is None:
             return self._sequence_layout(q, k, context)

@@ -164,7 +164,7 @@ def where_sorting_saves(
 ) -> tuple[Tensor, Tensor]:
     """The plan, but all blocks and no order for key heads that would execute as many blocks as dense or more.
 
-    Sorting scatters the past of a query over all blocks of its own segment, which a short text is mostly made
+    Sorting scatters a query's past over all blocks of its segment, which a short text is mostly made
     of. No layout is therefore denser than dense attention.
     """
     dense = causal_blocks(block_size, q_len, order.shape[2], keep.device)

@@ -1,4 +1,4 @@
-"""The methods a recipe can name: ours, those registered in Python, and those of installed packages.
+"""The methods a recipe can name: built in, registered in Python, or from installed packages.
 
 A package offers its methods under the entry point group `sparse_accel.policies`, each by the name that
 recipes use. They are imported when a recipe first names them.

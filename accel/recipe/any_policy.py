@@ -15,7 +15,7 @@ from accel.policies.registry import POLICIES, find_policy, policy_names
 
 
 def read_policy(value: Any) -> Policy:
-    """The method that a recipe's data stand for; an object is taken as it is.
+    """The method that a recipe's data describe; a policy object is returned unchanged.
 
     Raises:
         ValidationError, PydanticKnownError, PydanticCustomError: what pydantic makes part of its findings.

@@ -1,4 +1,4 @@
-"""The recipe a model gets when the user names none."""
+"""The recipe a model gets when the user does not name one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def default_recipe(models: Mapping[str, nn.Module]) -> Recipe:
     """The shipped recipe that fits a pipeline's models best: their class, and most of their configuration.
 
     Raises:
-        RecipeError: if none was made for the class.
+        RecipeError: if no recipe was made for the class.
     """
     return load_recipe(default_recipe_name(models))
 

@@ -29,7 +29,7 @@ def explain(error: ValidationError, source: str, schema: dict[str, Any]) -> Reci
 
     Args:
         error: what pydantic raised.
-        source: the file's name, or what stands in for it.
+        source: the file's name, or a name for data that is not from a file.
         schema: JSON schema of the whole, to name the valid keys of a place.
     """
     findings = error.errors()
@@ -72,10 +72,10 @@ def _tag(finding: Any) -> str:
 
 
 def _walk(location: tuple, schema: dict[str, Any], unknown: bool) -> tuple[list[str | int], list[str]]:
-    """The location without pydantic's labels of union members, and the valid keys beside its last step.
+    """The location without pydantic's labels of union members, and the valid keys at its last step.
 
     Args:
-        unknown: whether that step is a key that no schema has, not such a label.
+        unknown: whether that step is an unknown key rather than such a label.
     """
     node, keys = _object(schema, schema), list[str]()
     steps: list[str | int] = []

@@ -28,7 +28,7 @@ RISES_FROM, RISES_TO = 0.25, 0.75
 
 @dataclass(frozen=True, config=STRICT)
 class FewSteps:
-    """A schedule is one of few steps if it has no more than `most_steps`, and no second pass of guidance or
+    """A schedule has few steps if it has at most `most_steps`, and no second pass of guidance or
     an adapter whose name says that it is distilled (lightx2v, lightning, turbo, dmd, causvid, 4steps, ...).
 
     Then the first step of every expert runs dense and no other, and every step chooses its own blocks, but
@@ -64,7 +64,7 @@ class FewSteps:
         return Reuse(branches=reuse.branches)
 
     def policy(self, policy: Policy) -> Policy:
-        """The method, keeping more towards the end; one whose parts are not known stays as it is."""
+        """The method, keeping more towards the end; a method with unknown parts is unchanged."""
         if not isinstance(policy, Composed) or self.rise == 1:
             return policy
         select = policy.select

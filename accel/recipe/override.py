@@ -20,7 +20,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with some values replaced.
 
     Args:
-        recipe: left as it is.
+        recipe: not modified.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
             schedule, `method`, or the only key of the name in a policy, however deep (set in every rule whose
             policy has it).
@@ -33,7 +33,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         return recipe
     data = recipe_data(recipe)
     before = [dict(rule["policy"]) for rule in data["rules"]]
-    # A method brings keys of its own, which the other changes may be meant for.
+    # A method has its own keys, which the other changes may be meant for.
     for key, value in sorted(changes.items(), key=lambda change: change[0] != "method"):
         if "." in key:
             _set_path(data, key, value)

@@ -73,7 +73,7 @@ class Recipe(_Strict):
     Args:
         description: one line.
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
-        schedule: what stays dense, for every rule that has no schedule of its own.
+        schedule: what stays dense, for every rule without its own schedule.
         reuse: for how long chosen blocks are kept, for every rule without its own.
         compensate: what is added in place of the blocks left out, the same way; None adds nothing.
         few_steps: what changes for schedules of a few steps; None changes nothing.
@@ -95,7 +95,7 @@ class Recipe(_Strict):
         return rule.reuse or self.reuse
 
 
-BASE = "A shipped recipe whose values hold where this one says nothing."
+BASE = "A shipped recipe that supplies every value not set here."
 DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy={"method": "dense"}),))
 
 

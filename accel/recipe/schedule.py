@@ -34,7 +34,7 @@ class Schedule:
             choice to a measurement on the machine (see `crossover`).
         dense_queries: of a language model's prompt, the last tokens whose queries see every key; whole
             blocks of them.
-        sparse_decode: whether a language model's single queries against a cache run sparse as well.
+        sparse_decode: whether a language model's single queries against a cache also run sparse.
         by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
             that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
             fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.

@@ -25,7 +25,7 @@ class Completion:
         tokens: the same as token ids.
         prompt_tokens: length of the prompt.
         seconds_to_first_token: prompt in, first token on the host: prefill.
-        tokens_per_second: of the tokens after the first; None if there are none.
+        tokens_per_second: of the tokens after the first; None if there is only one.
         patch: the recipe's account; its counts go on living after the model is restored.
     """
 
@@ -49,7 +49,7 @@ def complete(
 ) -> Completion:
     """Continue a prompt greedily under a recipe, then restore the model.
 
-    A dense run goes through the same seam, so that both are timed alike.
+    A dense run takes the same path, so that both are timed alike.
 
     Args:
         chat: put the prompt into the tokenizer's chat template, as the user's turn.

@@ -64,8 +64,8 @@ def generate(
 ) -> Generated:
     """Run the pipeline under a recipe, then restore it.
 
-    A dense run goes through the same seam, so that both are timed alike; its output is bit-identical to the
-    untouched pipeline's. Without `decode` there are no frames, and their time is in nothing.
+    A dense run takes the same path, so that both are timed alike; its output is bit-identical to the
+    untouched pipeline's. Without `decode` there are no frames, and no time includes them.
     A watcher hears of every step; what it does with them is not timed.
     """
     watched = None if watcher is None else Timed(watcher)
@@ -149,7 +149,7 @@ def arguments_of(
 
 
 def _device_of(pipe: Any) -> torch.device:
-    """Where a pipeline runs, which is not where its weights lie while they are offloaded."""
+    """Where a pipeline runs, which is not where its weights are while they are offloaded."""
     return getattr(pipe, "_execution_device", pipe.device)
 
 

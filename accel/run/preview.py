@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 HEIGHT = 256
-# Of a channel's values, those that are drawn as black and as white.
+# The quantiles of a channel's values that are drawn black and white.
 LOW, HIGH = 0.02, 0.98
 
 

@@ -38,7 +38,7 @@ class GenerateSettings(Settings):
         ValidationError: a ValueError with the name and the reason for every value that is wrong.
     """
 
-    prompt: str = Field(description="What to generate; the demo has one of its own.")
+    prompt: str = Field(description="What to generate; the demo has its own.")
     negative_prompt: str | None = Field(None, description="What to avoid.")
     image: Names = Field(
         (), description="An image to start from: first frame, then last frame; or references. Repeatable."

@@ -16,7 +16,7 @@ _COUNTING = threading.Lock()
 class Densities:
     """Of some calls: how many, and the sum of their densities, a scalar that stays on its device until read.
 
-    A sum and not a list: a process that serves requests for days holds no more than at first.
+    A sum, not a list: a process that serves requests for days must not grow.
     """
 
     count: int

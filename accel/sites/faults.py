@@ -1,4 +1,4 @@
-"""Faults: when sparse attention fails during a run, its site goes on dense, says so once and counts it."""
+"""Faults: when sparse attention fails during a run, its site continues dense, warns once and counts it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from accel.sites.stopwatch import Stopwatch
 
 
 class SiteAttention:
-    """What every attention function of ours has in common, whatever its model's calls look like.
+    """What all of this package's attention functions have in common, whatever their models' calls look like.
 
     Subclasses take a call, say why it stays dense or how it is planned and attended to, and leave the rest to
     `sparse` and `dense`.
@@ -124,6 +124,6 @@ class SiteAttention:
 
     @staticmethod
     def no_kernel(q: Tensor) -> str | None:
-        """Why no tier can run a call with these queries: what the PyTorch tier cannot run, none can."""
+        """Why no tier can run a call with these queries: no tier can run what the PyTorch tier cannot."""
         reason = cannot_run("torch", q.device, q.dtype, q.shape[-1])
         return None if reason is None else f"the torch tier {reason}"

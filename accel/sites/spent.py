@@ -14,7 +14,7 @@ from torch import Tensor
 from accel.patches.observers import recorder
 from accel.sites.stopwatch import mark, seconds_between
 
-# A median needs no more of them; later calls are counted and cost nothing.
+# A median needs no more than this; later calls are counted and cost nothing.
 MOST, LEAST = 32, 2
 MOST_FORMS = 16
 TIMED_ON = ("cpu", "cuda")
@@ -51,7 +51,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Saving:
-    """Seconds of some calls, and those that as many dense calls of their forms take."""
+    """Seconds of some calls, and of as many dense calls of the same forms."""
 
     sparse: float
     dense: float

@@ -44,7 +44,7 @@ class Bisection(Generic[P]):
         """The lowest density that meets a target of quality, or the highest that meets one of speed.
 
         Raises:
-            Unreachable: if none does.
+            Unreachable: if no density does.
         """
         density: float | None = start
         for _ in range(ROUNDS):

@@ -57,7 +57,7 @@ class Candidate:
         return fixed + sparse * density
 
     def density_at(self, work: float, n_steps: int, n_layers: int) -> float:
-        """The density that makes it that work, as far as one does."""
+        """The density at which it does that much work, or the nearest possible."""
         fixed, sparse = self._shares(n_steps, n_layers)
         return min(max((work - fixed) / sparse, LEAST), MOST) if sparse else MOST
 
@@ -126,7 +126,7 @@ def candidates(block_sizes: Sequence[tuple[int, int]], shared: int = 0) -> tuple
 
 
 def combined(centre: Candidate, better: Sequence[Candidate]) -> Candidate:
-    """The centre with everything in which those that did better differ from it; the first counts most."""
+    """The centre with everything in which the better ones differ from it; the first has priority."""
     changes: dict[str, Any] = {}
     for other in better:
         for name, value in vars(other).items():

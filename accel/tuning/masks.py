@@ -47,7 +47,7 @@ def learn_masks(
         generate: called with it twice; makes the videos that the masks are found on, all of one size.
         path: where the masks are saved, a .safetensors file.
         density: share of the blocks that each head keeps, in (0, 1].
-        until: the shares of the schedule at which its parts end; each part has masks of its own.
+        until: the shares of the schedule at which its parts end; each part has its own masks.
         block_size: (query rows, key rows).
 
     Raises:

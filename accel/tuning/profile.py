@@ -60,7 +60,7 @@ class Profile:
 
     @property
     def pays(self) -> float:
-        """The highest density whose calls were faster than dense ones here; 0 if none was."""
+        """The highest density whose calls were faster than dense ones here; 0 if none were."""
         *sparse, dense = self.seconds.flatten(0, 1).median(dim=0).values.tolist()
         return max(
             (density for density, time in zip(DENSITIES, sparse, strict=True) if time < dense), default=0.0
@@ -173,7 +173,7 @@ def allocate(squares: Tensor, mean: float, pays: float = 1.0) -> tuple[float, ..
         chosen = grid[(curves + price * grid).argmin(dim=1)]
         low, high = (price, high) if float(chosen.mean()) > mean else (low, price)
     chosen = grid[(curves + high * grid).argmin(dim=1)]
-    # What the steps of the grid leave over goes to all layers alike.
+    # What the steps of the grid leave over is spread evenly over all layers.
     left = mean - float(chosen.mean())
     return tuple(min(max(density + left, 0.02), 1.0) for density in chosen.tolist())
 

@@ -59,8 +59,8 @@ class _Search:
         return len(self.looked_at.sites)
 
     def layers(self, density: float) -> tuple[float, ...]:
-        """The density of every layer at a mean over those that are not shared."""
-        pays = self.looked_at.pays or 1.0  # Where no density pays, it goes by executed work.
+        """The density of every layer at a given mean over the layers that are not shared."""
+        pays = self.looked_at.pays or 1.0  # If no density pays off, executed work decides.
         return (1.0,) * self.shared + allocate(self.looked_at.by_layer()[self.shared :], density, pays)
 
     def recipe(self, candidate: Candidate, density: float) -> Recipe:
@@ -106,7 +106,7 @@ def tune(
         settings: how the pipeline is called: sizes, steps, guidance.
         kept_aside: of the prompts, the last ones that nothing is chosen on; None is half of them.
         block_sizes: that are tried, (query rows, key rows).
-        folder: where results are kept; the same folder goes on where it was interrupted.
+        folder: where results are kept; with the same folder, an interrupted search continues.
         progress: hears what is done next, and the share that is done.
 
     Raises:

@@ -1,6 +1,6 @@
 """Subject: what is tuned: a pipeline and how it is called, its dense runs, and what a recipe makes of them.
 
-Everything that took time is written to a folder at once, so that an interrupted tuning goes on where it was.
+Everything that took time is written to a folder at once, so that interrupted tuning can continue.
 Forwards that a recipe leaves dense at the start are played back from the dense run, and count as the work and
 the time that they are.
 """
@@ -63,7 +63,7 @@ class Dense:
         course: its velocities and last latents.
         frames: [F, H, W, C]; empty if they were not decoded.
         seconds: of the transformers' forwards.
-        forwards: how many those were; 0 where none are kept to be played back.
+        forwards: how many those were; 0 if none are kept for playback.
         outputs: of the first of them.
     """
 
@@ -114,7 +114,7 @@ class Subject:
         return self._dense(number).seconds
 
     def run(self, number: int) -> Tensor:
-        """The last latents of one call of the pipeline as it is now; None if it does not show them."""
+        """The last latents of one call of the pipeline as it is; None if it does not return them."""
         return last_latents(self.pipe, self.settings_of(number))
 
     def outcome(self, recipe: Recipe, number: int, what: str) -> Outcome:
@@ -177,7 +177,7 @@ class Subject:
 
     @contextmanager
     def _played(self, dense: Dense, recipe: Recipe) -> Iterator[Playback | None]:
-        """Play back what a recipe leaves dense at the start, but for the step that captures a residual."""
+        """Play back what a recipe leaves dense at the start, except the step that captures a residual."""
         if not dense.forwards or recipe == DENSE:
             yield None
             return

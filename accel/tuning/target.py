@@ -69,7 +69,7 @@ class Target:
         return self.metric in LOWER_IS_BETTER
 
     def met_by(self, value: float, slack: float = 0.0) -> bool:
-        """Whether a figure meets the target, or misses it by no more than a share `slack` of what is lost.
+        """Whether a figure meets the target, or misses it by at most a share `slack` of the loss.
 
         Of quality what is lost is the distance to dense attention's, of a speed-up the speed-up.
         """

@@ -32,7 +32,9 @@ def recipe_text(tuned: Tuned) -> str:
     }
     held = "no prompts were kept aside" if tuned.held_out is None else f"kept aside: {tuned.held_out}"
     corrected = (
-        " (its density was raised by these prompts, so they are held out no more)" if tuned.corrected else ""
+        " (its density was raised by these prompts, so they are no longer held out)"
+        if tuned.corrected
+        else ""
     )
     lines = [
         f"Tuned by `accel tune` to {tuned.target}, {date.today().isoformat()}.",
@@ -70,7 +72,7 @@ def write_recipe(tuned: Tuned, path: Path) -> Path:
 
 
 def write_tried(tuned: Tuned, folder: Path) -> Path:
-    """Everything that was tried, beside the recipe, for the pages that compare it."""
+    """Write everything that was tried next to the recipe, for the pages that compare it."""
     points = [
         Tried(point.density, point.speedup, point.latent_error, point.ssim, point.recipe == tuned.recipe)
         for point in tuned.points
@@ -79,7 +81,7 @@ def write_tried(tuned: Tuned, folder: Path) -> Path:
 
 
 def write_page(tuned: Tuned, path: Path, fps: float = 12.0) -> Path:
-    """Speed against quality with every recipe that was tried, where it hurts, and the videos beside dense."""
+    """Speed against quality for every recipe tried, where leaving out hurts, and the videos next to dense."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -43,7 +43,7 @@ class Form:
         """A form from what a page sends: empty fields are None, numbers may be of any type.
 
         Raises:
-            Mistake: if a number is none.
+            Mistake: if a number is not one.
         """
         given: dict[str, Any] = {"prompt": ""}
         for name, value in values.items():
@@ -77,7 +77,7 @@ class Form:
         return Checked(asked, settings, name, recipe, bool(self.density), target, self.command())
 
     def command(self) -> tuple[str, ...]:
-        """The command line that does the same, once there is no target to look for."""
+        """The command line that does the same, for a request without a target."""
         words = ["accel", "compare", self.prompt, "--model", self.model.strip() or "demo"]
         for field in (*SIZES, "seed", "recipe"):
             value = getattr(self, field)
@@ -95,7 +95,7 @@ class Checked:
     """A form that can be run.
 
     Args:
-        changed: whether the recipe is no longer the one of its name.
+        changed: whether the recipe was changed from the one of its name.
         command: the words of a command line that does the same.
     """
 

@@ -137,7 +137,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which Markdown and HTML see nothing of theirs."""
+    """Text escaped for Markdown and HTML."""
     return "".join(f"&#{ord(letter)};" if letter in "&<>*_`[]#|\\$~!" else letter for letter in text)
 
 
@@ -145,7 +145,7 @@ def launch(output: Path, host: str = LOOPBACK[0], port: int | None = None) -> No
     """Serve the page until it is interrupted.
 
     Args:
-        output: the folder that everything is written to, Gradio's own files as well.
+        output: the folder that everything is written to, including Gradio's own files.
         host: the interface; any but the loopback lets others run prompts here.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Session: one run at a time, dense and accelerated, told step by step; knows nothing of web pages."""
+"""Session: one run at a time, dense and accelerated, reported step by step; knows nothing of web pages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Session:
     """Runs forms, one at a time, and writes into one folder.
 
     Args:
-        output: each run gets a folder of its own in it.
+        output: each run gets its own folder in it.
     """
 
     def __init__(self, output: Path) -> None:
@@ -228,7 +228,7 @@ class Teller(Watcher):
 
 
 def numbers(report: Report) -> tuple[Row, ...]:
-    """The numbers of a comparison as rows of text: those that `accel compare --json` prints."""
+    """The numbers of a comparison as rows of text, as `accel compare --json` prints them."""
     facts = report_as_dict(report)
     rows: list[Row] = []
     for part, label in (("attention", "attention"), ("transformer", "transformer"), ("total", "end to end")):

@@ -24,7 +24,7 @@ MISTAKES = {
     "generate --seed 99999999999999999999": "--seed: input should be less than",
     "generate --guidance nan": "--guidance: input should be a finite number",
     "generate --output /dev/null/a.mp4": "does not exist",
-    "generate --out clips": "--out clips is the folder of --prompts",
+    "generate --out clips": "--out clips is the folder for --prompts",
     "generate --dense --only-dense": "give one of them",
     "generate --only-dense --recipe radial": "--only-dense runs without a recipe",
     "complete --only-dense --set dense_steps=0": "--only-dense runs without a recipe",

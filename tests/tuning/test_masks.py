@@ -101,7 +101,7 @@ def test_a_damaged_file_is_refused_where_the_recipe_names_it(learned, tmp_path):
     save_file(tensors, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no")
     for name, message in {
-        "damaged": "not those that were saved",
+        "damaged": "not the saved ones",
         "other": "not a file of masks",
         "text": "not a file of masks",
         "missing": "cannot be read: No such file",

@@ -128,7 +128,7 @@ def test_harder_prompts_kept_aside_raise_the_density_and_it_says_so(monkeypatch,
     found = tuned("latent_error<0.08", tmp_path)
     assert found.corrected and found.held_out.latent_error <= 0.088
     assert found.reached == found.held_out
-    assert "held out no more" in recipe_text(found)
+    assert "no longer held out" in recipe_text(found)
 
 
 def test_what_differs_between_prompts_is_allowed_for():

@@ -31,9 +31,7 @@ DEMO_TOKENS = 8192
 
 
 def complete(
-    prompt: Annotated[
-        str | None, typer.Argument(help="What to continue; the demo has one of its own.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text to continue; the demo has its own.")] = None,
     model: Annotated[
         str, typer.Option(help="'demo-llm', 'smollm2', a .gguf file, a folder, or a hub id.")
     ] = "demo-llm",

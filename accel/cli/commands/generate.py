@@ -87,13 +87,13 @@ def _require_one_place(
     prompts: Path | None,
     out: Path | None,
 ) -> None:
-    """Refuse options that say different things of what is made and where it goes.
+    """Refuse options that contradict each other about what is made and where it is written.
 
     Raises:
         Mistake: says which.
     """
     if prompts is None and out is not None:
-        raise Mistake(f"--out {out} is the folder of --prompts; a single result goes to --output FILE")
+        raise Mistake(f"--out {out} is the folder for --prompts; a single result is written to --output FILE")
     if prompts is None:
         return
     if out is None:
@@ -102,11 +102,11 @@ def _require_one_place(
     wrong += ["--output"] if output is not None else []
     wrong += ["--dense"] if dense else []
     if wrong:
-        raise Mistake(f"--prompts goes with --out and not with {' or '.join(wrong)}")
+        raise Mistake(f"--prompts needs --out and cannot be combined with {' or '.join(wrong)}")
 
 
 def _write(runs: dict[str, Generated], output: Path, fps: float, facts: dict[str, Any] | None) -> None:
-    """Write the main run to `output` and a dense one beside it to NAME-dense; say where, or print the facts.
+    """Write the main run to `output` and a dense one to NAME-dense next to it; say where, or print the facts.
 
     The facts are printed even if nothing can be written any more.
     """

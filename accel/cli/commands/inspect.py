@@ -102,7 +102,7 @@ def _grid(pipeline: EmptyPipeline, frames: int, height: int, width: int) -> Toke
 
 
 def usual_size(model: str, pipeline: EmptyPipeline) -> tuple[int, int, int]:
-    """Frames, height and width where none are named: the demo's own, one image, or a video."""
+    """Default frames, height and width: the demo's own, one image, or a video."""
     if model == "demo":
         return DEMO_SIZE
     return IMAGE_SIZE if any(map(is_image_model, pipeline.classes)) else VIDEO_SIZE
@@ -126,7 +126,7 @@ def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
     branches = 2 if settings.branch_decay else 1
     total = 0
     for step in plan.matched:
-        # A dense layer needs none.
+        # A dense layer needs no residual.
         if step.rule is None or step.rule.policy.method == "dense" or _is_dense_layer(plan, step):
             continue
         projection: Any = getattr(step.site.module, "to_q", None)

@@ -37,7 +37,7 @@ def list_(as_json: Json = False) -> None:
 
 @recipes.command()
 def show(name: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")]) -> None:
-    """Print a recipe as it is written, header and all."""
+    """Print a recipe's file, with its header."""
     say(recipe_text(name)[0].rstrip("\n"))
 
 

@@ -46,7 +46,7 @@ def tune(
         ),
     ],
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file, one prompt a line; the demo has some of its own.")
+        Path | None, typer.Option(help="A text file, one prompt per line; the demo has its own.")
     ] = None,
     kept_aside: Annotated[
         int | None, typer.Option(help="Of the prompts, the last ones that nothing is chosen on; half.")
@@ -64,7 +64,7 @@ def tune(
 ) -> None:
     """Find the fastest recipe that meets a target of quality or speed on a model of your own.
 
-    Each prompt has its number added to the seed. The same folder goes on where it was interrupted.
+    Each prompt's seed is the seed plus its number. With the same folder, an interrupted run continues.
     """
     from accel.cli import asked as checks
     from accel.load.modular import is_modular
@@ -109,7 +109,7 @@ def tune(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        raise Mistake(f"interrupted; the same command goes on where it was, from {output}") from None
+        raise Mistake(f"interrupted; the same command continues from {output}") from None
     except Unreachable as refused:
         best = write_best(refused.best, wanted, output / "best.yaml")
         raise Mistake(f"{refused}; its recipe is in {best}") from None
@@ -175,7 +175,7 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
     """The prompts to tune on.
 
     Raises:
-        Mistake: if there are none.
+        Mistake: if there are no prompts.
     """
     if file is None:
         if model != "demo":

@@ -28,5 +28,7 @@ def ui(
 
     gradio()
     if host not in LOOPBACK:
-        complain(f"serving on {host} without a password: whoever reaches it can run prompts on this machine")
+        complain(
+            f"serving on {host} without a password: anyone who reaches it can run prompts on this machine"
+        )
     launch(output, host, port)

@@ -95,7 +95,7 @@ class TimeBars:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Dots of what tuning tried: x, y and "tried", "chosen" or "accelerated", which is the run at hand."""
+    """Dots of what tuning tried: x, y and "tried", "chosen" or "accelerated", which is this run."""
 
     x: Axis
     y: Axis

@@ -1,6 +1,6 @@
 """DecodeByChannels: key blocks for single queries after a cache, by every key in the channels that matter.
 
-A query's product with a key is mostly made in a few channels: those that are large in the query and differ
+A query's product with a key comes mostly from a few channels: those that are large in the query and differ
 between keys (SparQ, arXiv 2312.04985). A block is worth the share of attention, estimated from these, that it
 has of the query head that wants it most.
 """

@@ -42,7 +42,7 @@ class Found:
         Args:
             best, valid: [B, Hkv, K].
             recent, last: int64 [B | 1], the first block of the window and one past its last.
-            sink_room, recent_room: blocks that there is room for.
+            sink_room, recent_room: how many blocks there is room for.
         """
         recent = recent.maximum(last - recent_room)
         sink = self.start[:, None] + torch.arange(sink_room, device=best.device)
@@ -63,7 +63,7 @@ class Found:
 class DecodeMemory:
     """Which stages of the search are due at a token, and what they found before.
 
-    A call goes on from the last one if it is one query of as many samples and heads after one key more, or
+    A call continues the last one if it is one query of as many samples and heads after one more key, or
     after as many keys in the very same memory (a static cache). Anything else starts over: another batch, a
     shorter cache, a jump, several queries at once. Whoever sees that the keys are not those of the last call
     and one more says `forget`. While a CUDA graph
@@ -71,7 +71,7 @@ class DecodeMemory:
 
     Args:
         age: tokens since the first stage ran.
-        found: none before the first search.
+        found: empty before the first search.
     """
 
     age: int = 0
@@ -87,7 +87,7 @@ class DecodeMemory:
         self._last, self.found = None, None
 
     def first_due(self, refresh: tuple[int, ...], q: Tensor, k: Tensor) -> int | None:
-        """The first stage to run for this token, to be followed by all after it; None if none is due."""
+        """The first stage to run for this token, followed by all later ones; None if no stage is due."""
         before, self._last = self._last, self._signature(q, k)
         self.age = self.age + 1 if self._goes_on(before) else 0
         if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():

@@ -34,7 +34,7 @@ class DecodeSearch(ABC):
     """Lists the sink, a number of keys that are searched for, and the window. Everything has a fixed size.
 
     Attributes:
-        budget: keys to find in addition to those that are always kept.
+        budget: keys to find in addition to those always kept.
         sink, window: tokens at the start, and before the queries, that always are.
         refresh: for how many tokens each stage's result serves.
         block: keys of a block of the layout.
@@ -63,7 +63,7 @@ class DecodeSearch(ABC):
 
     @property
     def most_keys(self) -> int:
-        """Keys that a query is sure to see; a cache of no more is better read whole."""
+        """Keys that a query certainly sees; a cache of at most that many is better read whole."""
         return self.budget + self.sink + self.window
 
     def layout(self, q: Tensor, k: Tensor, visible: Tensor | None, memory: DecodeMemory) -> BlockLayout:

@@ -38,10 +38,10 @@ class Always:
         band: keys at most half of this share of the video tokens away in the order, in [0, 2].
         neighbours: how many blocks of keys before and after the query's own, in the order they are cut from.
         sink: the first tokens of a sequence without a grid.
-        recent: the tokens before the query, in a sequence without a grid; may be negative beside a share.
-        recent_share: what share of the sequence is recent beside them (the spans of arXiv 2406.14909).
+        recent: the tokens before the query, in a sequence without a grid; may be negative with a share.
+        recent_share: the share of the sequence that is recent in addition (the spans of arXiv 2406.14909).
         powers: blocks a power of two before the query's own, in a sequence without a grid (arXiv 2503.03588).
-        every: every how many blocks one is kept, in a sequence without a grid; 0 for none (the vertical
+        every: one block in so many is kept, in a sequence without a grid; 0 keeps none (the vertical
             strides of arXiv 2407.17678).
     """
 
@@ -103,7 +103,7 @@ def _grid_blocks(
     text = torch.ones(grid.tokens, dtype=torch.bool)
     text[video] = False
     if isinstance(order, ContentOrder):
-        # Text lies behind the video tokens, whatever order these are in.
+        # Text comes after the video tokens, whatever their order.
         rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
         text = torch.arange(grid.tokens) >= grid.video_tokens
     else:

@@ -1,4 +1,4 @@
-"""FlexPrefill: each head chooses by pooled scores or by lines, whichever its last queries bear out
+"""FlexPrefill: each head chooses by pooled scores or by lines, whichever its last queries confirm
 (arXiv 2502.20766)."""
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ class Fragments(NamedTuple):
     """The pieces that block borders and frame borders cut the video tokens into, int64 [P] each.
 
     Args:
-        block: the block a piece lies in.
-        frame: the frame it lies in.
+        block: the block that a piece is in.
+        frame: the frame that it is in.
         first, last: its first and last position inside that frame, row-major.
     """
 
@@ -74,7 +74,7 @@ def block_counts(grid: TokenGrid, block_size: tuple[int, int]) -> tuple[int, int
 
 
 def require_grid(method: str, q_len: int, kv_len: int, grid: TokenGrid | None) -> TokenGrid:
-    """The grid, or a ValueError if there is none or it is not the grid of these tokens."""
+    """The grid; raises a ValueError if it is missing or is not the grid of these tokens."""
     if grid is None:
         raise ValueError(f"{method} needs a token grid; this call has none")
     if not q_len == kv_len == grid.tokens:

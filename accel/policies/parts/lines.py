@@ -40,7 +40,7 @@ def line_sums(q: Tensor, k: Tensor, probes: int) -> tuple[Tensor, Tensor]:
         last = min(first + at_once, k.shape[1])
         attention = probe_attention(q[:, first * groups : last * groups], k[:, first:last], probes)
         columns.append(attention.sum(dim=2))
-        # What a row looks at from a distance is as far left of its own key.
+        # A row that looks at a distance d looks at the key d to the left of its own.
         key = distances(attention.shape[2], k.shape[2], q.device)
         at_distance = attention.gather(3, key.clamp(min=0).expand_as(attention))
         slashes.append(at_distance.masked_fill(key < 0, 0).sum(dim=2))

@@ -105,7 +105,7 @@ def _load(path: str, changed: int, size: int) -> MaskFile:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a file of masks: {error}") from error
     if said.get("sha256") != _checksum(tensors):
-        raise ValueError(f"{path}: the masks are not those that were saved: find them again")
+        raise ValueError(f"{path}: the masks are not the saved ones: find them again")
     about = json.loads(said["about"])
     return MaskFile(
         **tensors,

@@ -1,4 +1,4 @@
-"""Ramp: a share that changes as the denoising schedule goes on, linear between points."""
+"""Ramp: a share that changes over the denoising schedule, linear between points."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class BlockScore(ABC):
             block_size: (query rows, key rows).
             causal: query i is at position i + N - M and sees nothing later.
             may: bool [Mb, Nb], the only blocks that count; None where all do.
-            lengths: int32 [B], the first keys of each sample, those that are not padding; None where all are.
+            lengths: int32 [B], each sample's keys before its padding; None if there is no padding.
         """
         queries, keys = self.represent(q, k, block_size)
         return block_mass(queries, keys.within(lengths), block_size, causal, may, self.reduction)
@@ -150,7 +150,7 @@ class Wanted(BlockScore):
     """What a block is worth to the row of queries that wants it most: real rows against every key.
 
     A mean over a block's rows is what most rows want; the one that asks for something said long ago is
-    outvoted. Only the channels are read in which keys differ most to the queries at hand, an idea of SparQ
+    outvoted. Only the channels are read in which keys differ most to these queries, an idea of SparQ
     (arXiv 2312.04985) and Double Sparsity (arXiv 2408.07092). The cost is `channels` / `query` of QKᵀ.
 
     A row's scores do not sum to 1: a block has the share of attention of the row that wants it most, which

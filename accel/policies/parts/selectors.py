@@ -124,7 +124,7 @@ class Deviation:
     the row's mean (Sol-Attn, arXiv 2607.24027).
 
     Pooled scores are about normal, so a row keeps about 1 - Phi(beta) of its blocks: 0.16 at 1, 0.07 at 1.5.
-    Where few blocks stand out few are kept, at no sorting and no budget.
+    If few blocks stand out, few are kept; nothing is sorted and there is no budget.
 
     Args:
         beta: standard deviations; higher keeps fewer.

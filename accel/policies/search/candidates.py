@@ -62,7 +62,7 @@ Candidates = GridCandidates | SequenceCandidates
 def grid_candidates(
     grid: TokenGrid, order: Order, block_size: tuple[int, int], device: torch.device
 ) -> GridCandidates:
-    """All blocks but those of text and of the diagonal, which are always kept."""
+    """All blocks except text and the diagonal, which are always kept."""
     must = Always().blocks(grid, order, block_size, torch.device("cpu"))
     table = must.int().argsort(dim=1, stable=True)
     counts = (~must).sum(dim=1)

@@ -105,7 +105,7 @@ def search_stages(
         first: the first candidate; chunks are counted from it.
         ends: int64 [R], one past the last candidate of each row.
         most: the largest of `ends`.
-        limits: int64 [R]; the search for a chunk's representative goes no further. None: no limit.
+        limits: int64 [R]; the search for a chunk's representative ends there. None: no limit.
 
     Returns:
         The first candidates of the kept chunks, int64 [B, H, R, K], best first, and bool whether they are

@@ -68,8 +68,8 @@ def search_tree(
 ) -> tuple[Tensor, Tensor]:
     """Halve groups of candidates, keeping the `budget` best halves, until they are single.
 
-    A half is judged by one representative, so a peak beside a weak representative is lost. Scores are
-    compared as they are, in float32.
+    A half is judged by one representative, so a peak next to a weak representative is lost. Scores are
+    compared unrounded, in float32.
 
     Args:
         score: int64 [..., C] candidates -> float32 [..., C].

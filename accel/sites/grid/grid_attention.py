@@ -72,7 +72,7 @@ class GridAttention(SiteAttention):
         few_steps: when to go by other settings, which `few` then has.
 
     Attributes:
-        few: the same site as it is in schedules of few steps; None if there it is as ever.
+        few: the same site for schedules of few steps; None if these change nothing.
         overlay: why it last was, in words.
         starts_dense: whether the first step in which a generation calls the site runs dense: each expert's.
     """

@@ -47,7 +47,7 @@ class PackedLayout:
 
 
 def kept(layout: BlockLayout) -> BlockLayout | PackedLayout:
-    """A layout in the form to keep it in: small ones, which cost nothing, as they are."""
+    """A layout packed for keeping; small ones, which cost nothing, are kept unpacked."""
     large = isinstance(layout, BlockLayout) and layout.kv_indices.numel() >= LARGE
     return PackedLayout.of(layout) if large else layout
 

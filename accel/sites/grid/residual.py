@@ -148,14 +148,14 @@ class Residual:
     def layout(
         self, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
     ) -> BlockLayout | None:
-        """The blocks that a residual is kept for, while it may be added; None if none is."""
+        """The blocks that a residual is kept for, while it may be added; None without a residual."""
         captured = self._current(self.branches(kept, call), context, key)
         return None if captured is None else served(captured.layout)
 
     def shared_layout(
         self, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
     ) -> BlockLayout | None:
-        """The blocks that another branch captures in this step; None if there are none yet."""
+        """The blocks that another branch captures in this step; None if no branch has yet."""
         return self.branches(kept, call).shared_layout(context, key)
 
     def apply(

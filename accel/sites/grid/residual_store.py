@@ -13,7 +13,7 @@ from accel.recipe.compensate import Rank, Store
 
 
 class Stored(ABC):
-    """A residual as it is kept. `times` gives it back, multiplied."""
+    """A stored residual. `times` returns it, multiplied."""
 
     @abstractmethod
     def times(self, transport: Tensor | None, device: torch.device) -> Tensor:

@@ -41,7 +41,7 @@ def with_dense_queries(layout: BlockLayout, queries: int) -> BlockLayout:
     """The layout with every block listed for the query blocks that hold the last `queries` queries.
 
     What is asked for is usually at the end of a prompt, and a few rows cost next to nothing: TriangleMix
-    (arXiv 2507.21526) and HiP (arXiv 2406.09827) keep them as well.
+    (arXiv 2507.21526) and HiP (arXiv 2406.09827) also keep them.
 
     Raises:
         ValueError: if queries are reordered: which blocks hold the last ones then differs by head.
@@ -49,7 +49,7 @@ def with_dense_queries(layout: BlockLayout, queries: int) -> BlockLayout:
     if queries < 1:
         return layout
     if layout.q_order is not None:
-        raise ValueError("the last queries of a layout with a query order are in no blocks of their own")
+        raise ValueError("the last queries of a layout with a query order are not in separate blocks")
     first = max(layout.q_len - queries, 0) // layout.block_size[0]
     blocks = layout.num_kv_blocks
     may = torch.ones(layout.num_q_blocks, blocks, dtype=torch.bool, device=layout.device)

@@ -41,7 +41,7 @@ class Memories:
         return Memories, ()
 
     def of(self, call: SequenceCall) -> Memory:
-        """The memory of a call's request, which begins with this call if there is none yet."""
+        """The memory of a call's request, created by the request's first call."""
         found = self._find(call)
         if found is None:
             found = Memory()

@@ -22,7 +22,7 @@ class PaysOff:
         self._dense_for: dict[Shape, int] = {}
 
     def most(self, q: Tensor, k: Tensor, policy: Policy) -> float:
-        """The highest density that pays for a call; 0 if no density does, or none did a short while ago."""
+        """The highest density that pays off for a call; 0 if none does, or none did a short while ago."""
         shape = Shape.of(q, k)
         if self._dense_for.get(shape, 0):
             self._dense_for[shape] -= 1

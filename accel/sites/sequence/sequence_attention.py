@@ -70,7 +70,7 @@ class SequenceAttention(SiteAttention):
 
     def _decode(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:
         reason = self._dense_reason(call)
-        # A layer with a window keeps no more than the window, if that: there is nothing to look for.
+        # A layer with a window caches at most the window: there is nothing to look for.
         reason = reason or (self.faults.stays_dense if call.window is None else WINDOW)
         if reason is not None:
             self.memories.forget(call)

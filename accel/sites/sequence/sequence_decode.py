@@ -23,7 +23,7 @@ COVERED = "the decode budget covers the cache"
 class SequenceDecode:
     """Chooses and reads keys for the tokens that a layer decodes.
 
-    Masks are honoured as they are and never read on the host, so padding on either side, static caches and
+    Masks are honoured exactly and never read on the host, so padding on either side, static caches and
     captured graphs are all served.
 
     Args:

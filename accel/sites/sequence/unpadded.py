@@ -1,4 +1,4 @@
-"""Unpadded: a padded batch taken apart, so that no method sees padding and no time goes into it."""
+"""Unpadded: a padded batch taken apart, so that no method sees padding and no time is spent on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Layouts:
 
     @property
     def density(self) -> Tensor:
-        """Executed blocks / those that dense attention would execute, a scalar tensor on the device."""
+        """Executed blocks / blocks of dense attention, a scalar tensor on the device."""
         dense = sum(layout.dense_blocks for layout in self.each)
         return torch.stack([layout.density * (layout.dense_blocks / dense) for layout in self.each]).sum()
 
@@ -60,7 +60,7 @@ class Parts:
         return Layouts(tuple(layout(call) for call in self.calls))
 
     def join(self, outs: Sequence[Tensor], q: Tensor) -> Tensor:
-        """One output like q [B, H, M, D] from those of the calls; 0 where there is padding."""
+        """One output like q [B, H, M, D] from the calls' outputs; 0 at padding."""
         if self.places == (EVERYTHING,):
             return outs[0]
         joined = torch.zeros_like(q)

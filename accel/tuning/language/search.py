@@ -28,7 +28,7 @@ METHOD, START = "llm-wanted", 0.2
 
 @dataclass(frozen=True)
 class LanguagePoint:
-    """One density on some texts, each beside its dense reading."""
+    """One density on some texts, each compared with its dense reading."""
 
     density: float
     recipe: Recipe
@@ -44,7 +44,7 @@ class LanguagePoint:
         """Of the facts that the dense model finds, the share that is found.
 
         Raises:
-            Mistake: if it finds none.
+            Mistake: if it finds no fact.
         """
         kept = [
             now for own, dense in self.pairs for now, then in zip(own.found, dense.found, strict=True) if then

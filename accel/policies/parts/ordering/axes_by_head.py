@@ -1,4 +1,4 @@
-"""AxesByHead: the order of the axes in which what a head looks at lies in few blocks, found beforehand."""
+"""AxesByHead: for each head the order of axes that gathers what it looks at in few blocks, stored."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Axes:
 class Residues:
     """Tokens whose places leave the same remainders one after another (arXiv 2504.16922, 2504.16083).
 
-    What a dilated window, or a head that looks at every few-th token, sees lies together.
+    It gathers what a dilated window, or a head that looks at every n-th token, sees.
 
     Args:
         strides: of frames, rows and columns.
@@ -115,7 +115,7 @@ Order = Annotated[RowMajor | Tile | Hilbert | Axes | Residues, Field(discriminat
 
 @dataclass(frozen=True, config=STRICT)
 class Cycle:
-    """Another order from layer to layer, in turns (arXiv 2506.23858)."""
+    """Orders that alternate from layer to layer (arXiv 2506.23858)."""
 
     orders: Annotated[tuple[Order, ...], Field(min_length=1)]
     kind: Literal["cycle"] = "cycle"
@@ -126,7 +126,7 @@ class Cycle:
 
 @from_sizes()
 def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
-    """The order of all tokens of `grid`, text included; None where it is that of the sequence."""
+    """The order of all tokens of `grid`, text included; None if it is the sequence's own."""
     if isinstance(order, RowMajor):
         return None
     before = torch.arange(grid.video_start)
