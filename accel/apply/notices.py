@@ -57,7 +57,7 @@ class Notices:
         for name in chosen_backends(installed):
             self._tell(
                 f"backend {name}",
-                f"the attention backend {str(name)!r} was chosen after accelerate_model: it serves the dense "
+                f"the attention backend {str(name)!r} was chosen after accelerate_model: it runs the dense "
                 "calls, and sparse calls stay sparse; restore_model keeps the choice.",
             )
 
@@ -71,7 +71,7 @@ class Notices:
         if names and len(names) == len(installed):
             raise RuntimeError(
                 f"{type(model).__name__} called none of its {len(installed)} accelerated attention sites: "
-                "the installed library may have changed. restore_model() takes the acceleration out."
+                "the installed library may have changed. restore_model() removes the acceleration."
             )
         self._tell_of(names, "passed by", "never called in the first forward: {}")
 

@@ -166,7 +166,7 @@ class Summary:
             lines.append(f"residual: {counts}; {self.residual_bytes / 2**20:.1f} MiB kept")
         if self.few_steps:
             lines.append(
-                f"few steps ({self.few_steps}): the first step of each expert dense and no other, no blocks "
+                f"few steps ({self.few_steps}): only the first step of each expert dense, no blocks "
                 "kept without a residual"
             )
         if self.step_source:

@@ -48,7 +48,7 @@ def instead_of(thing: Any) -> str | None:
         if path and supported_models(module):
             return (
                 f"{name} is a wrapper around the {type(module).__name__} at .{path}: pass that, "
-                f"accelerate_model(x.{path}); what wraps it is left as it is"
+                f"accelerate_model(x.{path}); the wrapper is not changed"
             )
     return None
 
@@ -70,7 +70,7 @@ def _why_not(model: nn.Module) -> str:
     if type(model).__module__.partition(".")[0] == "transformers":
         return (
             f"{type(model).__name__} has no causal self-attention that transformers lets others replace: it "
-            "does not write from left to right, or runs attention of its own."
+            "is not autoregressive, or runs its own attention."
         )
     return why_not(model)
 

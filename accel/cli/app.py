@@ -22,7 +22,7 @@ COMMANDS = {
     "generate": "Generate a video or an image, accelerated by a recipe, and say what it took.",
     "compare": "Compare an accelerated pipeline with the dense one: speed and quality, from its tensors.",
     "complete": "Continue a prompt with a language model, accelerated by a recipe, and say what it took.",
-    "tune": "Find the fastest recipe that meets a target of quality or speed on a model of your own.",
+    "tune": "Find the fastest recipe that meets a target of quality or speed on your own model.",
     "inspect": "Show where a model's attention is, its token grid at a size, and what a recipe would do.",
     "doctor": "Say what this machine has and which kernel tier it gets, and why.",
     "bench": "Time a language model's prefill or decode, dense and accelerated.",
@@ -101,7 +101,7 @@ def main() -> None:
         sentence = sentence_of(error)
         if sentence is None:
             complain(traceback.format_exc().rstrip())
-            complain("error: this is a defect of sparse-accel or of a library, not a mistake of yours.")
+            complain("error: this is a defect in sparse-accel or in a library, not your mistake.")
             complain("Please report it with the lines above and what `accel doctor` prints.")
             sys.exit(1)
         complain(f"error: {sentence}")

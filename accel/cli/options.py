@@ -21,11 +21,11 @@ RecipeName = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: key.path=value. Repeatable.")
 ]
-Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best there is.")]
+Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best available.")]
 Preview = Annotated[
-    bool, typer.Option(help="Show the latents as they come, in a terminal of 16 million colours.")
+    bool, typer.Option(help="Show the latents as they come, in a terminal with 16 million colours.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 
 
 def only(kind: type[Settings], *names: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typer.main import get_command
 from accel.mistake import Mistake
 
 HELP = (
-    "A method of your own, module:Class, found from this folder. It replaces the method of the model's "
+    "Your own method, as module:Class, importable from this folder. It replaces the method of the model's "
     "recipe; with --recipe, the recipe may name it."
 )
 

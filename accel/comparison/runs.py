@@ -25,7 +25,7 @@ WARM_UP_STEPS = 2  # fewer make no schedule of MiniMax-H3
 EXPLANATIONS = {
     "accelerated": "The same prompt and seed, accelerated.",
     "noise floor": "Dense again under another exact attention backend: the best any method can hope for.",
-    "other seed": "Dense from other noise: what two videos with nothing in common score.",
+    "other seed": "Dense from other noise: the score of two unrelated videos.",
 }
 
 

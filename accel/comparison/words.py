@@ -88,7 +88,7 @@ def slower(report: Report) -> list[str]:
         share = part / report.dense.seconds_total
         said.append(
             f"Attention, {share:.0%} of the dense run, gained {seconds(part - part / attention)}; the rest "
-            "of the run lost more, which no recipe decides: run it again on a quiet machine."
+            "of the run lost more, which no recipe influences: run it again on a quiet machine."
         )
     if time is None:
         return said
@@ -99,9 +99,9 @@ def slower(report: Report) -> list[str]:
         )
         pays = time.pays_from
         said.append(
-            "At this density it pays at no length."
+            "At this density it does not pay off at any length."
             if pays is None
-            else f"By this run's times attention is faster from about {pays:,} tokens on."
+            else f"By this run's times, attention is faster from about {pays:,} tokens on."
         )
     return said
 

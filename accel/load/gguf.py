@@ -37,7 +37,7 @@ def gguf_of(model: str) -> Path | None:
     if not model.lower().endswith(".gguf"):
         return None
     if not isfile(model):
-        raise LoadError(f"{model}: there is no such file")
+        raise LoadError(f"{model}: no such file")
     require_reader(model)
     return Path(model)
 

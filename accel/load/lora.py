@@ -94,7 +94,9 @@ def locate(source: str) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if not os.path.isdir(source):
         if path.suffix in (".safetensors", *PICKLES) or not HUB_ID.fullmatch(source):
-            raise LoadError(f"{source}: no such file or folder of LoRA weights, and no hub id (OWNER/NAME)")
+            raise LoadError(
+                f"{source}: no such file or folder of LoRA weights, and not a hub id (OWNER/NAME)"
+            )
         return source, None
     files = sorted(file.name for file in path.glob("*.safetensors"))
     if len(files) != 1:

@@ -74,7 +74,7 @@ def load_modular(
         pipe = pipeline(blocks=blocks, pretrained_model_name_or_path=source)
         absent = _absent(pipe)
     if absent:
-        raise LoadError(f"cannot load {source!r}: its index says of no {', '.join(absent)} where it is")
+        raise LoadError(f"cannot load {source!r}: its index does not say where {', '.join(absent)} is")
     config = None if quantize is None else QUANTISERS[quantize][2](dtype)
     for name in pipe.pretrained_component_names:
         more = {"quantization_config": config} if config is not None and name in PIPELINE_COMPONENTS else {}

@@ -43,7 +43,7 @@ def check_if_unknown(
         warnings.warn(
             f"checking the {tier} tier for {str(dtype)[6:]} and head dim {head_dim}, once on this machine: "
             f"its kernels are compiled, then run for {SECONDS} s at most; the result is kept in "
-            f"{results_file()} ({SWITCH}=0 leaves it out)",
+            f"{results_file()} ({SWITCH}=0 skips it)",
             stacklevel=2,
         )
         if (found := check_tier(tier, device, dtype, head_dim, again=False)) != PASSED:

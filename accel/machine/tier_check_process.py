@@ -73,7 +73,7 @@ def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> s
         seconds: how long it may run once it has compiled, which may take `compile_seconds`.
     """
     if getattr(sys, "frozen", False) or not sys.executable:
-        return f"{NOT_CHECKED}: this program is not a Python interpreter that could start another"
+        return f"{NOT_CHECKED}: this program is not a Python interpreter that can start another"
     # The same devices, and the compiled kernels: an interpreted one says nothing about them.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complaints:

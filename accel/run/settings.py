@@ -45,7 +45,7 @@ class GenerateSettings(Settings):
     )
     video: str | None = Field(None, description="A video to start from.")
     strength: float | None = Field(
-        None, gt=0, le=1, description="How far to leave the image or video behind, above 0 to 1."
+        None, gt=0, le=1, description="How much to change the image or video, above 0 to 1."
     )
     height: Pixels | None = Field(None, description="Pixels.")
     width: Pixels | None = Field(None, description="Pixels.")
@@ -57,13 +57,13 @@ class GenerateSettings(Settings):
         None, allow_inf_nan=False, description="Classifier-free guidance scale."
     )
     max_sequence_length: Annotated[int, Field(ge=1, le=2**20)] | None = Field(
-        None, description="Tokens of the prompt that are read."
+        None, description="Maximum number of prompt tokens to read."
     )
     fps: float | None = Field(
-        None, ge=0.01, le=1000, description="Frames a second of the video; by default the model's own rate."
+        None, ge=0.01, le=1000, description="Frames per second of the video; by default the model's own rate."
     )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = Field(
-        0, description="Of the noise; the same for every run that is compared."
+        0, description="Seed of the noise, the same for all compared runs."
     )
 
     @field_validator("prompt", "negative_prompt")
@@ -86,11 +86,11 @@ class LoadSettings(Settings):
 
     model: str = Field("demo", description="'demo', a pipeline folder, or a hub id.")
     device: str | None = Field(
-        None, min_length=1, description="'cuda', 'cpu', ...; by default the best there is."
+        None, min_length=1, description="'cuda', 'cpu', ...; by default the best available."
     )
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
         None,
-        description="Of the weights: bfloat16, float16 or float32; on a CPU the last is the default.",
+        description="Type of the weights: bfloat16, float16 or float32 (the default on a CPU).",
     )
     offload: Literal["model", "group", "sequential"] | None = Field(
         None, description="Keep weights in main memory until they are needed, by: model, group or sequential."
@@ -98,9 +98,12 @@ class LoadSettings(Settings):
     quantize: Literal["bnb-4bit", "bnb-8bit", "torchao-int8", "quanto-int8"] | None = Field(
         None, description="Quantise the transformers: bnb-4bit, bnb-8bit, torchao-int8 or quanto-int8."
     )
-    variant: str | None = Field(None, min_length=1, description="Of the weight files, for example fp16.")
+    variant: str | None = Field(
+        None, min_length=1, description="Variant of the weight files, for example fp16."
+    )
     lora: Names = Field(
-        (), description="LoRA weights: a folder, a .safetensors file or a hub id, =SCALE. Repeatable."
+        (),
+        description="LoRA weights: a folder, a .safetensors file or a hub id, optionally =SCALE. Repeatable.",
     )
 
 

@@ -80,7 +80,7 @@ def read_video(path: str | Path) -> list[Image.Image]:
         Mistake: if it cannot be read, or holds no frame.
     """
     if not Path(path).is_file():
-        raise Mistake(f"{path}: there is no such file")
+        raise Mistake(f"{path}: no such file")
     reader = imageio_ffmpeg.read_frames(str(path))
     try:
         width, height = next(reader)["size"]

@@ -27,7 +27,7 @@ ADVICE: dict[Kind, str] = {
         "better. Please report the error with what `accel doctor` prints."
     ),
     "bug": (
-        f"This is a mistake in sparse-accel or in a method of your own, not in your model: with "
+        f"This is a mistake in sparse-accel or in your own method, not in your model: with "
         f"{STRICT_VARIABLE}=1 the error is raised with its traceback. Please report it."
     ),
 }
@@ -119,7 +119,7 @@ class Faults:
         return (
             f"sparse attention failed at {self.site}, in {fault.doing}: {fault.error}. Dense attention has "
             f"taken over for {until}; the result is right, only slower. {ADVICE[fault.kind]} Other sites "
-            "that fail alike are only counted: see summary()."
+            "that fail in the same way are only counted: see summary()."
         )
 
 

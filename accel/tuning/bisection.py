@@ -58,7 +58,7 @@ class Bisection(Generic[P]):
         if not self._meeting:
             best = self.points[self._easiest]
             raise Unreachable(
-                f"the target {self.target} cannot be reached here: the best that was found is {best}", best
+                f"the target {self.target} cannot be reached here: the best result is {best}", best
             )
         return self.points[min(self._meeting, key=lambda density: abs(density - self._hardest))]
 

@@ -229,7 +229,7 @@ def _checked(search: _Search, best: Candidate, reached: Point) -> tuple[Point, P
     if not search.target.met_by(held_out.value(search.target), SLACK):
         raise Unreachable(
             f"the target {search.target} is met on the prompts that were chosen on, but not on those kept "
-            f"aside: the best there is {held_out}",
+            f"aside: the best result is {held_out}",
             held_out,
         )
     return (held_out if corrected else reached), held_out, corrected

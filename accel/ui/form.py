@@ -63,7 +63,7 @@ class Form:
             Mistake: if a field is wrong, or the model cannot take it.
         """
         if self.density and self.target.strip():
-            raise Mistake("a density or a quality target, not both: the target looks for the density")
+            raise Mistake("a density or a quality target, not both: tuning to a target finds the density")
         model = self.model.strip() or "demo"
         loading = checks.loading_of({"model": model})
         chosen: dict[str, Any] = {"prompt": self.prompt, "seed": self.seed}

@@ -95,7 +95,7 @@ def _results(gr: Any) -> list[Any]:
         videos = [gr.Video(label=name, autoplay=True, loop=True, elem_id=name, **look) for name in SHOWN]
     with gr.Row():
         images = [gr.Image(label=name, visible=False, **look) for name in SHOWN]
-    preview = gr.Image(label="latents of the run under way", visible=False, buttons=[], height=200)
+    preview = gr.Image(label="latents of the current run", visible=False, buttons=[], height=200)
     verdict = gr.Markdown("", elem_id="verdict")
     numbers = gr.Markdown("", visible=False, elem_id="numbers")
     page = gr.File(label="the report: rulers, curves, where it differs most", visible=False)

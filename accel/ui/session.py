@@ -28,7 +28,7 @@ from accel.run.watcher import WARM_UP, Watcher
 from accel.ui.form import Checked, Form
 
 Row = tuple[str, str, str, str]
-BUSY = "another run is under way: one at a time"
+BUSY = "another run is in progress: one at a time"
 SHOWN = ("dense", "accelerated")
 
 

@@ -91,7 +91,7 @@ def _check_layout(q: Tensor, k: Tensor, layout: BlockLayout) -> None:
     batch, heads, q_len, _ = q.shape
     if (q_len, k.shape[2]) != (layout.q_len, layout.kv_len):
         raise ValueError(
-            f"the layout is of {layout.q_len} queries and {layout.kv_len} keys, got {q_len} and {k.shape[2]}"
+            f"the layout is for {layout.q_len} queries and {layout.kv_len} keys, got {q_len} and {k.shape[2]}"
         )
     if layout.kv_indices.shape[0] not in (1, batch) or layout.kv_indices.shape[1] not in (1, heads):
         raise ValueError(
@@ -99,7 +99,7 @@ def _check_layout(q: Tensor, k: Tensor, layout: BlockLayout) -> None:
         )
     if layout.kv_lengths is not None and layout.kv_lengths.shape != (batch,):
         raise ValueError(
-            f"kv_lengths must have one entry a sample, expected {batch}, got {len(layout.kv_lengths)}"
+            f"kv_lengths must have one entry per sample, expected {batch}, got {len(layout.kv_lengths)}"
         )
     for name, order, allowed in (
         ("q_order", layout.q_order, {1, heads}),

@@ -115,7 +115,7 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
     kv_heads, kv_len = k.shape[1:3]
     if (q_len, kv_len) != (layout.q_len, layout.kv_len) or layout.num_q_blocks != 1:
         raise ValueError(
-            f"the layout is of {layout.q_len} queries and {layout.kv_len} keys in {layout.num_q_blocks} "
+            f"the layout is for {layout.q_len} queries and {layout.kv_len} keys in {layout.num_q_blocks} "
             f"blocks of queries, got {q_len} and {kv_len}; decoding takes one block"
         )
     if heads % kv_heads:
@@ -126,7 +126,7 @@ def _check(q: Tensor, k: Tensor, layout: BlockLayout, visible: Tensor | None) ->
             f"{tuple(k.shape)}"
         )
     if layout.q_order or layout.kv_order or layout.tail or layout.kv_lengths is not None:
-        raise ValueError("decoding knows no orders, tails or lengths; give what may be seen as `visible`")
+        raise ValueError("decoding takes no orders, tails or lengths; pass what may be seen as `visible`")
     if visible is not None and (
         visible.dtype != torch.bool
         or visible.shape[0] not in (1, batch)

@@ -79,7 +79,7 @@ def rotate(tokens: Tensor) -> Tensor:
     """
     dim = tokens.shape[-1]
     if dim & (dim - 1):
-        raise ValueError(f"attention in eight bits takes head dims that are powers of two, got {dim}")
+        raise ValueError(f"attention in eight bits needs a head dim that is a power of two, got {dim}")
     channels = torch.arange(dim, device=tokens.device)
     both = channels[:, None] & channels
     odd = sum((both >> bit) & 1 for bit in range(dim.bit_length())) % 2

@@ -24,7 +24,7 @@ def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
         return f"does not take {dtype}"
     if head_dim % 8 or not 16 <= head_dim <= 256:
         nearest = min(max(round(head_dim / 8) * 8, 16), 256)
-        return f"takes head dims that 8 divides, from 16 to 256, the nearest being {nearest}, not {head_dim}"
+        return f"takes head dims from 16 to 256 divisible by 8, the nearest being {nearest}, not {head_dim}"
     return None
 
 

@@ -28,7 +28,7 @@ def heads_of(layouts: Sequence[BlockLayout], choice: Tensor) -> BlockLayout:
     for other in layouts[1:]:
         if _frame(other) != _frame(first):
             raise ValueError(
-                f"layouts that share heads must be alike, got {_frame(first)} and {_frame(other)}"
+                f"layouts that share heads must have the same form, got {_frame(first)} and {_frame(other)}"
             )
     heads = choice.shape[1]
     longest = max(layout.kv_indices.shape[3] for layout in layouts)

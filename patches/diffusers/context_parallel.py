@@ -37,7 +37,7 @@ class ContextParallel:
     def unsupported(self, grid: TokenGrid | None) -> str | None:
         """Why attention over these tokens stays dense, or None."""
         if self.config.ring_degree > 1:
-            return "ring attention shows a process a part of the tokens only"
+            return "ring attention shows each process only part of the tokens"
         if grid is None or grid.tokens == grid.video_tokens:
             return None
         if not self.own_plan or (self.text_apart and grid.lead_tokens):

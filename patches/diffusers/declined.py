@@ -10,8 +10,8 @@ from accel.patches.class_names import known_name
 
 _IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
 _UNREAD = "how its sequence is ordered and masked has not been established"
-_FLEX = "it runs flex attention under block masks of its own"
-_LINEAR = "its self-attention is linear already: there is nothing to leave out"
+_FLEX = "it runs flex attention with its own block masks"
+_LINEAR = "its self-attention is already linear: there is nothing to leave out"
 _AUDIO = "an audio model: its sequence is one-dimensional and short"
 _SHORT = "its attention runs over the tokens of one frame, or over the frames of one token: both are short"
 
@@ -21,7 +21,7 @@ DECLINED: dict[str, str] = {
     "AuraFlowTransformer2DModel": _IMAGE,
     "BriaFiboTransformer2DModel": "its pipeline masks every call by a matrix that hides queries and keys",
     "ChromaTransformer2DModel": (
-        "its pipeline adds its text mask, of zeros and ones, to the logits, which no list of blocks can say"
+        "its pipeline adds its text mask, of zeros and ones, to the logits, unlike a list of blocks"
     ),
     "DiTTransformer2DModel": _IMAGE,
     "DreamLiteTransformer2DModel": _IMAGE,
@@ -30,7 +30,7 @@ DECLINED: dict[str, str] = {
         "attention is a small share of the time"
     ),
     "HunyuanDiT2DModel": _IMAGE,
-    "Ideogram4Transformer2DModel": "it masks every call by a matrix of which segments may see each other",
+    "Ideogram4Transformer2DModel": "it masks every call with a matrix of segments that may see each other",
     "JoyImageEditPlusTransformer3DModel": _UNREAD,
     "JoyImageEditTransformer3DModel": (
         "its pipeline puts every picture into a bucket of about 1024 x 1024 pixels: with the one it edits, "

@@ -95,7 +95,7 @@ class SequenceCall:
         if self.wants_weights:
             return "attention weights are asked for"
         if self.unknown is not None:
-            return f"asks for {self.unknown}, which block-sparse attention does not know"
+            return f"asks for {self.unknown}, which block-sparse attention does not support"
         if not self.causal:
             return "not causal"
         if self.softcap is not None:

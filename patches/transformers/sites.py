@@ -89,8 +89,8 @@ def _why_left_alone(asking: list[tuple[str, Any]]) -> str:
     classes = ", ".join(sorted({type(module).__name__ for _, module in asking}))
     names = ", ".join(sorted({stock_config(module)._attn_implementation for _, module in asking}))
     return (
-        f"{classes} computes something else under any implementation but those it knows, {names} among them "
-        "(often sparse attention of its own, as in DeepSeek-V3.2), and keeps computing that"
+        f"{classes} computes something else under any implementation except those it knows, {names} among "
+        "them (often its own sparse attention, as in DeepSeek-V3.2), and keeps computing that"
     )
 
 

@@ -63,7 +63,7 @@ NO_MODELS = {
     "a part of a model": (lambda: tiny.wan().blocks[0], "WanTransformerBlock holds no supported model"),
     "a layer": (lambda: torch.nn.Linear(2, 2), "Linear has no attention module"),
     "a U-Net": (lambda: UNet2DModel(sample_size=8, **UNET), "Found 6 attention modules"),
-    "an encoder": (lambda: BertModel(BertConfig(**BERT)), "not write from left to right"),
+    "an encoder": (lambda: BertModel(BertConfig(**BERT)), "is not autoregressive"),
     "a pipeline without a transformer": (
         lambda: Pipeline(unet=torch.nn.Linear(2, 2)),
         "Its models are Linear",

@@ -64,8 +64,8 @@ def test_one_process_makes_what_is_missing(accel, tmp_path):
 MISTAKES = {
     "a bad line": (["--out", "out"], '{"prompt": "a", "sed": 1}', "prompts.jsonl:1: unknown key 'sed'"),
     "no folder": ([], '{"prompt": "a"}', "--prompts needs --out"),
-    "a comparison": (["--out", "out", "--dense"], '{"prompt": "a"}', "not with --dense"),
-    "a file": (["--out", "out", "-o", "a.mp4"], '{"prompt": "a"}', "not with --output"),
+    "a comparison": (["--out", "out", "--dense"], '{"prompt": "a"}', "and not --dense"),
+    "a file": (["--out", "out", "-o", "a.mp4"], '{"prompt": "a"}', "and not --output"),
     "a wrong recipe": (["--out", "out", "--recipe", "radail"], '{"prompt": "a"}', "'radail'"),
     "a wrong change": (
         ["--out", "out", "--recipe", "radial", "--set", "dcay=1"],

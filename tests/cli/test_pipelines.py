@@ -405,7 +405,7 @@ def test_a_variant_that_is_not_there_is_a_sentence(accel):
 def test_a_video_is_a_file_and_nothing_else_that_ffmpeg_opens(name, accel, monkeypatch):
     no_weights(monkeypatch)
     code, _, err = accel("generate", "--video", name)
-    assert code == 2 and f"{name}: there is no such file" in err
+    assert code == 2 and f"{name}: no such file" in err
 
 
 def test_numbers_are_printed_though_the_disk_is_full(accel, monkeypatch):

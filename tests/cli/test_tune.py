@@ -46,7 +46,7 @@ def test_tune_writes_a_recipe_and_a_page_and_runs_nothing_twice(prompts, tmp_pat
     assert run(monkeypatch, *wanted, "--target", "latent_error<0.3") == 0
     assert measured(tmp_path) == results
     assert run(monkeypatch, *wanted, "--target", "latent_error<0.0000001") == 2
-    assert "cannot be reached here: the best that was found is" in capsys.readouterr().err
+    assert "cannot be reached here: the best result is" in capsys.readouterr().err
     assert load_recipe(tmp_path / "best.yaml").rules
 
 

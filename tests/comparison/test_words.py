@@ -65,7 +65,7 @@ def test_a_slower_run_says_why_and_from_what_size_it_pays():
     assert any("gained 9.00 s; the rest" in each for each in said)
     assert any("1,000 tokens takes longer than a dense one" in each for each in said)
     # 1 s of the blocks that are kept, 3 s of everything else; 1 s would have to be spared three times.
-    assert "By this run's times attention is faster from about 3,000 tokens on." in said
+    assert "By this run's times, attention is faster from about 3,000 tokens on." in said
     page = render_report(slow)
     assert page.index("about 3,000 tokens") < page.index('class="tiles"'), "not on the first screen"
 
@@ -78,7 +78,7 @@ def test_a_gain_that_is_not_attentions_is_called_chance():
 def test_at_full_density_nothing_pays():
     assert AttentionTime(1000, 1.0, 4.0, 2.0).pays_from is None
     said = verdict(report(seconds=30.0, attention_time=AttentionTime(1000, 1.0, 4.0, 2.0)))
-    assert "At this density it pays at no length." in said
+    assert "At this density it does not pay off at any length." in said
 
 
 @pytest.mark.parametrize(

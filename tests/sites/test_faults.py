@@ -119,7 +119,7 @@ def test_the_run_finishes_dense_with_a_counted_reason(monkeypatch, kind, fault, 
     (counted,) = summary(model).dense_reasons.items()
     assert counted[0].startswith(reason.format(doing)) and counted[1] == summary(model).calls
     assert [warning.category for warning in told].count(FaultWarning) == 1, (
-        "one warning for all sites that fail alike"
+        "one warning for all sites that fail in the same way"
     )
 
 

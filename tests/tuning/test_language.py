@@ -106,5 +106,5 @@ def test_what_means_nothing_is_refused(model, target, texts, says):
 
 
 def test_what_cannot_be_reached_is_refused_with_the_best(model):
-    with raises(Unreachable, match="the best that was found is density"):
+    with raises(Unreachable, match="the best result is density"):
         tune_language(model, Letters(), TEXTS, "speedup>50", most_tokens=600)

@@ -208,7 +208,7 @@ def test_progress_says_what_is_done_and_how_long_the_rest_takes():
 @mark.parametrize("target", ["latent_error<0.01", "speedup>5"])
 def test_what_cannot_be_reached_is_refused_with_the_best(target, monkeypatch, tmp_path):
     Stand(monkeypatch, best=0.02)
-    with raises(Unreachable, match="cannot be reached here: the best that was found is") as refused:
+    with raises(Unreachable, match="cannot be reached here: the best result is") as refused:
         tuned(target, tmp_path)
     assert refused.value.best.latent_error > 0.02
 

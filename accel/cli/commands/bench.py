@@ -44,7 +44,8 @@ Density = Annotated[
     ),
 ]
 Layers = Annotated[
-    int | None, typer.Option(help="Only so many of the shape's layers, where all do not fit.", min=1)
+    int | None,
+    typer.Option(help="Use only this many of the shape's layers, if all do not fit.", min=1),
 ]
 Out = Annotated[
     list[Path] | None, typer.Option("--out", "-o", help="A .csv, .json or .svg (plot) to write. Repeatable.")

@@ -30,7 +30,7 @@ def compare(
     ] = Path("out"),
     placing: Annotated[
         bool,
-        typer.Option(help="Also run another seed, so that the scores can be placed."),
+        typer.Option(help="Also run another seed, as a scale for the scores."),
     ] = True,
     floor: Annotated[
         bool,

@@ -36,19 +36,19 @@ def complete(
         str, typer.Option(help="'demo-llm', 'smollm2', a .gguf file, a folder, or a hub id.")
     ] = "demo-llm",
     prompt_file: Annotated[Path | None, typer.Option(help="A UTF-8 text to continue.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to answer with, at most.", min=1)] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.", min=1)] = 16,
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
     dense: Annotated[
-        bool, typer.Option("--dense", help="Run dense too, and say how much faster it was and what changed.")
+        bool, typer.Option("--dense", help="Also run dense, and say how much faster it was and what changed.")
     ] = False,
-    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense and nothing else.")] = False,
+    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense only.")] = False,
     warm_up: Annotated[
-        bool, typer.Option(help="Run each way once before it is timed: what a second call takes.")
+        bool, typer.Option(help="Run each way once before timing it, to show what a second call takes.")
     ] = True,
     chat: Annotated[
         bool | None,
-        typer.Option(help="Put the prompt into the model's chat template; by default where it has one."),
+        typer.Option(help="Put the prompt into the model's chat template; by default if it has one."),
     ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help=f"Download 'smollm2' without asking ({DOWNLOAD}).")

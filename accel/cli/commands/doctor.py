@@ -22,7 +22,7 @@ from accel.recipe.files import shipped_recipes
 HEAD_DIMS = (64, 96, 128, 256)
 Checking = Annotated[
     bool,
-    typer.Option("--check", help="Check, again, the tiers that run only where they have passed."),
+    typer.Option("--check", help="Check again the tiers that run only after passing a check."),
 ]
 
 
@@ -63,6 +63,6 @@ def check_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
         found = check_tier(tier, gpu, dtype, head_dim)
         checks.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "result": found})
         tell(f"check    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
-    kept = f"kept in {results_file()}" if checks else "nothing here runs only where it has passed a check"
+    kept = f"kept in {results_file()}" if checks else "no kernel of this machine needs a check"
     tell(f"check    {kept}")
     return checks

@@ -24,16 +24,16 @@ def generate(
     changes: options.Changes = None,
     dense: Annotated[
         bool,
-        typer.Option("--dense", help="Run dense too, with the same seed, and say how much faster it was."),
+        typer.Option("--dense", help="Also run dense with the same seed, and say how much faster it was."),
     ] = False,
-    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense and nothing else.")] = False,
+    only_dense: Annotated[bool, typer.Option("--only-dense", help="Run dense only.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The .mp4 or .gif to write, or the .png of an image."),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Many of them: a JSON Lines file of prompts, resumable; see docs/multi-gpu.md."),
+        typer.Option(help="A JSON Lines file of many prompts, resumable; see docs/multi-gpu.md."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --prompts: the folder to write to.")] = None,
     preview: options.Preview = True,
@@ -102,7 +102,7 @@ def _require_one_place(
     wrong += ["--output"] if output is not None else []
     wrong += ["--dense"] if dense else []
     if wrong:
-        raise Mistake(f"--prompts needs --out and cannot be combined with {' or '.join(wrong)}")
+        raise Mistake(f"--prompts takes --out, and not {' or '.join(wrong)}")
 
 
 def _write(runs: dict[str, Generated], output: Path, fps: float, facts: dict[str, Any] | None) -> None:

@@ -57,7 +57,9 @@ def validate(names: Names) -> None:
 
 
 @recipes.command("from-plan")
-def from_plan(file: Annotated[Path, typer.Argument(help="A JSON file of MInference's or MoA's.")]) -> None:
+def from_plan(
+    file: Annotated[Path, typer.Argument(help="MInference's or MoA's JSON file.")],
+) -> None:
     """Print a plan by layer and head that another project publishes as a recipe."""
     import yaml
 

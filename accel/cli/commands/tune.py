@@ -49,17 +49,18 @@ def tune(
         Path | None, typer.Option(help="A text file, one prompt per line; the demo has its own.")
     ] = None,
     kept_aside: Annotated[
-        int | None, typer.Option(help="Of the prompts, the last ones that nothing is chosen on; half.")
+        int | None,
+        typer.Option(help="How many of the last prompts to keep aside; by default half."),
     ] = None,
     block: Annotated[
-        list[str] | None, typer.Option(help="A block size to try, as 128x64. Repeatable.")
+        list[str] | None, typer.Option(help="A block size to try, such as 128x64. Repeatable.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the recipe, the page and what was measured.")
     ] = Path("out/tune"),
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Of a language model: a file of text as you give it. Repeatable; two or more."),
+        typer.Option(help="For language models: a file with a text like yours. Repeatable; at least two."),
     ] = None,
 ) -> None:
     """Find the fastest recipe that meets a target of quality or speed on a model of your own.
@@ -124,7 +125,7 @@ def tune(
     if not found.profile.pays:
         say("no density makes a call faster than a dense one on this machine at this size")
     if found.reached.speedup < 1:
-        say("slower than dense on this machine: the target is met, but nothing is gained by it here")
+        say("slower than dense on this machine: the target is met, but nothing is gained here")
     say(f"wrote {recipe} and {page}")
 
 
@@ -179,7 +180,7 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
     """
     if file is None:
         if model != "demo":
-            raise Mistake("--prompts: a file of prompts, one a line, is needed: tuning is for your own")
+            raise Mistake("--prompts: a file of your own prompts, one per line, is needed to tune for them")
         return list(DEMO_PROMPTS)
     lines = options.text_of("--prompts", file).splitlines()
     texts = [line.strip() for line in lines if line.strip()]

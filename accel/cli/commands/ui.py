@@ -16,10 +16,11 @@ def ui(
         Path, typer.Option("--output", "-o", help="Folder for everything that is written.")
     ] = Path("out/ui"),
     host: Annotated[
-        str, typer.Option(help="Interface to serve on; any but the loopback lets others run prompts here.")
+        str,
+        typer.Option(help="Interface to serve on; all but the loopback let others run prompts here."),
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="By default the first free one from 7860 on.", min=1, max=65535)
+        int | None, typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535)
     ] = None,
 ) -> None:
     """Serve a page in the browser: type a prompt, see dense and accelerated side by side."""

@@ -90,7 +90,7 @@ FULL = BlockLayout.full(1, 64, (16, 16))
 @pytest.mark.parametrize(
     ("queries", "layout", "visible", "message"),
     [
-        (2, FULL, None, "layout is of 1 queries and 64 keys"),
+        (2, FULL, None, "layout is for 1 queries and 64 keys"),
         (20, BlockLayout.full(20, 64, (16, 16)), None, "one block"),
         (1, BlockLayout.full(1, 64, (16, 16), tail=True), None, "no orders, tails"),
         (1, FULL, torch.ones(1, 2, 64, dtype=torch.bool), r"bool \[2 \| 1, 1, 64\]"),

@@ -112,7 +112,7 @@ def test_kernel_compiles_without_spills_and_overlaps(base_case, offline, dim, dt
 
 REFUSED = {
     "float32": ({}, torch.float32, "does not take torch.float32"),
-    "head-dim": ({"dim": 90}, torch.bfloat16, "8 divides, from 16 to 256, the nearest being 88, not 90"),
+    "head-dim": ({"dim": 90}, torch.bfloat16, "from 16 to 256 divisible by 8, the nearest being 88, not 90"),
     "rows": ({"block": (64, 64)}, torch.bfloat16, "query blocks of 128, got 64"),
 }
 

@@ -42,5 +42,5 @@ def test_layouts_in_the_order_of_the_sequence_stay_in_it():
 
 def test_layouts_of_other_blocks_are_refused():
     other = BlockLayout.full(50, 50, (32, 16))
-    with pytest.raises(ValueError, match=r"must be alike.*\(16, 16\).*\(32, 16\)"):
+    with pytest.raises(ValueError, match=r"must have the same form.*\(16, 16\).*\(32, 16\)"):
         heads_of([layouts()[0], other], torch.tensor([[0, 1]]))

@@ -137,7 +137,7 @@ def test_a_ring_runs_dense_and_says_why(two, four):
     hybrid_dense = run("wan", 4, VIDEO, None, None, "dense")["output"]
     for ranks, expected in ((two, dense), (four, hybrid_dense)):
         for found in (found for rank in ranks for found in rank["ring"]):
-            assert found["reasons"] == {"ring attention shows a process a part of the tokens only": 3}
+            assert found["reasons"] == {"ring attention shows each process only part of the tokens": 3}
             np.testing.assert_allclose(found["output"], expected, atol=3e-6, rtol=3e-6)
 
 

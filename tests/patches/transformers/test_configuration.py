@@ -90,7 +90,7 @@ def test_a_batch_that_is_padded_in_every_row_runs_sparse(padding):
 def test_layers_that_ask_for_a_name_are_refused_and_left_as_they_are(model_type):
     model = small_model(model_type)
     expected = model(tiny.tokens(60), use_cache=False).logits
-    with raises(TypeError, match="computes something else under any implementation but those it knows"):
+    with raises(TypeError, match="computes something else under any implementation except those it knows"):
         accelerate_model(model, "llm-permuted", **SPARSE)
     assert torch.equal(model(tiny.tokens(60), use_cache=False).logits, expected)
 
@@ -117,7 +117,7 @@ def test_a_keyword_nobody_knows_makes_the_call_dense():
     accelerate_model(model, "llm-permuted", **SPARSE)
     assert torch.equal(model(tiny.tokens(150), sparse_indices=torch.zeros(1)).logits, expected)
     assert list(summary(model).dense_reasons) == [
-        "asks for sparse_indices, which block-sparse attention does not know"
+        "asks for sparse_indices, which block-sparse attention does not support"
     ]
 
 

@@ -22,7 +22,7 @@ def attention_modules(model: Any) -> list[tuple[str, nn.Module]]:
     """
     if model.config.attention_type == "nabla":
         raise ValueError(
-            "this Kandinsky 5 was trained with NABLA, block-sparse attention of its own; keep that"
+            "this Kandinsky 5 was trained with NABLA, which is block-sparse attention; keep that"
         )
     return modules_named("visual_transformer_blocks.*.self_attention")(model)
 
