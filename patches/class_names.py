@@ -1,4 +1,4 @@
-"""Class names: by which of the names we know an object's class goes.
+"""Class names: which of the names we know an object's class has.
 
 By name, since a class that we know need not be loaded; and along the parents, since a user subclasses models
 and FSDP2 gives a sharded model's class another name: `fully_shard` makes it an `FSDPWanTransformer3DModel`.

@@ -1,9 +1,9 @@
-"""ModelHook: what marks a model as accelerated, and is found on it by whoever takes that back.
+"""ModelHook: marks a model as accelerated, and is found on it when the acceleration is removed.
 
 Plain `torch.nn.Module` hooks: they survive `copy.deepcopy` and `pickle`, which diffusers' hook registry does
 not (it rebinds `forward` to the module that was hooked first), and removing them leaves nothing behind. They
 are bound methods, found and removed by the object they belong to: handles would tie the removal to the module
-that was hooked first, and a copied or unpickled module has none.
+that was hooked first, and a copied or unpickled module has no such handle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ModelHook(ABC):
     """The hooks on one model.
 
     Args:
-        owner: whoever attached the hook, for those who find the hook on a model.
+        owner: what attached the hook, for code that finds the hook on a model.
 
     Attributes:
         forwards: forwards that finished since the hook was attached, where they are counted.
@@ -30,7 +30,7 @@ class ModelHook(ABC):
 
     @property
     def step_source(self) -> str:
-        """What the denoising steps are counted by, in words; empty where there are none."""
+        """What the denoising steps are counted by, in words; empty if there are no steps."""
         return ""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class ModelHook(ABC):
 
     def detach(self, model: nn.Module) -> None:
         """Remove this hook's entries; does nothing when they are gone."""
-        # `hook_of` finds what an interrupt has left by the hook that goes last.
+        # `hook_of` finds what an interrupt has left by the hook that is removed last.
         remove_hooks_of(self, model)
 
 

@@ -1,6 +1,6 @@
 """Models: which parts of a pipeline, or which bare model, can be accelerated, and where their attention is.
 
-Only libraries that are loaded already are asked: an object of theirs cannot exist without them.
+Only libraries that are already loaded are asked: their objects cannot exist without them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Observers: who watches a forward or an attention call, which must then run dense.
 
-No kernel of ours has a backward. Perturbed-attention guidance puts a `TorchFunctionMode` between a model and
-PyTorch's attention: it would never see a kernel of ours. What is recorded once and run on other inputs has to
+Our kernels have no backward. Perturbed-attention guidance puts a `TorchFunctionMode` between a model and
+PyTorch's attention: it would never see our kernels. What is recorded once and run on other inputs has to
 be the model's own attention: blocks are chosen for one input.
 """
 
@@ -35,7 +35,7 @@ def is_differentiated(*tensors: Tensor) -> bool:
 
 
 def _runs_again_with_gradients() -> bool:
-    """Whether this runs in the forward of a function with a backward of its own, where nothing is recorded.
+    """Whether this runs in the forward of a custom autograd function, where nothing is recorded.
 
     A reentrant checkpoint is one, and runs the same a second time to record it: both must agree. PyTorch
     leaves no other mark of it than its frame on the call stack. Called where nothing is recorded, it has no

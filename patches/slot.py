@@ -24,13 +24,13 @@ DenseFn = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Slot:
-    """An attention function together with the dense attention it stands in for.
+    """An attention function together with the dense attention it replaces.
 
     Args:
         fn: called for every attention of the site.
         dense: the model's own attention; q [B, M, H, D], k, v [B, N, Hkv, D], mask or None -> [B, M, H, D].
 
-    Copying or unpickling a slot gives a new one with a number of its own.
+    Copying or unpickling a slot gives a new one with a new number.
     """
 
     def __init__(self, fn: AttentionFn, dense: DenseFn) -> None:

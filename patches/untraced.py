@@ -1,4 +1,4 @@
-"""untraced: a function that `torch.compile` runs as it is, without importing the compiler to say so."""
+"""untraced: a function that `torch.compile` does not trace, marked without importing the compiler."""
 
 from __future__ import annotations
 

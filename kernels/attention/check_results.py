@@ -30,7 +30,7 @@ def known() -> dict[str, str]:
 
 
 def read_file() -> dict[str, str]:
-    """The kept results; empty if there is no file, or one that cannot be read."""
+    """The stored results; empty if the file is missing or cannot be read."""
     return entries(results_file(), str)
 
 

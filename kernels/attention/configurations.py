@@ -50,7 +50,7 @@ def first_choice(target: tuple[str, str], rows: int, columns: int, dim: int, ite
 
 def _on_amd(architecture: str, rows: int, columns: int, block_d: int, warps: int, stages: int) -> Config:
     if architecture.startswith("gfx1") and block_d >= 128:
-        # Cards without matrix cores of their own: 128 x 64 tiles spill hundreds of registers.
+        # Consumer cards have no separate matrix cores: 128 x 64 tiles spill hundreds of registers.
         return config(min(rows, 64), min(columns, 32), 4 if architecture >= "gfx12" else 8, 1)
     if architecture == "gfx950":
         return config(rows, columns, warps, stages)

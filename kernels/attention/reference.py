@@ -73,7 +73,7 @@ def _tail(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor, Te
 
 
 def _block_means(tokens: Tensor, block: Tensor, count: Tensor) -> Tensor:
-    """[B, H, N, D] -> [B, H, Nb, D]; a token that is not finite spoils the mean of its own block alone."""
+    """[B, H, N, D] -> [B, H, Nb, D]; a token that is not finite affects only its own block's mean."""
     blocks = count.shape[2]
     total = tokens.new_zeros(*tokens.shape[:2], blocks + 1, tokens.shape[3])
     total.scatter_add_(2, block[..., None].expand_as(tokens), tokens)

@@ -13,7 +13,7 @@ from accel.kernels.layout.layout import BlockLayout
 
 
 class TailBlocks(NamedTuple):
-    """What decides which means a row takes part with, beside its list.
+    """What decides, in addition to its list, which means a row takes part with.
 
     Args:
         tokens: int64 [B | 1, Hkv | 1, Nb], how many tokens a block's mean represents.

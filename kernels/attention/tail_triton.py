@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-defs=False
 """The tail in Triton: the mean keys and values of all blocks, and attention to those a row does not list.
 
-Means are written in one pass over keys and values. A second kernel walks them beside the row's list, which
+Means are written in one pass over keys and values. A second kernel walks them alongside the row's list, which
 ascends as they do, and joins them into an attention already computed: nothing of the size of all blocks times
 all blocks is ever made.
 """
@@ -23,7 +23,7 @@ from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 @triton.jit
 def _store_mean(tokens_ptr, means_ptr, token_strides, b, h, rows, present, count, D: tl.constexpr,
                 UNIT: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """The mean of the tokens at `rows` of one head that are present; 0 if none is present."""
+    """The mean of the tokens at `rows` of one head that are present; 0 if no token is."""
     dims = tl.arange(0, BLOCK_D)
     tokens_ptr += (b * token_strides[0] + h * token_strides[1]) * UNIT
     places = rows[:, None].to(tl.int64) * token_strides[2] * UNIT + dims[None, :]
@@ -199,7 +199,7 @@ def add_tail(
         )  # fmt: skip
 
     about = (tail_kernel, q.device, q.dtype, dim, rows)
-    # The list beside the means takes registers: many dims leave them for fewer queries and means at once.
+    # The list takes registers too: with many dims they suffice for fewer queries and means at once.
     half = q.itemsize == 2
     at_most = (128 if dim <= 128 else 64) if half else (128 if dim <= 64 else 16)
     at_once = 32 if dim <= 64 else 16

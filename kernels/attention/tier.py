@@ -29,7 +29,7 @@ def takes_all(layout: BlockLayout) -> str | None:
 
 @dataclass(frozen=True)
 class Tier:
-    """An implementation, declared beside its kernel in a file that imports nothing the kernel needs.
+    """An implementation, declared next to its kernel in a file that imports nothing the kernel needs.
 
     Args:
         module: where its `block_sparse_attention` is, imported when it first runs.

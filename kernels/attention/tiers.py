@@ -16,7 +16,7 @@ from accel.kernels.attention.tier import FLOATS, Precision, Tier
 if TYPE_CHECKING:
     from accel.kernels.layout.layout import BlockLayout
 
-# Where each tier's `TIER` is. Of those that need a check, the first that has passed it runs.
+# Where each tier's `TIER` is. Of the tiers that need a check, the first that has passed it runs.
 TIERS: dict[str, str] = {
     "reference": "accel.kernels.attention.reference",
     "torch": "accel.kernels.attention.gathered",
@@ -35,7 +35,7 @@ def tier(name: str) -> Tier:
 
 
 def checked_tiers(precision: Precision | None = None) -> tuple[str, ...]:
-    """The tiers that run where they have passed their check: those that round nothing, or to a precision."""
+    """The tiers that run once they have passed their check: without rounding, or of a precision."""
     return tuple(name for name in TIERS if tier(name).needs_check and tier(name).precision == precision)
 
 
@@ -49,7 +49,7 @@ class TierChoice:
     Args:
         name: a key of `TIERS`.
         reason: one line, for people.
-        unsupported: why no tier can run such a call; None where one can.
+        unsupported: why no tier can run such a call; None if one can.
     """
 
     name: str

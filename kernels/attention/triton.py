@@ -5,7 +5,7 @@ One program computes one block of queries of one head. It walks that block's lis
 (arXiv 2307.08691) in base 2, in tiles of a block or less; what is not listed is neither read nor multiplied.
 Lists ascend: tiles that every query sees come first and need no mask; the few that the end, the padding
 or causality cuts come last. Under an order with causality or padding every tile is masked, by its tokens'
-positions in the sequence; so is every tile under a window, which cuts the first ones of a list as well.
+positions in the sequence; so is every tile under a window, which also cuts the first ones of a list.
 
 Only keys and values are gathered into an order, in one pass each: queries are read from, and outputs written
 to, their places in the sequence.

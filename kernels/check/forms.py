@@ -31,13 +31,13 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Form:
-    """What sets calls apart for a kernel, beside the key rows of a block and the number of its tiles.
+    """What distinguishes calls for a kernel, apart from the key rows of a block and the number of its tiles.
 
     Args:
         group: query heads that share a key head.
         even: lengths are multiples of 16, which kernels are compiled for apart.
         few: so few rows that all run at once.
-        order: tokens are in an order of their own, "shared" by all heads or for each of the "heads".
+        order: tokens are reordered, in an order "shared" by all heads or for each of the "heads".
     """
 
     causal: bool = False

@@ -1,6 +1,6 @@
 """Block-sparse attention by NVIDIA's cuDNN frontend. NOT YET RUN ON ANY GPU.
 
-Lists go over as they are: the package's are block numbers and counts too. What a block's keys are beyond the
+Lists are passed unchanged: cuDNN's are block numbers and counts too. What a block's keys are beyond the
 end, or padding, is given by the number of its real keys; blocks without any are left out of the lists. Orders
 are gathered into, and tails are added, as in the other tiers. Nothing waits for the device.
 """
@@ -41,7 +41,7 @@ def block_sparse_attention(
         queries = F.pad(q, (0, 0, 0, -q_len % 64))
     keys, values = k, v
     if major in (10, 11) and block == 64:
-        # There it takes blocks of 64 only where each query head has keys of its own.
+        # There it takes blocks of 64 only if each query head has its own keys.
         keys, values = (per_head(x, q.shape[1]) for x in (k, v))
     found = forward()(
         *(_addressable(x) for x in (queries, keys, values)), indices, block_sizes=_keys_in_blocks(layout),

@@ -1,4 +1,4 @@
-"""The tier of the block-sparse attention in NVIDIA's cuDNN frontend, which a user installs beside us.
+"""The tier of the block-sparse attention in NVIDIA's cuDNN frontend, which users install separately.
 
 Compute capability 9.0, 10.x, 11.0 and 12.0; square blocks of 64 or 128, which layouts of 128 x 64 are mapped
 to by listing each list for two blocks of queries. Neither causality nor windows.

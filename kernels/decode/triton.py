@@ -173,7 +173,7 @@ def split_lists(capacity: int, slots_per_tile: int, lists: int, device: torch.de
 
 
 def visible_strides(visible: Tensor | None) -> tuple[int, int]:
-    """Strides of (sample, query), 0 where there is one sample for all."""
+    """Strides of (sample, query), 0 if all samples share one."""
     if visible is None:
         return (0, 0)
     return (visible.stride(0) if visible.shape[0] > 1 else 0, visible.stride(1))

@@ -1,9 +1,9 @@
 """Block-sparse attention in eight bits: what the FP8 tier computes, in PyTorch, to know its error.
 
 Queries, keys, values and weights are rounded to e4m3. Queries and keys are rotated alike first, which leaves
-their products as they are, and spreads what one channel holds over all, so that its rounding does not decide
+their products unchanged, and spreads what one channel holds over all, so that its rounding does not decide
 a logit alone (arXiv 2407.08608). Keys lose their mean, which shifts each row's logits alike and leaves the
-softmax as it is (arXiv 2410.02367). Queries have a scale for each block of a head, keys one for each head,
+softmax unchanged (arXiv 2410.02367). Queries have a scale for each block of a head, keys one for each head,
 values one for each channel of a head (arXiv 2411.10958): none of them changes within a row of the products,
 so that the products are sums of e4m3 numbers alone. Finer scales do not make the error smaller, because e4m3
 numbers bring their own exponents. Sums are those of the unrounded weights, in float32. Not a tier: as slow

@@ -15,7 +15,7 @@ from accel.kernels.layout.order import TokenOrder
 
 
 def heads_of(layouts: Sequence[BlockLayout], choice: Tensor) -> BlockLayout:
-    """The layout whose head h of sample b is that of `layouts[choice[b, h]]`. No host sync.
+    """The layout whose head h of sample b comes from `layouts[choice[b, h]]`. No host sync.
 
     Args:
         layouts: of the same tokens, in blocks of the same size; each shared by samples and heads or not.

@@ -15,7 +15,7 @@ def compact_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
             return on_gpu(keep)
     columns = keep.shape[-1]
     places = keep.cumsum(dim=-1) - 1
-    # What is not kept all goes to one extra place that is cut off again.
+    # Everything not kept is written to one extra place, which is cut off again.
     places = torch.where(keep, places, columns)
     indices = torch.zeros(*keep.shape[:-1], columns + 1, dtype=torch.int32, device=keep.device)
     source = torch.arange(columns, dtype=torch.int32, device=keep.device).expand(keep.shape)

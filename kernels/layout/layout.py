@@ -38,7 +38,7 @@ class BlockLayout:
             of the sequence.
         tail: True adds the mean key and value of every block that is not listed to the softmax, weighted by
             the number of its tokens that are not padding (arXiv 2602.01077, order 0). Under `causal` only
-            blocks that lie wholly in the past of every query of the query block take part. A block that must
+            blocks entirely in the past of every query of the query block take part. A block that must
             not be approximated, such as one with text in it, is a block to list.
         window: under `causal`, query i sees key j only if position(j) > position(i) + N - M - window; None
             where it sees the whole past.

@@ -31,7 +31,7 @@ def first_key(list_ptr, tile, count, BLOCK_N: tl.constexpr, TILES: tl.constexpr)
 
 @triton.jit
 def full_tiles(list_ptr, count, end, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
-    """How many of the `count` ascending tiles of a list lie wholly before key `end`."""
+    """How many of the `count` ascending tiles of a list end before key `end`."""
     full = count
     while (full > 0) & (first_key(list_ptr, full - 1, count, BLOCK_N, TILES) + BLOCK_N > end):
         full -= 1

@@ -1,6 +1,6 @@
-"""keep_heaviest: which blocks to keep of those that share a budget, found without sorting them by index.
+"""keep_heaviest: which of the blocks that share a budget to keep, found without sorting them by index.
 
-Masses are compared as integers: the bits of a float32, with those of negative numbers turned round, order as
+Masses are compared as integers: the bits of a float32, inverted for negative numbers, order as
 the numbers do. The key of the lightest block that still fits a budget is searched for; what is above it is
 kept, and of what equals it the first in order of head, row and column. So budgets are met exactly, and the
 result does not depend on the device.

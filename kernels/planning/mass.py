@@ -27,7 +27,7 @@ def block_mass(
     reduction: Reduction = "sum",
 ) -> Tensor:
     """Float32 [B, H, Mb, Nb] with rows summing to 1: softmax over all keys' representatives, each counting as
-    many times as it stands for tokens, added up over a block's columns and averaged over its rows.
+    many times as it represents tokens, added up over a block's columns and averaged over its rows.
 
     Args:
         block_size: (query rows, key rows), multiples of the rows of a group.
@@ -110,7 +110,7 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _key_bias(keys: Representatives, heads: int) -> Tensor:
-    """Broadcasting to [B, H, 1, C]: the log of how many tokens each stands for; -inf where absent."""
+    """Broadcasting to [B, H, 1, C]: the log of how many tokens each represents; -inf where absent."""
     bias = keys.counts.float().log()
     if keys.absent is None:
         return bias

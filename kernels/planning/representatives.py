@@ -36,7 +36,7 @@ class Representatives:
     Args:
         vectors: [B, H, groups, D · folds · parts].
         groups: which tokens each represents.
-        folds: how many tokens' vectors lie side by side in one.
+        folds: how many tokens' vectors are concatenated into one.
         parts: how many vectors represent one token, side by side.
         absent: bool [B, H, groups], representatives that take no part; None where all do.
         lengths: int32 [B], the tokens of each sample that are not padding; None where all are.

@@ -95,7 +95,7 @@ class DenseDispatch:
 
     Args:
         name: the processor's `_attention_backend` before it was replaced, or what the user set since.
-        ring: the parallel configuration of a ring, which every call goes around; None where a call sees all
+        ring: the parallel configuration of a ring, which every call passes around; None where a call sees all
             tokens.
     """
 

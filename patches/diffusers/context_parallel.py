@@ -26,7 +26,7 @@ class ContextParallel:
 
     Args:
         config: diffusers' `ContextParallelConfig`, set up.
-        text_apart: whether text and video tokens are split over the processes each for itself.
+        text_apart: whether text and video tokens are split over the processes separately.
         own_plan: whether the model splits its inputs by the plan that diffusers ships with it.
     """
 

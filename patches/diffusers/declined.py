@@ -1,4 +1,4 @@
-"""DECLINED: the transformers of diffusers that are left as they are, each with the reason."""
+"""DECLINED: the transformers of diffusers that are not accelerated, each with the reason."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DECLINED: dict[str, str] = {
 
 
 def why_not(model: nn.Module) -> str:
-    """Why a model that belongs to no family is left as it is, in a sentence."""
+    """Why a model that belongs to no family is not accelerated, in a sentence."""
     name = type(model).__name__
     if declined := known_name(model, DECLINED):
         return f"{name} is left as it is: {DECLINED[declined]}."

@@ -1,7 +1,7 @@
 """A backend of diffusers' dispatcher for dense calls: one that is named, or the fastest that agrees.
 
 Only the slots of accelerated processors ask it: neither the process-wide backend nor any other model's is
-touched, and it goes with them.
+touched, and it is removed with them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
 AUTO = "auto"
-# What `auto` times, by device, where its requirements are met; those that round to int8 never agree.
+# What `auto` times, by device, if its requirements are met; backends that round to int8 never agree.
 CANDIDATES = {
     "cuda": ("_native_cudnn", "_native_flash", "flash", "_flash_3", "xformers"),
     "cpu": ("_native_flash",),

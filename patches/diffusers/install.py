@@ -38,7 +38,7 @@ class Uninstall:
 
     @property
     def chosen_backend(self) -> str | None:
-        """The dense backend that was chosen while ours was in place; None if it is what it was."""
+        """The dense backend that was chosen while ours was in place; None if it has not changed."""
         chosen = getattr(self.routed.slot.dense, "name", None)
         before = getattr(self.routed, "backend_before", None)
         return None if chosen is None or chosen == before else str(getattr(chosen, "value", chosen))
@@ -68,7 +68,7 @@ def prepare(model: nn.Module, site: Site, fn: AttentionFn) -> Uninstall:
 def stock(processor: Any) -> Any:
     """The stock processor that a routed one replaces, or the processor itself.
 
-    A routed one may come back after its removal: whoever kept the processors of an accelerated model sets
+    A routed one may come back after its removal: code that kept the processors of an accelerated model sets
     them again, as `unfuse_qkv_projections` does.
     """
     return getattr(processor, "original", processor)

@@ -36,7 +36,7 @@ class RoutedProcessor:
         original: the stock processor that is put back on removal, and runs what is recorded.
         fn: the attention function to install.
 
-    Without arguments the class gives a stock processor: so diffusers rebuilds those that an IP-Adapter leaves
+    Without arguments the class gives a stock processor: diffusers rebuilds those that an IP-Adapter leaves
     alone, by `type(processor)()`, and a slot has its place and cannot be rebuilt.
     """
 
@@ -106,7 +106,7 @@ def routed(*stock: type, mixin: type | None = None) -> dict[type, type]:
     """Each stock processor's class, and the subclass whose attention goes through a slot.
 
     Args:
-        mixin: stands in front of the stock classes; None takes the one that fits how they call attention.
+        mixin: placed before the stock classes; None takes the one that fits how they call attention.
     """
     return {cls: _routed_class(cls, mixin or _mixin_of(cls)) for cls in stock}
 

@@ -30,7 +30,7 @@ class ParallelRoute:
 
 
 def is_ring(config: Any) -> bool:
-    """Whether a process never sees all tokens, with or without an exchange of heads as well."""
+    """Whether a process never sees all tokens, with or without an exchange of heads."""
     return config is not None and config.context_parallel_config.ring_degree > 1
 
 

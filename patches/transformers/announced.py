@@ -50,7 +50,7 @@ class CacheWatch:
 
 
 def layer_of(arguments: Iterable[Any], layer_idx: int) -> Any:
-    """A layer's part of the first cache among some arguments; None if there is none, or not yet."""
+    """A layer's part of the first cache among some arguments; None without a cache or if it has none yet."""
     cache = next((argument for argument in arguments if isinstance(argument, Cache)), None)
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache

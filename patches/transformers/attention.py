@@ -1,6 +1,6 @@
 """The attention function that transformers calls in accelerated layers.
 
-Only those layers hear its name, by a configuration of their own (`install.py`). The model's stays as it is:
+Only those layers are given its name, in their own configuration (`install.py`). The model's is not changed:
 masks are made, and questions answered, as in the stock model.
 """
 
@@ -38,6 +38,6 @@ def block_sparse(
 def register() -> None:
     """Make transformers know the name; done when a model is first accelerated, not at import.
 
-    There is no way to take a name out again that spares models still set to it, so it stays.
+    A name cannot be removed without breaking models still set to it, so it stays.
     """
     AttentionInterface.register(NAME, block_sparse)

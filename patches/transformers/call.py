@@ -63,7 +63,7 @@ class SequenceCall:
         v: [B, Hkv, N, Dv].
         mask: bool or additive [B, 1, M, N], or None.
         scale: of the logits; None is 1 / sqrt(D).
-        causal: whether the layer is causal where there is no mask.
+        causal: whether the layer is causal without a mask.
         window: tokens a query sees at most, itself included; None is all.
         softcap: bound of the logits; None if unbounded.
         sinks: a logit for each head that takes part in the softmax without a value (`s_aux`), [H], or None.
@@ -71,7 +71,7 @@ class SequenceCall:
         dropout: of the probabilities.
         wants_weights: whether the caller wants the probabilities returned.
         unknown: a keyword that the model hands to its attention and nobody here knows; None without one.
-        past: the cache that the call goes on from; None if there is none or it is not known.
+        past: the cache that the call continues; None if there is no cache or it is not known.
     """
 
     q: Tensor

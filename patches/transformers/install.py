@@ -19,7 +19,7 @@ from accel.patches.transformers.slot import SequenceSlot
 class UninstallSequence:
     """The undo of one installation. Calling it a second time does nothing.
 
-    The layer is given a configuration of its own, a copy that names our attention function. The one of the
+    The layer is given its own configuration, a copy that names our attention function. The one of the
     model, which other models may share, is not touched: nothing else in the model behaves otherwise.
     """
 

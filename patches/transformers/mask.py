@@ -70,7 +70,7 @@ def visible_keys(mask: Tensor | None, q_len: int, kv_len: int) -> Tensor | str |
     return _remembered(mask, None, _only_hides) or _as_seen(mask)[:, 0]
 
 
-# What was read belongs to the mask, as it was when it was read, and goes with it.
+# What was read belongs to the mask, in the state in which it was read, and is freed with it.
 _READ: WeakIdKeyDictionary = WeakIdKeyDictionary()
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def _remembered(mask: Tensor, window: int | None, read: Callable[[Tensor, int | 
 
 
 def _is_of(mask: Tensor, q_len: int, kv_len: int) -> bool:
-    """Whether a mask is of the shape and type of those that hide keys from queries, in all heads alike."""
+    """Whether a mask has the shape and type of one that hides keys from queries in all heads alike."""
     kind = mask.dtype == torch.bool or mask.dtype.is_floating_point
     return kind and mask.ndim == 4 and mask.shape[1:] == (1, q_len, kv_len)
 

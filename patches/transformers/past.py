@@ -1,4 +1,4 @@
-"""Past: the part of a request's cache that one layer's call goes on from, and whether others touched it."""
+"""Past: the part of a request's cache that one layer's call continues, and whether others touched it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Keys:
 
     @classmethod
     def of(cls, layer: Any) -> Keys | None:
-        """Those in a layer's part of a cache; None if it has none, or PyTorch counts no versions of them (in
+        """A layer's part of a cache; None if it holds no keys, or PyTorch counts no versions of them (in
         inference mode)."""
         keys = getattr(layer, "keys", None)
         if not isinstance(keys, Tensor) or keys.is_inference():

@@ -42,7 +42,7 @@ def find_sites(model: Any, component: str = "") -> list[Site]:
     Warns of layers that do not.
 
     Raises:
-        TypeError: if none does.
+        TypeError: if no layer does.
     """
     found = attention_modules(model)
     asking = [(name, module) for name, module in found if asks_for_its_name(module)]

@@ -55,7 +55,7 @@ class SequenceSlot(Slot):
         if self.config._attn_implementation != wanted:
             self.config._attn_implementation_internal = wanted
         if not torch.compiler.is_compiling():
-            # A module that several layers share is told which of them it runs for.
+            # A module that several layers share is passed the layer it runs for.
             layer_idx: Any = kwargs.get("layer_idx", self.module.layer_idx)
             self.caches.announce((*args, *kwargs.values()), layer_idx)
 
@@ -93,10 +93,10 @@ class SequenceSlot(Slot):
 def sequence_call(
     module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: dict[str, Any], config: Any
 ) -> SequenceCall:
-    """The call, with transformers' keyword arguments under names of our own."""
+    """The call, with transformers' keyword arguments under our own names."""
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    # Eager attention knows no more of causality than its mask says.
+    # Eager attention knows of causality only what its mask says.
     sees_everything = config._attn_implementation == "eager" and mask is None and q.shape[2] > 1
     weights = kwargs.get("output_attentions")
     weights = getattr(config, "output_attentions", False) if weights is None else weights

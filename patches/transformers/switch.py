@@ -1,4 +1,4 @@
-"""Switch: from an attention implementation that has masks of its own to PyTorch's or the model's eager one.
+"""Switch: from an attention implementation with its own masks to PyTorch's or the model's eager one.
 
 Masks for FlashAttention or FlexAttention do not say what each query sees in a form that is read here.
 """
@@ -18,7 +18,7 @@ class Switch:
     """Which of a model's configurations use which implementation while accelerated, and used before.
 
     Args:
-        ours, before: by dotted path among the sub-configurations, those alone that change; the empty path is
+        ours, before: by dotted path among the sub-configurations, only those that change; the empty path is
             the model's own.
     """
 

@@ -61,10 +61,12 @@ def main(
         bool, typer.Option(help="Continue the file: skip what it has for this code and kind of machine.")
     ] = False,
     budget: Annotated[float, typer.Option(help="Seconds after which everything ends.", min=1)] = 1e9,
-    plan: Annotated[bool, typer.Option("--plan", help="List the stages, run none.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="List the stages without running them.")] = False,
     small: Annotated[bool, typer.Option(help="Benchmarks on a small shape, to try the machinery.")] = False,
     even_failing: Annotated[bool, typer.Option(help="Time tiers too whose first calls are wrong.")] = False,
-    commit: Annotated[str | None, typer.Option(help="Of the code, if there is no git checkout.")] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="Commit of the code, if there is no git checkout.")
+    ] = None,
 ) -> None:
     """Run the stages, the most valuable first. Exits with 1 without a GPU, or if one that ran failed."""
     chosen = [one for one in stages() if not stage or one.name.startswith(tuple(stage))]
@@ -84,7 +86,7 @@ def main(
 
 
 def run_all(chosen: list[Stage], record: Record, options: Options) -> list[str]:
-    """Run untimed neighbours side by side and the others one by one; returns the names of those that ran."""
+    """Run untimed neighbours in parallel and the others one by one; returns the names of those that ran."""
     todo = [one for one in chosen if one.each_machine or not record.finished(one.name)]
     ran: list[str] = []
     for alone, group in groupby(todo, key=lambda one: one.alone):
@@ -128,7 +130,7 @@ def cannot_begin(stage: Stage, options: Options) -> str | None:
 
 
 def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[str], str | None]:
-    """The tiers to time, and why there are none; both empty for a stage without tiers."""
+    """The tiers to time, or why there are none to time; both empty for a stage without tiers."""
     if not stage.times_tiers:
         return [], None
     passed = [

@@ -1,4 +1,4 @@
-"""Tables of the kernels' speed: against the targets, row by row, beside peers, with options, and planning."""
+"""Tables of the kernels' speed: against the targets, row by row, peers, options, and planning."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def shares(rows: list[Row]) -> list[str]:
         narrow = share_of(rows, tier, {**at, "block_size": "128x32"}, {**at, "block_size": "128x64"})
         for what, share, bar in (
             ("ragged lists, of the rate of equal ones", ragged, RAGGED_BAR),
-            ("key blocks of 32, of the rate of those of 64", narrow, NARROW_BAR),
+            ("key blocks of 32, as a share of the rate with 64", narrow, NARROW_BAR),
         ):
             met = None if share is None else share >= bar
             lines.append(f"- {tier}: {what}: {cell(share)} (at least {bar}: {verdict(met)})")

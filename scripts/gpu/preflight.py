@@ -56,7 +56,7 @@ def problem(module: str) -> str | None:
 
 
 def adds_up() -> bool:
-    """Whether the GPU, where there is one, adds two numbers."""
+    """Whether the GPU, if there is one, can add two numbers."""
     return not torch.cuda.is_available() or (torch.ones(2, device="cuda").sum() == 2).item()
 
 

@@ -1,7 +1,7 @@
 """The stages of the GPU check: what each runs, how long it should take on an H200, and how long it may.
 
 Estimates follow from cuDNN's 169 ms for 1 x 40 x 75,600 x 128 (693 TFLOPS), from two seconds to compile a
-kernel, and from ten to start a process; none of them has been measured.
+kernel, and from ten to start a process; these times have not been measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALL = ("--shape", "1,12,8192,128")
 HOPPER = "tests/kernels/hopper/test_hopper_attention.py"
 # Settings the files of cases read; each of many processes has one core.
 ON_GPU = {"TRITON_INTERPRET": "0", "DECODE_TIER": "triton", "OMP_NUM_THREADS": "1"}
-# Tests that start whole files of cases, or checks of tiers: those are stages of their own.
+# Tests that start whole files of cases, or checks of tiers, which are separate stages.
 ELSEWHERE = ("cases_on_the_gpu", "pass_on_a_gpu", "check_on_a_gpu")
 HEAD_DIMS = (128, 64, 96, 256)
 PREFLIGHT = "preflight"
@@ -36,7 +36,7 @@ class Stage:
         seconds: how long it should take on an H200.
         limit: seconds after which it is ended. Its rows are kept, and `--resume` continues after them.
         alone: it measures time, so nothing else may run.
-        checks: "tier:head_dim" whose bfloat16 tests these are; the page has their result beside times.
+        checks: "tier:head_dim" whose bfloat16 tests these are; the page shows their result next to times.
         tries: the tier whose first small calls these are: without them it is not timed.
         times_tiers: `--tier` is added for every tier that got its first calls right.
         needs: what must be installed, modules or programs.

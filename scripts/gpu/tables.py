@@ -2,7 +2,7 @@
 
     python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
 
-A CSV of all kernel rows and a plot go beside it.
+A CSV of all kernel rows and a plot are written next to it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def head(found: Found) -> list[str]:
 
 
 def tests(found: Found) -> list[str]:
-    """How many passed of each part, and the names of those that did not."""
+    """How many tests of each part passed, and the names of those that did not."""
     cells, failed = [], []
     for name in sorted(name for name in found.stages if name.startswith("tests")):
         entry = found.stages[name]

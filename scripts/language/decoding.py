@@ -1,11 +1,11 @@
-"""Measure what ways of finding keys for single tokens still answer, with real weights; true attention beside.
+"""Measure which answers survive each way of finding keys for single tokens, next to true attention.
 
     python -m scripts.language.decoding rows.jsonl --model gemma3 --length 4096 --budgets 512
 
 The prompts are those of real.py. A prompt is read dense up to the first question of its last lines; from
 there on tokens are decoded one at a time, the right ones whatever the model would have said, and an answer
 token counts if it was the likeliest. All ways have the same sink, window and budget of keys. "oracle" takes
-the blocks with the most true attention, found anew for every token. One prompt under one way is a row,
+the blocks with the most true attention, found again for every token. One prompt under one way is a row,
 appended as soon as it is measured; a run continues where the file ends.
 """
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path, help="where rows are kept, JSON lines")
     parser.add_argument("--model", default="gemma3", help="as for real.py")
-    parser.add_argument("--device", help="the best there is if not said")
+    parser.add_argument("--device", help="the best available by default")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a prompt")
     parser.add_argument("--split", choices=SPLITS, default="choosing")
     parser.add_argument("--texts", nargs="+", default=["prose", "code"])

@@ -1,4 +1,4 @@
-"""Measure what methods find in real text with real weights, at which density; true mass beside them.
+"""Measure what methods find in real text with real weights, at which density, next to true mass.
 
     python -m scripts.language.real rows.jsonl --model smollm2 --lengths 4096 --densities 0.3
     python -m scripts.language.real rows.jsonl --model Qwen/Qwen3-8B --lengths 8192 16384 --device cuda

@@ -22,7 +22,7 @@ HEAD = (
 
 
 def price(score: BlockScore | None) -> float | None:
-    """Multiplications that a score makes, as a share of those of QKᵀ; None if it is not made of products."""
+    """A score's multiplications as a share of those of QKᵀ; None if it is not made of products."""
     if score is None:
         return None
     if isinstance(score, Pooled):

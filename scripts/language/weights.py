@@ -41,7 +41,7 @@ def load(name: str, device: str | None = None, dtype: torch.dtype | None = None)
 
 
 def in_bfloat16(model: Any) -> None:
-    """Let linear layers and embeddings compute in bfloat16; all else, attention included, stays as it is.
+    """Let linear layers and embeddings compute in bfloat16; all else, attention included, is unchanged.
 
     A CPU multiplies matrices several times faster that way; scores and attention are what is measured here.
     """

@@ -77,7 +77,7 @@ def _run(arm: str, pipe: Any, settings: GenerateSettings) -> Generated:
     if arm == "another exact backend":
         with other_exact_backend("cpu"):
             return generate(pipe, settings)
-    # As users do it, which cannot be undone: a pipeline of its own.
+    # As users do it, which cannot be undone, hence a separate pipeline.
     small = load_pipeline("demo", "cpu")
     small.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     return generate(small, settings)

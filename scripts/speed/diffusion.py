@@ -81,7 +81,7 @@ def transformer(layers: int, heads: int, device: torch.device) -> Any:
 
 
 def at_density(density: float, model: Any, inputs: Row, expected: Tensor, facts: Row) -> Row:
-    """`error` is that of the model's output and must be small at density 1.0."""
+    """`error` is the model output's, and must be small at density 1.0."""
     select = {"kind": "top_k", "density": density, "budget": "layer", "row_density": density / 2}
     policy = {
         "method": "compose",

@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[[int, int], Policy]] = {
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="JSON to write; a table in Markdown goes beside it.")],
+    out: Annotated[Path, typer.Argument(help="JSON to write; a table in Markdown is written next to it.")],
     length: Annotated[list[int] | None, typer.Option(help="Tokens; repeatable.")] = None,
     budget: Annotated[int, typer.Option(help="Keys to find for each block of queries.", min=64)] = 2048,
     limit: Annotated[

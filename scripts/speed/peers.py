@@ -1,4 +1,4 @@
-"""Other projects' block-sparse attention on our layouts, to measure beside ours.
+"""Other projects' block-sparse attention on our layouts, to compare with ours.
 
 A peer that cannot take part says why and is listed as skipped.
 """

@@ -36,7 +36,7 @@ def main(
         int | None, typer.Option(min=1, help="By default it depends on the length of the calls.")
     ] = None,
 ) -> None:
-    """Time every stage of planning, and dense attention beside it; prints each as soon as it is measured."""
+    """Time every stage of planning, and dense attention; prints each as soon as it is measured."""
     device = torch.device(best_device())
     kind = torch.float32 if device.type == "cpu" else torch.bfloat16
     q, k, v = (torch.randn(*map(int, shape.split(",")), device=device, dtype=kind) for _ in range(3))
@@ -62,7 +62,7 @@ def main(
 
 
 def stages(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callable[[], Any]]:
-    """Whole plans from q and k to lists first, then every stage by itself on its usual inputs."""
+    """Whole plans from q and k to lists first, then every stage separately on its usual inputs."""
     must = torch.eye(-(-q.shape[2] // BLOCK[0]), dtype=torch.bool, device=q.device)[None, None]
     scores = {"8 x 8": Strided(8, 8), "8 x 4": Strided(), "16 x 8": Strided(16, 8)}
     mass = Strided(8, 8).mass(q, k, BLOCK)

@@ -38,7 +38,7 @@ class Row:
         outcome: passed, failed, skipped; failed where setting up or taking down failed.
         seconds: from setting up to taking down.
         accelerated: models of these classes were accelerated.
-        declined: classes that were left as they are, and why.
+        declined: classes that were not accelerated, and why.
         sparse: attention calls that ran sparse.
         dense: those that did not, by reason.
         error: the last line of the failure.

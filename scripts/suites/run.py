@@ -3,7 +3,7 @@
 python -m scripts.suites.run /path/to/diffusers diffusers --out rows
 python -m scripts.suites.table rows
 
-Each file of tests is a process of its own. A run that was ended goes on where it was: tests that have a row
+Each file of tests runs in its own process. An interrupted run continues: tests that have a row
 are left out.
 """
 
@@ -99,7 +99,7 @@ def main(
     failing: Annotated[bool, typer.Option(help="only the tests that failed kept or sparse")] = False,
     keyword: Annotated[str | None, typer.Option("-k", help="pytest's choice of tests")] = None,
     seconds: Annotated[int, typer.Option(help="the longest a test may take")] = 60,
-    minutes: Annotated[float, typer.Option(help="stop after this long; the next run goes on")] = 600,
+    minutes: Annotated[float, typer.Option(help="stop after this long; the next run continues")] = 600,
 ) -> None:
     """Run the files of the groups in each mode."""
     chosen = LEFT_OUT[library] if keyword is None else keyword

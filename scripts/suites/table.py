@@ -25,7 +25,7 @@ HEAD = f"| library | group | kept: {COLUMNS} | sparse: {COLUMNS} |"
 
 @dataclass(frozen=True)
 class Run:
-    """One group in one mode, beside its stock run.
+    """One group in one mode, compared with its stock run.
 
     Args:
         mode: kept or sparse.

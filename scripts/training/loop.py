@@ -43,7 +43,7 @@ class Stage(ABC):
         """The loss of a step; it depends on the step, the progress and `state` alone, for resuming."""
 
     def state(self) -> dict[str, str]:
-        """What a resumed run must know besides the step, to be stored in the checkpoint."""
+        """What a resumed run must know in addition to the step, stored in the checkpoint."""
         return {}
 
     def resume(self, stored: dict[str, str]) -> None:  # noqa: B027

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder beside `folder`, then put it in the place of `folder`."""
+    """Let `write` fill a temporary folder, then replace `folder` with it."""
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     write(unfinished)

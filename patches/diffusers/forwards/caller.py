@@ -1,8 +1,8 @@
 """Caller: which scheduler counts the steps of a forward, found on the call stack.
 
-Pipelines that share a transformer each have a scheduler of their own, and a forward is given no sign of which
+Pipelines that share a transformer each have their own scheduler, and nothing tells a forward which one
 pipeline it is for. The pipeline is on the call stack, so that is where it is looked for: copies, pickles and
-pipelines made after the acceleration are found as well as the first.
+pipelines made after the acceleration are found too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def calling_scheduler(model: nn.Module | None, stack: list[FrameType]) -> Any:
 
 
 def calling_pipeline(model: nn.Module | None, stack: list[FrameType]) -> Any:
-    """The object with a scheduler that runs a model's forward; None where there is none."""
+    """The object with a scheduler that runs a model's forward; None if there is no such object."""
     if model is None:
         return None
     for frame in methods(stack):
@@ -46,7 +46,7 @@ def calling_pipeline(model: nn.Module | None, stack: list[FrameType]) -> Any:
 
 def scheduler_of_loop(known: Any, stack: list[FrameType], timestep: Tensor) -> Any:
     """The scheduler that a loop of the user's own holds in a variable, or as `scheduler` of an object in one;
-    None if there is none.
+    None if no scheduler is found.
 
     Args:
         known: the one that was named when the model was accelerated: where a loop holds it, it counts.
@@ -82,7 +82,7 @@ STEPS = ("step_index", "begin_index")
 
 
 def holds(owner: Any, model: nn.Module) -> bool:
-    """Whether an object has a model among its attributes, as it is or wrapped, for example compiled."""
+    """Whether an object has a model among its attributes, itself or wrapped, for example compiled."""
     attributes = getattr(owner, "__dict__", {})
     values = [*attributes.values(), *attributes.get("_modules", {}).values()]
     modules = (value for value in values if isinstance(value, nn.Module))

@@ -21,7 +21,7 @@ MOST_LOOPS = 8  # concurrent runs of one thread where no scheduler distinguishes
 class Clock:
     """Reads the step from the request's scheduler, which keeps it as a Python number: no device sync.
 
-    The scheduler is that of the pipeline that runs the forward, found on the call stack. Where no pipeline
+    The scheduler belongs to the pipeline that runs the forward, found on the call stack. Where no pipeline
     does, it is the one that the user's loop holds, or else the one that was named when the model was
     accelerated. Without any, or with one that does not count (diffusion forcing has a scheduler for every
     frame), progress is taken from the noise level, `1 - timestep / 1000`, at the price of one device read for
@@ -29,7 +29,7 @@ class Clock:
 
     Args:
         pipeline: the pipeline that was accelerated; held weakly, asked at every forward, so that a scheduler
-            swapped after acceleration is seen. Once it is gone, the scheduler it had goes on counting for as
+            swapped after acceleration is seen. Once it is gone, its scheduler continues to count for as
             long as another pipeline has it. Copies and pickles of the clock know no pipeline.
         scheduler: the scheduler itself, for a bare model.
     """

@@ -1,7 +1,7 @@
 """Forward: what is known of one forward of a model while it runs, in the thread or task that runs it.
 
 Two requests may run one transformer at once, so nothing of this is kept on the model or its hook. A stack in
-a context variable holds it: threads, tasks and greenlets have stacks of their own, and a forward inside a
+a context variable holds it: threads, tasks and greenlets have their own stacks, and a forward inside a
 forward is on top.
 """
 
@@ -32,7 +32,7 @@ class Forward:
         dense: why every attention call of it runs dense; None if calls may be sparse.
         parallel: how the model's tokens are spread over processes; None where this one has them all.
         kept: what its generation keeps between forwards, by owner; the next generation starts with nothing.
-        model: the model, if there is one; only to read its adapters, and not kept alive.
+        model: the model, if there is one; held weakly, to read its adapters.
     """
 
     context: Context = field(default_factory=Context)
@@ -97,7 +97,7 @@ def begin(owner: Any, forward: Forward, depth: int) -> None:
 
 
 def end(owner: Any) -> Forward | None:
-    """Take an owner's innermost forward off, and whatever was left on top of it; None if it has none."""
+    """Pop an owner's innermost forward, and whatever was left on top of it; None if it has no forward."""
     entries = _UNDER_WAY.get()
     for place in reversed(range(len(entries))):
         if entries[place].owner() is owner:

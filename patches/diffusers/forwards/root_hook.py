@@ -44,7 +44,7 @@ class RootHook(ModelHook):
 
     Args:
         clock: knows the denoising step; models of one pipeline share it.
-        owner: whoever attached the hook (a `Patch`); hears of finished forwards and of failures here.
+        owner: what attached the hook (a `Patch`); it is notified of finished forwards and of failures here.
     """
 
     def __init__(self, clock: Clock, owner: Any = None) -> None:
@@ -54,7 +54,7 @@ class RootHook(ModelHook):
 
     @property
     def step_source(self) -> str:
-        """What the denoising steps are counted by, in words; empty where there are none."""
+        """What the denoising steps are counted by, in words; empty if there are no steps."""
         return self.clock.source
 
     @property
@@ -141,7 +141,7 @@ class RootHook(ModelHook):
             self._failed("looking back at a forward", error)
 
     def _failed(self, doing: str, error: Exception) -> str:
-        """The reason for which a forward is dense after an error of ours; raised where nobody hears of it."""
+        """The reason why a forward is dense after an error of ours; raises the error if there is no owner."""
         if self.owner is None:
             raise error
         return self.owner.hook_failed(doing, error)

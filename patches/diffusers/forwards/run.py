@@ -13,7 +13,7 @@ from torch import Tensor
 from accel.patches.diffusers.forwards.branches import Branches
 from accel.patches.noise import TRAIN_TIMESTEPS, Noise
 
-MOST_PASSES = 16  # forwards that share one place of a schedule; more than this are runs of their own
+MOST_PASSES = 16  # forwards that share one place of a schedule; more than this are separate runs
 
 _TICKING = threading.Lock()
 

@@ -101,7 +101,7 @@ class Bench:
         return PASSES if self.guidance > 1 else 1
 
     def run(self, prompt: int) -> Tensor:
-        """The last latents of a run of the pipeline as it is now."""
+        """The last latents of a run of the pipeline in its present state."""
         settings = demo_settings(self.size)
         settings |= {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
         generator = torch.Generator().manual_seed(prompt)

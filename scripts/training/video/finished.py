@@ -28,7 +28,7 @@ def load_vae(folder: Path) -> tuple[AutoencoderKLWan, str]:
     """A finished VAE in float32, and a digest of its weights.
 
     Raises:
-        FileNotFoundError: if there is none in `folder`.
+        FileNotFoundError: if `folder` contains none.
     """
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.exists():

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a position in the training, so that any step can be repeated by itself."""
+"""Random numbers that belong to a position in the training, so that any step can be repeated alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bria FIBO 2: a gist of the text, then the tokens of one image, then those of the images it is to follow.
+"""Bria FIBO 2: a gist of the text, then the tokens of one image, then those of its reference images.
 
 Where the prompts of a batch have gists of different length the gist is last and its padding is masked.
 """
@@ -17,7 +17,7 @@ from accel.patches.grid import TokenGrid
 TEXT_PADDING = "last"
 PROCESSORS = routed(BriaFibo2AttnProcessor)
 read_timestep = unit_timestep
-# The joint attention of the layers; the image's refiner and cross-attention stay as they are.
+# The joint attention of the layers; the image's refiner and cross-attention are not changed.
 attention_modules = modules_named("layers.*.attention")
 
 

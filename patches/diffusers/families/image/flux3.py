@@ -1,4 +1,4 @@
-"""FLUX.3: text, then the tokens of one image, then those of the images it is to follow.
+"""FLUX.3: text, then the tokens of one image, then those of its reference images.
 
 The blocks before the joint ones run over text, image and conditions apart; only the joint ones are sparse.
 """

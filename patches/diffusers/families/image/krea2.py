@@ -13,7 +13,7 @@ from accel.patches.grid import TokenGrid
 TEXT_PADDING = "anywhere"
 PROCESSORS = routed(Krea2AttnProcessor)
 read_timestep = unit_timestep
-# The joint attention of the blocks; the fusion of text layers stays as it is.
+# The joint attention of the blocks; the fusion of text layers is not changed.
 attention_modules = modules_named("transformer_blocks.*.attn")
 
 

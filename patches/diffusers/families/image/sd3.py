@@ -11,7 +11,7 @@ from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 PROCESSORS = routed(JointAttnProcessor2_0, FusedJointAttnProcessor2_0)
-# The joint attention of the blocks; 3.5's second attention, over the image alone, stays as it is.
+# The joint attention of the blocks; 3.5's second attention, over the image alone, is not changed.
 attention_modules = modules_named("transformer_blocks.*.attn")
 
 

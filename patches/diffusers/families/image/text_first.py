@@ -1,6 +1,6 @@
 """CogView 3 Plus, CogView 4 and GLM-Image: text, then the tokens of one image.
 
-With images to follow, GLM-Image keeps their keys and values from forwards of their own: a call then has more
+With reference images, GLM-Image keeps their keys and values from separate forwards: a call then has more
 keys than queries, and stays dense.
 """
 

@@ -17,7 +17,7 @@ from accel.patches.grid import TokenGrid
 
 TEXT_PADDING = "last"
 PROCESSORS = routed(ZSingleStreamAttnProcessor)
-# The attention of the joint layers; the refiners of image and caption stay as they are.
+# The attention of the joint layers; the refiners of image and caption are not changed.
 attention_modules = modules_named("layers.*.attention")
 
 

@@ -1,6 +1,6 @@
 """Cosmos 3: text, then video tokens, then those of sound or action if there are any; one sample a forward.
 
-Text tokens attend among themselves, causally, in a call of their own, which is short and stays PyTorch's. In
+Text tokens attend among themselves, causally, in a separate call, which is short and stays PyTorch's. In
 the other call the queries of video and sound attend to all keys, those of the text first. The slot is given
 queries for the text too, zeros whose output is dropped: so a sequence attends to itself, as methods on a grid
 expect, for the price of a few rows of blocks.
@@ -70,7 +70,7 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
 
 
 def read_timestep(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The timesteps of one forward's noisy tokens; 0 if none is present noisy."""
+    """The timesteps of one forward's noisy tokens; 0 if it has no noisy tokens."""
     given = (kwargs.get(f"{kind}_timesteps") for kind in ("vision", "sound", "action"))
     noisy = [timesteps.flatten() for timesteps in given if timesteps is not None and timesteps.numel()]
     return torch.cat(noisy) if noisy else torch.zeros(1)

@@ -26,7 +26,7 @@ HISTORY = {
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its latent section [B, C, F, H, W], its history, the same, and its text.
 
-    The length of one sample's text costs a device read for each forward; the model reads it as well.
+    The length of one sample's text costs a device read for each forward; the model reads it too.
     """
     text, side = kwargs["encoder_hidden_states"], model.config.patch_size
     valid = int(kwargs["encoder_attention_mask"].sum()) if len(text) == 1 else lengths(text)

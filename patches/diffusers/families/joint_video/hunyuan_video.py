@@ -1,7 +1,7 @@
 """HunyuanVideo, text to video and image to video: video tokens, then text with its padding last.
 
 The forward itself builds the mask so that each sample's hidden keys are the end of the sequence. The token
-refiner of the text runs the same processor on a few hundred tokens and stays as it is.
+refiner of the text runs the same processor on a few hundred tokens and is not changed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
 PROCESSORS = routed(MiniMaxH3AttnProcessor)
-# The packed attention of the blocks; the refiner of the text stays as it is.
+# The packed attention of the blocks; the text's refiner is not changed.
 attention_modules = modules_named("transformer_blocks.*.attn")
 
 

@@ -1,6 +1,6 @@
 """Cosmos 1, 2 and 2.5 (Predict and Transfer): video tokens only.
 
-The stock processor calls diffusers' dispatcher without a backend of its own, so it runs whatever is active in
+The stock processor calls diffusers' dispatcher without naming a backend, so it runs whatever is active in
 the whole process. In its routed twin that one name means the way to the slot, under any active backend; dense
 calls still go to the active one.
 """

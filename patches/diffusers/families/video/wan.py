@@ -3,7 +3,7 @@
 Their self-attention holds video tokens only, frame-major, and their processors hand the mask argument to
 diffusers' dispatcher untouched. So a subclass that fills that argument is all it takes: projections, fused
 or not, norms, rotary embedding and output stay the parent's. Wan-Animate's reference frame is the first of
-its latent frames; its face adapter is cross-attention under another processor and stays as it is.
+its latent frames; its face adapter is cross-attention under another processor and is not changed.
 """
 
 from __future__ import annotations
