@@ -3,15 +3,17 @@
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 16-27 --setting today --setting default
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 1,3 --setting today --forced
 
-A prompt's number is also its seed; choose settings on 0 to 7 and report on 16 and up (`prompts.py`). Rows in
+A setting is a name in `settings.py` or `published.py`, or a recipe file. A prompt's number is also its seed; choose settings on 0 to 7 and report on 16 and up (`prompts.py`). Rows in
 the file are not run again. Dense runs are kept in a folder; forwards that every setting leaves dense are
 played back from there, and still count as work.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from accel.accelerate import accelerated, patches_of
 from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
-from accel.recipe.files import build_recipe
+from accel.recipe.files import build_recipe, load_recipe, recipe_data
 from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
 from accel.tuning.playback import Playback, work_of
@@ -156,14 +158,28 @@ def read(out: Path) -> list[Row]:
     return [Row(**row | {"forced": row["forced"] and tuple(row["forced"])}) for row in read_table(out)]
 
 
-def write(out: Path, rows: list[Row]) -> None:
-    settings = {row.setting: ALL[row.setting] for row in rows if row.setting in ALL}
-    write_table(out, map(asdict, rows), {"settings": settings})
+def write(out: Path, rows: list[Row], settings: Mapping[str, Any] = ALL) -> None:
+    """Write rows, and beside them the settings that they name."""
+    used = {row.setting for row in rows}
+    kept = {**settings_in(out), **settings}
+    write_table(out, map(asdict, rows), {"settings": {name: kept[name] for name in kept if name in used}})
+
+
+def settings_in(out: Path) -> dict[str, Any]:
+    return json.loads(out.read_text(encoding="utf-8"))["settings"] if out.exists() else {}
+
+
+def settings_named(names: Sequence[str]) -> dict[str, Any]:
+    """Settings by name; recipe files by the name of the file."""
+    return {
+        name if name in ALL else Path(name).stem: ALL[name] if name in ALL else recipe_data(load_recipe(name))
+        for name in names
+    }
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file to write, or to continue.")],
-    setting: Annotated[list[str], typer.Option(help="A key of SETTINGS or PUBLISHED; repeat.")],
+    setting: Annotated[list[str], typer.Option(help="A key of SETTINGS or PUBLISHED, or a file; repeat.")],
     prompts: Annotated[str, typer.Option(help="Numbers and ranges: 1,3,16-27.")] = "0-3",
     steps: Annotated[int, typer.Option()] = 8,
     size: Annotated[int, typer.Option(help="Pixels of a side.")] = 128,
@@ -178,8 +194,9 @@ def main(
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(torch.bfloat16)
     bench = Bench(pipe, cache, steps, size, guidance)
+    settings = settings_named(setting)
     for prompt in numbers(prompts):
-        for name in setting:
+        for name in settings:
             done = any(
                 (row.setting, row.steps, row.prompt) == (name, steps, prompt)
                 and (row.forced is not None) == forced
@@ -187,10 +204,10 @@ def main(
                 for row in read(out)
             )
             if not done:
-                recipe = build_recipe(ALL[name], name)
+                recipe = build_recipe(settings[name], name)
                 row = bench.measure(name, recipe, prompt, forced, pixels)
                 print(row, row.forced_rms, flush=True)
-                write(out, [*read(out), row])
+                write(out, [*read(out), row], settings)
 
 
 if __name__ == "__main__":

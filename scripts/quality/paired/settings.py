@@ -102,3 +102,23 @@ RISING = {
     "row_density": 0.12,
 }
 SETTINGS["1 dense, 0.3 rising"] = setting(RISING)
+
+# recipes/auto.yaml, which a long video gets, brought to this number of tokens and to the work of another recipe.
+AUTO: dict[str, Any] = {
+    "schedule": {"dense_steps": 0.2, "dense_layers": 0.03},
+    "reuse": {"steps": 5, "max_progress": 0.11, "branches": True},
+}
+
+
+def auto(density: float, block_size: tuple[int, int]) -> dict[str, Any]:
+    policy = {
+        "method": "compose",
+        "score": {"kind": "strided", "query": 8, "key": 8},
+        "select": by_layer(density),
+        "block_size": list(block_size),
+    }
+    return AUTO | {"rules": [{"match": "*", "policy": policy}]}
+
+
+SETTINGS["auto, 0.333"] = auto(0.333, (128, 64))
+SETTINGS["auto, 0.333, 32 x 32"] = auto(0.333, BLOCK)

@@ -5,7 +5,7 @@ import math
 from pytest import approx, mark
 
 from accel.recipe.files import build_recipe
-from scripts.quality.paired.run import ALL, Row, numbers, read, write
+from scripts.quality.paired.run import ALL, Row, numbers, read, settings_in, settings_named, write
 from scripts.quality.paired.tables import t_statistic, tables
 
 
@@ -38,3 +38,15 @@ def test_rows_survive_the_file_and_become_tables(tmp_path):
     text = tables(rows)
     assert "| residual | 0.500 | 0.180 | 0.185 | - | **0.182** | -50 % |" in text
     assert "Forced error" in text and ", 24 steps" in text
+
+
+def test_a_recipe_file_is_a_setting_that_stays_in_the_file(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("rules: [{match: '*', policy: {method: radial}}]\n")
+    settings = settings_named(["today", str(recipe)])
+    assert list(settings) == ["today", "mine"]
+    rows = tmp_path / "rows.json"
+    write(rows, [Row("mine", 8, 16, 0.5)], settings)
+    write(rows, [*read(rows), Row("today", 8, 16, 0.55)])
+    assert build_recipe(settings_in(rows)["mine"], "mine").rules[0].policy.method == "radial"
+    assert set(settings_in(rows)) == {"mine", "today"}
