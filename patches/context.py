@@ -70,6 +70,6 @@ class Context:
     def of_call(self, tokens: int) -> Context:
         """The context of a call over that many tokens, less text if the model dropped its padding."""
         grid = self.grid
-        if grid is None or self.text_padding != "dropped" or not grid.video_tokens <= tokens < grid.tokens:
+        if grid is None or self.text_padding != "dropped" or not grid.tokens - grid.text_tokens <= tokens < grid.tokens:
             return self
-        return replace(self, grid=replace(grid, text_tokens=tokens - grid.video_tokens))
+        return replace(self, grid=replace(grid, text_tokens=grid.text_tokens + tokens - grid.tokens))

@@ -16,6 +16,7 @@ class TokenGrid:
         text_tokens: text tokens in the same sequence.
         text_first: text before the video tokens; else after them.
         lead_tokens: tokens before all of these, such as history; policies keep them whole, as they do text.
+        tail_tokens: tokens after all of these, such as reference images; kept whole too.
     """
 
     frames: int
@@ -24,12 +25,14 @@ class TokenGrid:
     text_tokens: int = 0
     text_first: bool = False
     lead_tokens: int = 0
+    tail_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width) < 1 or min(self.text_tokens, self.lead_tokens) < 0:
+        others = (self.text_tokens, self.lead_tokens, self.tail_tokens)
+        if min(self.frames, self.height, self.width) < 1 or min(others) < 0:
             raise ValueError(
-                "frames, height and width must be at least 1, text_tokens and lead_tokens at least 0, "
-                f"got {self.frames}x{self.height}x{self.width}, {self.text_tokens} and {self.lead_tokens}"
+                "frames, height and width must be at least 1, text_tokens, lead_tokens and tail_tokens at "
+                f"least 0, got {self.frames}x{self.height}x{self.width} and {others}"
             )
 
     @property
@@ -42,7 +45,7 @@ class TokenGrid:
 
     @property
     def tokens(self) -> int:
-        return self.lead_tokens + self.video_tokens + self.text_tokens
+        return self.lead_tokens + self.video_tokens + self.text_tokens + self.tail_tokens
 
     @property
     def video_start(self) -> int:
@@ -51,4 +54,5 @@ class TokenGrid:
     def __str__(self) -> str:
         lead = f"{self.lead_tokens} + " if self.lead_tokens else ""
         text = f" + {self.text_tokens} text" if self.text_tokens else ""
-        return f"{lead}{self.frames}x{self.height}x{self.width}{text}"
+        tail = f" + {self.tail_tokens}" if self.tail_tokens else ""
+        return f"{lead}{self.frames}x{self.height}x{self.width}{text}{tail}"

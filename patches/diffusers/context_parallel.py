@@ -40,7 +40,7 @@ class ContextParallel:
             return "ring attention shows each process only part of the tokens"
         if grid is None or grid.tokens == grid.video_tokens:
             return None
-        if not self.own_plan or (self.text_apart and grid.lead_tokens):
+        if not self.own_plan or (self.text_apart and (grid.lead_tokens or grid.tail_tokens)):
             return "text and video are split by a plan that is not diffusers' own"
         return None
 

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -101,6 +102,22 @@ def raster_size(positions: Tensor) -> tuple[int, int, int]:
         raise ValueError("tokens of more than one grid")
     frames, height, width = (len(axis) for axis in axes)
     return frames, height, width
+
+
+def leading_raster(positions: Tensor) -> tuple[tuple[int, int, int], int]:
+    """Frames, rows and columns of the full grid that positions [N, (frame, row, column)] begin with, and how
+    many tokens follow: those of images of other sizes.
+
+    Raises:
+        ValueError: if they do not begin with a full grid. Costs one device read.
+    """
+    positions = positions.cpu()
+    borders = (positions[1:, 0] != positions[:-1, 0]).nonzero().flatten() + 1
+    first, *others = positions.tensor_split(borders)
+    _, height, width = raster_size(first)
+    same = takewhile(lambda frame: torch.equal(frame[:, 1:], first[:, 1:]), others)
+    size = (1 + len(list(same)), height, width)
+    return size, len(positions) - math.prod(size)
 
 
 def lengths(*embeddings: Tensor | None) -> int:

@@ -47,7 +47,8 @@ def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Te
     text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
     others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
     order = torch.cat([others, text], dim=1)
-    placed = replace(context, grid=replace(grid, text_first=False))
+    after = grid.text_tokens + grid.tail_tokens
+    placed = replace(context, grid=replace(grid, text_first=False, text_tokens=after, tail_tokens=0))
     return placed, order, seen.gather(1, order)[:, None, None]
 
 

@@ -38,6 +38,19 @@ def test_sound_is_that_of_the_dense_model_after_one_sparse_layer(name, method):
 
 
 @torch.no_grad()
+def test_a_reference_image_is_that_of_the_dense_model_after_one_sparse_layer():
+    case = CASES["qwen-image-edit"]
+    model, arguments = case.model(num_layers=1), case.arguments((1, 8, 9), batch=2)
+    (dense,) = model(**arguments)
+    recipe = {"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": METHODS["compose"]}]}
+    accelerate_model(model, Recipe.model_validate(recipe), dense_steps=0, dense_layers=0)
+    (sparse,) = model(**arguments)
+    assert summary(model).sparse_density < 0.9 and not summary(model).dense_reasons
+    torch.testing.assert_close(sparse[:, 72:], dense[:, 72:], atol=2e-6, rtol=2e-6)
+    assert not torch.allclose(sparse[:, :72], dense[:, :72], atol=1e-3)
+
+
+@torch.no_grad()
 def test_text_hidden_in_the_middle_is_not_read():
     """Padding between prompt and template, as Krea 2 has it, another hole for each sample."""
     case = CASES["krea2"]

@@ -66,6 +66,14 @@ CASES: dict[str, Case] = {
         pads="encoder_hidden_states",
         image=True,
     ),
+    "qwen-image-edit": Case(
+        "QwenImageTransformer2DModel",
+        QWEN_IMAGE,
+        inputs.qwen_image_edit,
+        text=TEXT + 35,
+        pads="encoder_hidden_states",
+        image=True,
+    ),
     "krea2": Case(
         "Krea2Transformer2DModel",
         {

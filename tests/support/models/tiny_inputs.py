@@ -385,6 +385,15 @@ def qwen_image_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {**qwen_image(b, f, h, w), "encoder_hidden_states_mask": text_mask(b)}
 
 
+def qwen_image_edit(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """With a reference image of 5 x 7 tokens after the image."""
+    return {
+        **qwen_image_padded(b, f, h, w),
+        "hidden_states": noise(b, h * w + 35, 16),
+        "img_shapes": [[(1, h, w), (1, 5, 7)]] * b,
+    }
+
+
 def krea2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, h * w, 4),

@@ -30,6 +30,19 @@ PIPELINES: dict[str, PipelineCase] = {
     "flux": PipelineCase("FluxPipeline", "flux", "distilled", {"guidance_embeds": True}),
     "flux-cfg": PipelineCase("FluxPipeline", "flux", call=lambda size, b: {"true_cfg_scale": 3.0}),
     "flux2": PipelineCase("Flux2Pipeline", "flux2", "distilled"),
+    "flux-kontext": PipelineCase(
+        "FluxKontextPipeline",
+        "flux",
+        "distilled",
+        {"guidance_embeds": True},
+        components=vae(channels=1),
+        call=lambda size, b: {
+            "image": noise(b, 1, 10, 14),
+            "_auto_resize": False,
+            "max_area": math.prod(size) * 16 * 16,
+        },
+        grids=lambda size: {TokenGrid(*size, text_tokens=TEXT, text_first=True, tail_tokens=35)},
+    ),
     "qwen-image": PipelineCase("QwenImagePipeline", "qwen-image"),
     "krea2": PipelineCase(
         "Krea2Pipeline",

@@ -138,5 +138,5 @@ def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
     """The grid with its text where `order` puts it."""
     if isinstance(order, RowMajor):
         return grid
-    text = grid.text_tokens + grid.lead_tokens
-    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0)
+    text = grid.tokens - grid.video_tokens
+    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0, tail_tokens=0)
