@@ -70,6 +70,9 @@ class Context:
     def of_call(self, tokens: int) -> Context:
         """The context of a call over that many tokens, less text if the model dropped its padding."""
         grid = self.grid
-        if grid is None or self.text_padding != "dropped" or not grid.tokens - grid.text_tokens <= tokens < grid.tokens:
+        if grid is None or self.text_padding != "dropped":
             return self
-        return replace(self, grid=replace(grid, text_tokens=grid.text_tokens + tokens - grid.tokens))
+        dropped = grid.tokens - tokens
+        if not 0 < dropped <= grid.text_tokens:
+            return self
+        return replace(self, grid=replace(grid, text_tokens=grid.text_tokens - dropped))

@@ -3,9 +3,10 @@
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 16-27 --setting today --setting default
     python -m scripts.quality.paired.run out.json --steps 8 --prompts 1,3 --setting today --forced
 
-A setting is a name in `settings.py` or `published.py`, or a recipe file. A prompt's number is also its seed; choose settings on 0 to 7 and report on 16 and up (`prompts.py`). Rows in
-the file are not run again. Dense runs are kept in a folder; forwards that every setting leaves dense are
-played back from there, and still count as work.
+A setting is a name in `settings.py` or `published.py`, or a recipe file. A prompt's number is also its seed;
+choose settings on 0 to 7 and report on 16 and up (`prompts.py`). Rows in the file are not run again. Dense
+runs are kept in a folder; forwards that every setting leaves dense are played back from there, and still
+count as work.
 """
 
 from __future__ import annotations

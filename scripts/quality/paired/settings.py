@@ -103,7 +103,7 @@ RISING = {
 }
 SETTINGS["1 dense, 0.3 rising"] = setting(RISING)
 
-# recipes/auto.yaml, which a long video gets, brought to this number of tokens and to the work of another recipe.
+# recipes/auto.yaml, brought to this number of tokens and to the work of another recipe.
 AUTO: dict[str, Any] = {
     "schedule": {"dense_steps": 0.2, "dense_layers": 0.03},
     "reuse": {"steps": 5, "max_progress": 0.11, "branches": True},

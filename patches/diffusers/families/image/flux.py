@@ -27,7 +27,8 @@ read_timestep = unit_timestep
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of one forward from its image positions [N, 3 or 4] and its text [B, T, C].
 
-    Reference images of the first one's size are further frames of it; what follows of another size is kept whole.
+    Reference images of the first one's size are further frames of it; what follows of another size is kept
+    whole.
 
     Raises:
         ValueError: if the first image is not listed row by row. Reading positions costs one device read.
