@@ -35,7 +35,7 @@ class Keys:
 
     @classmethod
     def of(cls, layer: Any) -> Keys | None:
-        """A layer's part of a cache; None if it holds no keys, or PyTorch counts no versions of them (in
+        """The keys in a layer's cache; None if it has none, or PyTorch does not count their versions (in
         inference mode)."""
         keys = getattr(layer, "keys", None)
         if not isinstance(keys, Tensor) or keys.is_inference():

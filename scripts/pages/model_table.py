@@ -43,7 +43,7 @@ def main() -> None:
     """Print the supported classes as a markdown table, then how many are declined."""
     print(markdown(HEADER, map(row, FAMILIES)))
     where = "patches/diffusers/declined.py"
-    print(f"\n{len(DECLINED)} further classes are declined, each with its reason in {where}.")
+    print(f"\n{len(DECLINED)} further classes are not supported, each with its reason in {where}.")
 
 
 def row(name: str) -> tuple[str, ...]:
