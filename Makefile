@@ -23,12 +23,17 @@ test: $(VENV)/installed-dev lint
 test-newest:
 	$(PYTHON) .ci/newest.py $(VENV)-newest '$(TORCH)' '$(CPU_INDEX)'
 
-# The site in site/, strict: a link or a reference that leads nowhere is an error. Its tools are in no lock file.
+# The site in site/, strict: a link or a reference that leads nowhere is an error (with --quiet, MkDocs misses them).
+# Its tools, as the lock pins them, are in an environment of their own: they need no PyTorch.
 DOCS = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
-docs:
-	test -x $(VENV)-docs/bin/mkdocs || ($(PYTHON) -m venv $(VENV)-docs && \
-		$(PYTHON) -c '$(DOCS)' > $(VENV)-docs/wanted && $(VENV)-docs/bin/pip install --quiet -r $(VENV)-docs/wanted)
-	$(VENV)-docs/bin/mkdocs build --strict --quiet
+docs: $(VENV)-docs/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
+$(VENV)-docs/installed: pyproject.toml .ci/lock-dev.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(PYTHON) -c '$(DOCS)' > $(VENV)-docs/wanted
+	$(VENV)-docs/bin/pip install --quiet --requirement $(VENV)-docs/wanted --constraint .ci/lock-dev.txt
+	touch $@
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -43,18 +48,18 @@ $(VENV)/installed: pyproject.toml .ci/lock.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed .ci/lock-dev.txt
-	$(PIP) --no-deps --requirement .ci/lock-dev.txt
+	$(PIP) --no-deps --no-compile --requirement .ci/lock-dev.txt
 	touch $@
 
 # Adds to the lock files what pyproject.toml asks for and they lack; `make lock UPGRADE=--upgrade` takes the newest
-# releases within pyproject's ranges. torch pins the CUDA packages it needs by itself.
+# releases within pyproject's ranges. The demo's releases are the tests'. torch pins the CUDA packages it needs by itself.
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 lock:
 	test -x $(VENV)-lock/bin/uv || ($(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv)
-	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --output-file .ci/lock.txt
-	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --extra dev --constraint .ci/lock.txt --output-file .ci/lock-dev.txt
+	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --extra dev --extra docs --extra ui --output-file .ci/lock-dev.txt
+	echo 'setuptools>=77' | $(COMPILE) pyproject.toml - --constraint .ci/lock-dev.txt --output-file .ci/lock.txt
 	sed -i.old -E '/^(nvidia|cuda)-/d' .ci/lock.txt .ci/lock-dev.txt
 	rm -f .ci/lock.txt.old .ci/lock-dev.txt.old
 

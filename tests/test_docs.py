@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from pytest import mark
+from pytest import importorskip, mark
 
 from documents import blocks_of, command, commands_of
 
@@ -125,8 +126,36 @@ def test_every_script_of_the_pages_is_one():
     assert [module for module in modules if find_spec(module) is None] == []
 
 
+def built(site: Path, *options: str) -> subprocess.CompletedProcess:
+    """The site, built as `make docs` builds it."""
+    importorskip("mkdocs", reason="MkDocs is not installed (the `docs` extra)")
+    flags = re.search(r"mkdocs build (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", "mkdocs", "build", *flags[1].split(), "--site-dir", str(site), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_site_builds(tmp_path):
+    done = built(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "accelerate_model" in (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_link_that_leads_nowhere_stops_the_site(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("# Here\n[1](gone.md) [2](#gone) [3](other.md#gone) [4](other.md#there)\n")
+    (docs / "other.md").write_text("# There\n")
+    own = {"docs_dir": str(docs), "hooks": [], "plugins": [], "nav": ["index.md"]}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps({"INHERIT": str(ROOT / "mkdocs.yml"), **own}))
+    done = built(tmp_path / "site", "--config-file", str(tmp_path / "mkdocs.yml"))
+    warned = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert done.returncode == 1 and len(warned) == 4, done.stderr
+    assert 'not included in the "nav"' in warned[0]
+    assert not any("#there" in line for line in warned)
+
+
 def test_the_site_has_every_page():
-    """`make docs` is strict, and no test machine needs its tools: a page that is in no menu is found here."""
+    """Where MkDocs is not installed, a page that is in no menu is found here."""
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r"([\w./-]+\.md)", text))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}

@@ -10,7 +10,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+DEV = [
+    Requirement(text) for extra in ("dev", "docs", "ui") for text in PROJECT["optional-dependencies"][extra]
+]
 
 
 def pins(name: str) -> dict[str, str]:
