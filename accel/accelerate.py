@@ -36,7 +36,7 @@ def accelerate_model(
     scheduler: Any = None,
     **overrides: Any,
 ) -> Model:
-    """Make a loaded model's attention block-sparse, by a recipe. Applying again replaces.
+    """Make a loaded model's attention block-sparse, by a recipe. A second call replaces the first recipe.
 
     A kernel that runs only where it has passed a test is tested now, once a machine, if the model is on a GPU
     that it is made for, or otherwise before the first sparse call there.
@@ -87,8 +87,8 @@ def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: A
 
 
 def prove_for(plan: Plan) -> None:
-    """Try what the sites of a plan will run on, as far as their weights show it: a model that is still on the
-    CPU, or quantised, shows it at its first sparse call."""
+    """Check the kernels that a plan's sites will use, as far as weights show: a model still on the CPU, or
+    quantised, shows it at its first sparse call."""
     steps = [(step.site, step.rule) for step in plan.matched if step.rule]
     sparse = [(site, rule.precision) for site, rule in steps if rule.policy.method != "dense"]
     projections = [getattr(site.module, "q_proj" if site.causal else "to_q", None) for site, _ in sparse]

@@ -1,4 +1,4 @@
-"""Files that other processes may be writing too: written whole, in folders that can be locked."""
+"""Files that other processes may also write: written whole, in folders that can be locked."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left in a folder; nobody may be writing there."""
+    """Delete what killed processes left in a folder; no process may be writing there."""
     for left in folder.glob(".*"):
         if LEFTOVER.fullmatch(left.name):
             left.unlink(missing_ok=True)
 
 
 def _keep_the_name(folder: Path) -> None:
-    """Bring a folder's new names to the disk, where the system has a way to ask for it."""
+    """Flush a folder's new names to the disk, where the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

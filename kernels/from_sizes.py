@@ -1,4 +1,4 @@
-"""from_sizes: tensors that follow from sizes alone, worked out once and alike whatever surrounds the call."""
+"""from_sizes: tensors that follow from sizes alone, computed once and whatever surrounds the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups: the sites of a summary that did alike, one line each."""
+"""Groups: the sites of a summary that behaved alike, one line each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Group:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Its line in a table under `COLUMNS`."""
+        """The group's row in a table with `COLUMNS`."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.dense_reasons.items())
         sparse = "" if self.sparse_calls is None else str(self.sparse_calls)
         return self.name, self.method, str(self.calls), sparse, self._density, reasons
@@ -84,7 +84,7 @@ def _range(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def common_name(names: Sequence[str]) -> str:
-    """One name for names that differ in their numbers alone: `blocks.0.attn1` and `blocks.2.attn1` are
+    """One name for names that differ only in their numbers: `blocks.0.attn1` and `blocks.2.attn1` are
     `blocks.0,2.attn1`."""
     columns = zip(*(map(int, NUMBER.findall(name)) for name in names), strict=True)
     numbers = iter([_runs(sorted(set(column))) for column in columns])

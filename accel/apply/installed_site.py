@@ -1,4 +1,4 @@
-"""InstalledSite: one site that is in force: its attention function, and what takes it out again."""
+"""InstalledSite: one site in force: its attention function, and what removes it."""
 
 from __future__ import annotations
 

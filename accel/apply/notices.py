@@ -1,4 +1,4 @@
-"""Notices: what a finished forward shows that its user should hear of, each thing once."""
+"""Notices: what users should know after a forward, each thing once."""
 
 from __future__ import annotations
 

@@ -50,14 +50,14 @@ class Patch:
         self.notices = Notices(self.warned)
 
     def put_in(self) -> None:
-        """Put everything in again that `remove` took out."""
+        """Install again everything that `remove` removed."""
         for component, hook in self.hooks.items():
             hook.attach(self.models[component])
         for one in self.installed:
             one.uninstall.put_in()
 
     def remove(self) -> None:
-        """Take everything out again. Doing it twice does nothing."""
+        """Remove everything. A second call does nothing."""
         for one in reversed(self.installed):
             one.uninstall()
         # The hooks go last: by them an interrupted removal is found and taken up again.
@@ -131,7 +131,7 @@ class Patch:
         self._put_in(InstalledSite(site, attention, uninstall))
 
     def _prefer(self, backend: str, slot: Slot) -> None:
-        """Dense calls of a slot on a backend of diffusers', which takes importing diffusers."""
+        """Run a slot's dense calls on one of diffusers' backends, which requires importing diffusers."""
         from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
 
         shared = self.dense_backends.setdefault(backend, DenseBackend(backend))
@@ -158,7 +158,7 @@ def prepared_in_sequence(site: Site, attention: SequenceAttention) -> InstalledS
 
 
 def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:
-    """Put a plan in force. If anything fails on the way, every model is as it was before.
+    """Put a plan in force. If anything fails, every model is restored.
 
     Args:
         plan: of the sites of exactly these models.

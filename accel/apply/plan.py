@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def called(self) -> str:
-        """What people call the recipe: its name, its description, or its methods."""
+        """How to refer to the recipe: its name, its description, or its methods."""
         methods = dict.fromkeys(rule.policy.method for rule in self.recipe.rules)
         return self.name or self.recipe.description or f"of {', '.join(methods)}"
 
@@ -83,7 +83,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
 
 
 def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Refuse a backend for dense calls that does not exist, is not installed, or has no model to serve."""
+    """Refuse a backend for dense calls that does not exist, is not installed, or suits none of the models."""
     asked = {
         (recipe.schedule_of(step.rule).dense_backend, step.site.causal): None for step in steps if step.rule
     }
@@ -148,7 +148,7 @@ def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
 
 
 def require_layout(policy: Policy, layout: object) -> None:
-    """Refuse a method of the user's own that does not do what `Policy.layout` says.
+    """Refuse a user's method that does not do what `Policy.layout` says.
 
     Raises:
         ValueError: if it returns something else than a layout.

@@ -95,7 +95,7 @@ class Summary:
 
     @property
     def residual(self) -> dict[str, int]:
-        """How often residuals were captured, applied, or not there to apply."""
+        """How often residuals were captured, applied, or missing."""
         total: Counter[str] = Counter()
         for site in self.sites:
             total.update(site.residual)
@@ -103,7 +103,7 @@ class Summary:
 
     @property
     def residual_bytes(self) -> int:
-        """The most bytes of residuals that one generation kept, all sites together."""
+        """The peak bytes of residuals in one generation, over all sites."""
         return sum(site.residual_bytes for site in self.sites)
 
     @property

@@ -1,4 +1,4 @@
-"""What can be accelerated, checked before anything is touched: each mistake with its way out."""
+"""What can be accelerated, checked before anything is touched: each mistake with what to do instead."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _why_not(model: nn.Module) -> str:
 
 
 def require_scheduler(scheduler: Any, pipe_or_model: Any, bare: bool) -> None:
-    """Refuse a scheduler that cannot count, or that would not be asked.
+    """Refuse a scheduler that cannot count, or that would not be used.
 
     Raises:
         TypeError: if it is not a scheduler, or the object is a pipeline, which has one.
@@ -94,7 +94,7 @@ def require_scheduler(scheduler: Any, pipe_or_model: Any, bare: bool) -> None:
 
 
 def warn_of_foreign_processors(models: Mapping[str, nn.Module]) -> None:
-    """Warn of attention that somebody else's processor runs: it is left alone."""
+    """Warn about attention with a foreign processor, which is not replaced."""
     theirs = {
         f"{component}.{name}" if component else name: type(module.processor).__name__
         for component, model in models.items()

@@ -22,7 +22,7 @@ from accel.run.video import write_result
 
 
 class BatchError(Mistake):
-    """What a folder holds does not go with what is asked for."""
+    """The contents of a folder conflict with the request."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Batch:
 
 
 def difference(record: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """In what a recorded video differs from what is asked for, in words."""
+    """How a recorded video differs from the request, in words."""
     made = {**record, **record["settings"]}
     wanted = {**asked, **asked["settings"]}
     names = ("model", "loras", "changes", "fps", *asked["settings"])

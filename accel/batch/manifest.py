@@ -1,4 +1,4 @@
-"""Manifest: what a folder of videos holds, one JSON line a video, kept by any number of processes.
+"""Manifest: what a folder of videos holds, one JSON line per video, shared by any number of processes.
 
 Every finished video has its own record, written after it. The manifest is all records in one file; it is
 made again whenever a video is finished, and can be made again from them at any time.
@@ -38,12 +38,12 @@ class Manifest:
         self.records.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, record: dict[str, Any]) -> None:
-        """Record a video that is on the disk under its name, and merge."""
+        """Record a video that has been written under its name, and merge."""
         _write(self.records / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         self.merge()
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """The record of a video that is there, whole; None if either is missing or damaged."""
+        """The record of a complete video; None if the video or its record is missing or damaged."""
         record = _read(self.records / f"{name}.json")
         if record is None:
             return None

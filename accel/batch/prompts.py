@@ -22,7 +22,7 @@ SLUG_LETTERS = 40
 
 
 class PromptError(Mistake):
-    """Mistakes in a prompts file, one on a line, each with the file, the line and the key."""
+    """Mistakes in a prompts file, one per line, each with the file, the line and the key."""
 
 
 class PromptLine(GenerateSettings):

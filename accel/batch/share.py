@@ -1,4 +1,4 @@
-"""The share of a batch that one of the processes takes which accelerate started.
+"""The share of a batch that each process started by accelerate takes.
 
 The first process says which videos are missing, before any has loaded a model; accelerate splits them. From
 then on no process waits for another.

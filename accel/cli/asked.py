@@ -34,7 +34,7 @@ from accel.run.video import read_video
 
 @dataclass(frozen=True)
 class Asked:
-    """A pipeline that is asked for.
+    """A requested pipeline.
 
     Args:
         loading: which, and how to load it.

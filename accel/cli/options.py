@@ -102,7 +102,7 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 
 def require_writable(option: str, path: Path, endings: Sequence[str]) -> None:
-    """Refuse before the minutes of work, not after.
+    """Refuse a path before the minutes of work, not after.
 
     Raises:
         Mistake: if the file's ending is another one, it is a folder, or its folder does not exist or cannot
@@ -156,7 +156,7 @@ def require_folder(option: str, folder: Path) -> None:
 
 
 def require_one_way(dense: bool, only_dense: bool, recipe: str | None, changes: list[str] | None) -> None:
-    """Refuse options that say different things of what is to run.
+    """Refuse options that contradict each other about what to run.
 
     Raises:
         Mistake: says which.

@@ -1,4 +1,4 @@
-"""--policy module:Class: a method of the user's own, for every command that takes --set."""
+"""--policy module:Class: the user's own method, for every command that takes --set."""
 
 from __future__ import annotations
 

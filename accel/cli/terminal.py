@@ -1,4 +1,4 @@
-"""What the command line prints: text passes through here, so that a terminal obeys nothing in it."""
+"""What the command line prints: all text passes through here, without control characters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def print_table(
 
 
 def make_streams_safe() -> None:
-    """Let no character stop a sentence: one that a stream cannot encode is written as an escape."""
+    """Write characters that a stream cannot encode as escapes, so that they stop no sentence."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

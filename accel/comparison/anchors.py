@@ -1,4 +1,4 @@
-"""Anchors: differences that people know, on the same ruler as an accelerated video's."""
+"""Anchors: familiar changes, on the same scale as an accelerated video's differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MP4, BACKEND, SEED = "an mp4 of default quality", "another exact backend", "anot
 
 @dataclass(frozen=True)
 class Anchor:
-    """What something else than sparse attention does to a video.
+    """What a change other than sparse attention does to a video.
 
     Args:
         name: as it reads after "less than".
@@ -34,7 +34,7 @@ class Anchor:
     of_demo: bool = False
 
     def said(self, number: str) -> str:
-        """The name with one of its numbers, and where that is from."""
+        """The name with one of its numbers, and where the number comes from."""
         return f"{self.name} ({number}{', of the demo, not this run' if self.of_demo else ''})"
 
 
@@ -49,7 +49,7 @@ DEMO = (
 
 
 def completed(found: Sequence[Anchor]) -> tuple[Anchor, ...]:
-    """What was measured in a run, and of the rest what the demo shows; closest to dense first."""
+    """The anchors measured in a run, and the demo's for the others; closest to dense first."""
     here = {anchor.name for anchor in found}
     rest = [anchor for anchor in DEMO if anchor.name not in here]
     return tuple(sorted([*found, *rest], key=lambda anchor: anchor.ssim, reverse=True))

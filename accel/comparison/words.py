@@ -35,7 +35,7 @@ def speed(report: Report) -> str:
 
 
 def closeness(report: Report) -> str:
-    """SSIM and latent error between the nearest things that people know."""
+    """SSIM and latent error between the nearest familiar changes."""
     found = report.comparison("accelerated")
     if found is None:
         return ""
@@ -78,7 +78,7 @@ def flicker(report: Report) -> str:
 
 
 def slower(report: Report) -> list[str]:
-    """Where nothing was gained: why, and from what size on it pays."""
+    """If nothing was gained: why, and from what size on it pays off."""
     total, attention = report.speedup("total"), report.speedup("attention")
     part, time = report.dense.seconds_attention, report.attention_time
     if total is None or total > 1:
@@ -121,7 +121,7 @@ def advice(report: Report) -> list[str]:
 
 
 def _more_blocks(recipe: str) -> str:
-    """By a value that the recipe has: the higher share of blocks or of mass."""
+    """An option that raises the recipe's share of blocks or of mass."""
     for key in ("mass", "density"):
         values = {float(value) for value in re.findall(rf"\b{key}: *(0?\.\d+)", recipe)}
         if len(values) == 1:

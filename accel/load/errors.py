@@ -1,4 +1,4 @@
-"""What is checked before the minutes of loading a model, and the error that says why it cannot be."""
+"""What is checked before spending minutes on loading a model, and the error if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def devices() -> dict[str, int]:
 
 
 def why(error: Exception) -> str:
-    """The first line of a library's error, with what this project has to say of it."""
+    """The first line of a library's error, with this project's advice."""
     line = (str(error).splitlines() or [""])[0]
     if not isinstance(error, OSError | ValueError):
         line = f"{type(error).__name__}: {line}"

@@ -16,7 +16,7 @@ DOWNLOAD = f"{SMOLLM2_WHEELS.licence}, {SMOLLM2_WHEELS.megabytes} MB from the pa
 
 
 def gguf_of(model: str) -> Path | None:
-    """The GGUF file that a model's name means; None if it means something else.
+    """The GGUF file that a model's name refers to; None if it refers to something else.
 
     Args:
         model: "smollm2", or a path that ends in .gguf.
@@ -43,7 +43,7 @@ def gguf_of(model: str) -> Path | None:
 
 
 def require_reader(model: str) -> None:
-    """Refuse a GGUF model where nothing reads it."""
+    """Refuse a GGUF model if nothing installed can read it."""
     if find_spec("gguf") is None:
         raise LoadError(f"{model}: reading GGUF files needs gguf: {READER}")
 

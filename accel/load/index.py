@@ -1,4 +1,4 @@
-"""PipelineIndex: which classes a pipeline is made of, read before any of its weights."""
+"""PipelineIndex: the classes a pipeline is made of, read before any of its weights."""
 
 from __future__ import annotations
 

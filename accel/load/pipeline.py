@@ -91,7 +91,7 @@ def offloaded(pipe: Any, offload: str | None, device: str) -> Any:
 
 
 def require_offload(offload: str | None, device: str) -> None:
-    """Refuse to offload to where the model runs.
+    """Refuse to offload to the device on which the model runs.
 
     Raises:
         LoadError: if the device is the CPU.

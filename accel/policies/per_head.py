@@ -1,4 +1,4 @@
-"""PerHead: several candidates, of which every head of every layer has the one that suits it."""
+"""PerHead: several candidates, from which every head of every layer uses the one that suits it."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def blocks_with_a_visible_key(order: Tensor, q_len: int, block_size: tuple[int, 
 def where_sorting_saves(
     keep: Tensor, order: Tensor, block_size: tuple[int, int], q_len: int
 ) -> tuple[Tensor, Tensor]:
-    """The plan, but all blocks and no order for key heads that would execute as many blocks as dense or more.
+    """The plan, with all blocks and no order for key heads that would execute at least as many as dense.
 
     Sorting scatters a query's past over all blocks of its segment, which a short text is mostly made
     of. No layout is therefore denser than dense attention.

@@ -19,7 +19,7 @@ BlockSize = tuple[BlockRows, BlockRows]
 
 
 class Policy(ABC):
-    """A method. Subclass it for one of your own: `accelerate_model(pipe, Mine())`.
+    """A method. Subclass it for your own: `accelerate_model(pipe, Mine())`.
 
     Those that recipes can name are frozen dataclasses, whose fields are the method's parameters and whose
     `method` field is the name a recipe uses: see `register_policy`.

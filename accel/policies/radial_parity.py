@@ -1,4 +1,4 @@
-"""For parity with the published code of Radial Attention alone (arXiv 2506.19852): its reduction.
+"""The reduction of Radial Attention's published code (arXiv 2506.19852), only for parity.
 
 It shrinks masks. No recipe uses it: `reduction: strict` refuses the shapes on which that code fails.
 """

@@ -37,7 +37,7 @@ P = TypeVar("P", bound=type[Policy])
 
 
 def register_policy(policy: P) -> P:
-    """Let recipes name a method of your own; usable as a decorator.
+    """Let recipes name your own method; usable as a decorator.
 
     Args:
         policy: a subclass of `Policy` and a dataclass. Its fields are what a recipe can set, and the default

@@ -38,7 +38,7 @@ def default_recipe_name(models: Mapping[str, nn.Module]) -> str:
 
 
 def _fit(name: str, model: nn.Module, experts: int) -> int:
-    """How much of what a shipped recipe says of its model is true of this one; -1 if it is another model."""
+    """How much of a shipped recipe's model description fits this model; -1 if it is another model."""
     config: Any = getattr(model, "config", {})
     patterns = [ModelPattern(**pattern) for pattern in shipped_data(name).get("models", ())]
     nearest = known_name(model, {pattern.class_name for pattern in patterns})

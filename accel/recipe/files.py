@@ -37,7 +37,7 @@ def shipped_data(name: str) -> dict[str, Any]:
 
 
 def as_recipe(recipe: Recipe | Policy | Mapping[str, Any] | str | Path) -> Recipe:
-    """The recipe that is meant by a name, a path, a mapping such as a YAML file holds, or a method alone.
+    """The recipe given by a name, a path, a mapping such as a YAML file holds, or a method alone.
 
     Raises:
         RecipeError: if it is something else, or has a mistake; says where and what is valid.
@@ -120,7 +120,7 @@ def build_recipe(data: Any, source: str) -> Recipe:
 
 
 def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
-    """The data, and whatever its `base`, a shipped recipe, says that it does not.
+    """The data, completed by its `base`, a shipped recipe.
 
     Of mappings such as `schedule` single keys are taken over, rules only as a whole, and never the models
     that the base was made for.

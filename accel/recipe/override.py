@@ -46,7 +46,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def _changed_object(policy: Policy, before: dict[str, Any], after: Any) -> Any:
-    """A method that no recipe can name, with those fields replaced that were changed."""
+    """A method that no recipe can name, with the changed fields replaced."""
     if after == before:
         return policy
     if not is_dataclass(policy) or not isinstance(after, dict) or after.get("method") != policy.method:

@@ -18,7 +18,7 @@ from accel.recipe.schedule import Schedule
 
 
 class _Explained(ModelMetaclass):
-    """Has what is built in Python refused in the words that a file is refused in."""
+    """Gives objects built in Python the same errors as files."""
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
         try:
@@ -111,6 +111,6 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def dense_like(recipe: Recipe) -> Recipe:
-    """Everything dense, on what the recipe's dense calls run on: the baseline to compare it with."""
+    """Everything dense, on the backend of the recipe's dense calls: the baseline to compare it with."""
     backend = recipe.schedule.dense_backend
     return DENSE.model_copy(update={"schedule": replace(DENSE.schedule, dense_backend=backend)})

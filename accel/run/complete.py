@@ -78,7 +78,7 @@ def complete(
 
 
 def encoded(tokenizer: Any, prompt: str, chat: bool) -> Any:
-    """Token ids and mask [1, T] of a prompt, or of a chat whose only turn it is.
+    """Token ids and mask [1, T] of a prompt, or of a chat with only this turn.
 
     Raises:
         Mistake: if the tokenizer has no chat template.

@@ -120,6 +120,6 @@ CONDITIONS: dict[str, Callable[[Any, bool, int | None], Any]] = {
 
 
 def _require_av(pipeline: type) -> None:
-    """LTX-2 compresses an image as videos are before it starts from it, with PyAV."""
+    """LTX-2 compresses a starting image like a video, with PyAV."""
     if find_spec("av") is None:
         raise Mistake(f"{pipeline.__name__} needs PyAV for --image: pip install av")

@@ -1,4 +1,4 @@
-"""Watcher: hears how runs get on: which one begins, each step, and what it made."""
+"""Watcher: is notified of runs: which one begins, each step, and its result."""
 
 from __future__ import annotations
 

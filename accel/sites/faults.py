@@ -66,7 +66,7 @@ class Fault:
 
 
 def kind_of(doing: Doing, error: Exception) -> Kind:
-    """Whose fault an error is, judged from its type and, for PyTorch's plain RuntimeErrors, its text."""
+    """Whose fault an error is, judging from its type and, for PyTorch's plain RuntimeErrors, its text."""
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "memory"
@@ -105,7 +105,7 @@ class Faults:
         self.failures = 0
 
     def remember(self, fault: Fault) -> str:
-        """Warn about a fault if nobody has, decide whether the site is tried again; returns the reason."""
+        """Warn about a fault once, decide whether the site is tried again; returns the reason."""
         self.failures += 1
         if fault.kind != "memory" or self.failures >= PATIENCE:
             self.stays_dense = fault.reason

@@ -1,4 +1,4 @@
-"""SiteAttention: the one way through an attention call: time it, try it sparse, count it, or go dense."""
+"""SiteAttention: the one path of an attention call: time it, try it sparse, count it, or go dense."""
 
 from __future__ import annotations
 

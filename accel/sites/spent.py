@@ -1,4 +1,4 @@
-"""Spent: what a site's first dense and sparse calls took, and so what sparse attention saved there."""
+"""Spent: the time of a site's first dense and sparse calls, and so what sparse attention saved there."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Spent:
 
 
 def saving(sites: Sequence[Spent], *kinds: Kind) -> Saving | None:
-    """Over all sites: dense calls of a form take alike. None if no form ran both ways often enough."""
+    """Over all sites, whose dense calls of a form take alike. None if no form ran both ways often enough."""
     dense: dict[Form, list[float]] = {}
     for site in sites:
         for form, calls in site.of("dense").items():

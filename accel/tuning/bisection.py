@@ -18,7 +18,7 @@ LEAST_STEP, LONGEST_STEP = 0.02, 0.35
 
 
 class Tried(Protocol):
-    """What was tried at one density: the figure that a target is about, allowing for what it was tried on."""
+    """One density that was tried: the target's figure, with an allowance for the prompts it was tried on."""
 
     def cautious(self, target: Target) -> float: ...
 

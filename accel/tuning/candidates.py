@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What people call it: what differs from the plainest."""
+        """Its name: how it differs from the plainest."""
         rows, columns = self.block_size
         parts = ["by layer" if self.by_layer else "even", f"blocks of {rows}x{columns}"]
         parts += [f"residual every {self.dense_every:g}"] if self.residual else []

@@ -10,7 +10,7 @@ Progress = Callable[[str, float], None]
 
 
 def silent(text: str, share: float) -> None:
-    """Nobody listens."""
+    """Report to nobody."""
 
 
 @dataclass

@@ -167,7 +167,7 @@ class Subject:
         return tuple(found)
 
     def file(self, kind: str, recipe: Recipe | None, number: int) -> Path:
-        """Where tensors are kept that depend on the model, the settings, a recipe and a prompt."""
+        """The file for tensors that depend on the model, the settings, a recipe and a prompt."""
         return self.folder / f"{kind}-{self._digest(kind, recipe, number)}.pt"
 
     def _work(self, patch: Any, playback: Playback | None) -> float:
@@ -252,7 +252,7 @@ class Subject:
 
 
 def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:
-    """Of one call of a pipeline, undecoded; None if it does not show them."""
+    """The undecoded latents of one call of a pipeline; None if it does not return them."""
     latents: list[Tensor] = []
     pipe(**arguments_of(pipe, settings, latents, decode=False))
     return latents[-1] if latents else torch.empty(0)

@@ -87,7 +87,7 @@ class Target:
         return max(sign * (value - PERFECT[self.metric]), 1e-9)
 
     def is_close(self, value: float, share: float = 0.06) -> bool:
-        """Whether a figure that meets the target does so by a small share only."""
+        """Whether a figure meets the target only just."""
         return self.lost(value) > self.lost(self.value) * (1 - share)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Trajectory: a dense run's own course, and how far a recipe would steer from it at each step of it.
+"""Trajectory: a dense run's course, and how far a recipe would deviate from it at each step.
 
 Errors of a whole generation are chaotic: a small one early may grow or vanish. So candidates are ranked by
 the forced error: every step starts from the dense run's latents, and what is compared is the guided velocity,

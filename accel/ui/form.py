@@ -1,4 +1,4 @@
-"""Form: what a person filled in, checked before any weights are read."""
+"""Form: a filled-in form, checked before any weights are read."""
 
 from __future__ import annotations
 

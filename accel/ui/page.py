@@ -56,7 +56,7 @@ def build(session: Session) -> Any:
 
 
 def shown_of(session: Session, values: dict[str, Any]) -> Iterator[Shown]:
-    """A run of what was filled in; a field that is wrong is said and nothing runs."""
+    """Run a form; a wrong field is reported and nothing runs."""
     try:
         form = Form.of(values)
     except Mistake as mistake:

@@ -74,7 +74,7 @@ class Session:
         self._loaded: tuple[LoadSettings, Any] | None = None
 
     def run(self, form: Form) -> Iterator[Shown]:
-        """What is to be seen, again and again until the run is over. Closing the iterator stops the run."""
+        """What to show, repeatedly until the run is over. Closing the iterator stops the run."""
         if not self._one.acquire(blocking=False):
             yield Shown(BUSY, failed=True)
             return
@@ -175,13 +175,13 @@ class Session:
 
 
 def account(compared: Compared) -> Summary:
-    """The accelerated run's, as it was before the model was restored."""
+    """The accelerated run's summary, as it was before the model was restored."""
     found = summarize([compared.accelerated.patch])
     return replace(found, sites=tuple(replace(site, in_force=True) for site in found.sites))
 
 
 class Teller(Watcher):
-    """Tells what happens to whoever reads `told`.
+    """Puts what happens into the queue `told`.
 
     Attributes:
         stopped: nobody reads any more; the next step ends the run.

@@ -45,7 +45,7 @@ def entries(path: Path, kind: type[T]) -> dict[str, T]:
 
 
 def results_file() -> Path:
-    """Where they are kept; deleting the file has the tiers checked again."""
+    """Where they are kept; after deleting the file, the tiers are checked again."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "sparse-accel" / "tiers.json"
 

@@ -1,4 +1,4 @@
-"""Configurations of the Triton attention kernel: what each GPU is asked first, and the ladder below it."""
+"""Configurations of the Triton attention kernel: what each GPU tries first, and the ladder below it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _full_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
 
 
 def _rows_alone(rows: Rows, keys: Tensor, scale: float) -> Iterator[Piece]:
-    """Each row that has `keys` [R], from memory that is used again: of new memory, every page is cleared."""
+    """Each row that has `keys` [R], from reused memory, because every page of new memory is cleared."""
     columns = rows.k.shape[1]
     blocks = -(-keys // columns)
     k_room, v_room = (x.new_empty(int(blocks.max()), *x.shape[1:]) for x in (rows.k, rows.v))

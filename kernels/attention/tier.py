@@ -55,7 +55,7 @@ class Tier:
 
 
 def require(name: str, *against: str | None) -> None:
-    """Raise a ValueError if a tier's functions have found anything against a call."""
+    """Raise a ValueError if a tier's functions object to a call."""
     for reason in against:
         if reason is not None:
             raise ValueError(f"the {name} tier {reason}")

@@ -42,7 +42,7 @@ def disagreement(
 def rounded_too_far(
     result: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, most: float
 ) -> str | None:
-    """What speaks against (out, LSE) of a tier that rounds queries and keys; None if nothing does.
+    """What is wrong with (out, LSE) of a tier that rounds queries and keys; None if nothing is.
 
     Args:
         most: of all rows the norm of the error over that of the output; of one row, four times as much.

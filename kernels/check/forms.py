@@ -67,7 +67,7 @@ FORMS: dict[str, Form] = {
 
 @torch.no_grad()
 def compile_calls(tier: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> None:
-    """Compile what `first_failure` will run, by a thread for each core, and run no kernel of it."""
+    """Compile what `first_failure` will run, with a thread for each core, without running any kernel."""
     device = torch.device(device)
     if device.type != "cuda":
         return
@@ -91,7 +91,7 @@ def first_failure(
     head_dim: int,
     tell: Callable[[str], None] = lambda form: None,
 ) -> str | None:
-    """The first call that `tier` gets wrong, in words; None if it gets all right.
+    """The first call that `tier` gets wrong, in words; None if all are right.
 
     Each is as near to float64 as twice the reference's own error in `dtype`, or as a tier that rounds may be
     apart from it, finite where float64 is, and the

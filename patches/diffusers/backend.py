@@ -128,7 +128,7 @@ class DenseDispatch:
 
 
 def require_parallel(backend: AttentionBackendName) -> None:
-    """Refuse a backend that knows nothing of other processes, as `enable_parallelism` does."""
+    """Refuse a backend that does not support several processes, as `enable_parallelism` does."""
     if not _AttentionBackendRegistry._is_context_parallel_available(backend):
         able = ", ".join(sorted(_AttentionBackendRegistry._supports_context_parallel - {NAME}))
         raise ValueError(

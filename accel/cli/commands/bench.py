@@ -168,7 +168,7 @@ def as_data(facts: dict[str, Any], rows: list[BenchRow]) -> dict[str, Any]:
 
 
 def as_csv(rows: list[BenchRow]) -> str:
-    """One line a length."""
+    """One line per length."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = ("seconds", "attention_seconds", "peak_bytes", "density")

@@ -48,7 +48,7 @@ def doctor(checking: Checking = False, as_json: Json = False) -> None:
 
 
 def check_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Check every tier that has to be, for every type and head dim, on each kind of GPU that PyTorch sees."""
+    """Check every tier that needs it, for every type and head dim, on each kind of GPU that PyTorch sees."""
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     calls = {
         key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)

@@ -60,7 +60,7 @@ def validate(names: Names) -> None:
 def from_plan(
     file: Annotated[Path, typer.Argument(help="MInference's or MoA's JSON file.")],
 ) -> None:
-    """Print a plan by layer and head that another project publishes as a recipe."""
+    """Print another project's published plan by layer and head as a recipe."""
     import yaml
 
     print(yaml.safe_dump(recipe_data(published_recipe(file)), sort_keys=False, default_flow_style=None))

@@ -63,7 +63,7 @@ def tune(
         typer.Option(help="For language models: a file with a text like yours. Repeatable; at least two."),
     ] = None,
 ) -> None:
-    """Find the fastest recipe that meets a target of quality or speed on a model of your own.
+    """Find the fastest recipe that meets a target of quality or speed on your own model.
 
     Each prompt's seed is the seed plus its number. With the same folder, an interrupted run continues.
     """
@@ -153,7 +153,7 @@ def _tune_language(
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """A bar that names what it does; where nobody watches, a line for each."""
+    """A bar that names the current work; without a terminal, one line for each piece."""
     from tqdm import tqdm
 
     from accel.cli.terminal import complain

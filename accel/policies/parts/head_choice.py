@@ -76,7 +76,7 @@ def row_of(table: tuple[tuple[Entry, ...], ...], heads: int, context: Context) -
 
 @dataclass(frozen=True, config=STRICT)
 class SampledRows:
-    """The candidate that keeps most of the attention of a few rows, exactly worked out.
+    """The candidate that keeps most of the attention of a few rows, computed exactly.
 
     After arXiv 2502.01776, which compares outputs.
 

@@ -147,7 +147,7 @@ class Strided(SteppedScore):
 
 @dataclass(frozen=True, config=STRICT)
 class Wanted(BlockScore):
-    """What a block is worth to the row of queries that wants it most: real rows against every key.
+    """A block's value to the row of queries that wants it most: real rows against every key.
 
     A mean over a block's rows is what most rows want; the one that asks for something said long ago is
     outvoted. Only the channels are read in which keys differ most to these queries, an idea of SparQ
@@ -234,7 +234,7 @@ class Sampled(BlockScore):
 
 @dataclass(frozen=True, config=STRICT)
 class Exact(BlockScore):
-    """The true mass, at the full cost of QKᵀ: a stick to measure the other scores with, never a saving."""
+    """The true mass, at the full cost of QKᵀ: a yardstick for the other scores, never a saving."""
 
     kind: Literal["exact"] = "exact"
 

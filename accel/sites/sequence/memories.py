@@ -15,7 +15,7 @@ from accel.sites.sequence.pays_off import PaysOff
 
 @dataclass
 class Memory:
-    """Of one request.
+    """The memory of one request.
 
     Args:
         decode: what was found for its last token.
@@ -54,7 +54,7 @@ class Memories:
         return found
 
     def forget(self, call: SequenceCall) -> None:
-        """What was found for a token before is of no use to those after this call."""
+        """Drop what was found for earlier tokens: it is of no use after this call."""
         found = self._find(call)
         if found is not None:
             found.decode.forget()

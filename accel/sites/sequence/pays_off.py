@@ -12,7 +12,7 @@ SLOWER = "dense is faster at this length on this machine"
 
 
 class PaysOff:
-    """Compares the density that a recipe really has with the one from which on dense is faster.
+    """Compares a recipe's actual density with the density above which dense is faster.
 
     The density of a call is known once its blocks are chosen. Where it was too high, the next `DENSE_FOR` - 1
     calls of about the same length run dense without choosing any.

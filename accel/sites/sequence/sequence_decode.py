@@ -51,7 +51,7 @@ class SequenceDecode:
         return SLOWER if self.measured and not self._is_worth_it(call, self.search) else None
 
     def _is_worth_it(self, call: SequenceCall, search: DecodeSearch) -> bool:
-        """The machine's answer, looked up once for a length: this is asked at every token."""
+        """The machine's answer, looked up once per length, since every token needs it."""
         key = (floor_power_of_two(call.k.shape[2]), call.q.shape, call.q.dtype, call.q.device)
         if key not in self._pays:
             self._pays[key] = decode_pays(call.q, call.k, search)

@@ -92,7 +92,7 @@ class TunedLanguage:
 
 
 def texts_aside(texts: Sequence[str], target: Target, kept_aside: int | None) -> int:
-    """How many of the texts nothing is chosen on. Needs no model.
+    """How many of the texts to keep aside. Needs no model.
 
     Raises:
         Mistake: if the target is not one of language models, or no text is left to choose on.

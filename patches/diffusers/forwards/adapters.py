@@ -1,4 +1,4 @@
-"""Adapters: what the LoRA adapters of a model do at this moment, to notice when they change."""
+"""Adapters: the present state of a model's LoRA adapters, to notice when they change."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def calling_pipeline(model: nn.Module | None, stack: list[FrameType]) -> Any:
 
 
 def scheduler_of_loop(known: Any, stack: list[FrameType], timestep: Tensor) -> Any:
-    """The scheduler that a loop of the user's own holds in a variable, or as `scheduler` of an object in one;
+    """The scheduler that the user's own loop holds in a variable, or as `scheduler` of an object in one;
     None if no scheduler is found.
 
     Args:
@@ -98,7 +98,7 @@ def methods(stack: list[FrameType]) -> Iterator[FrameType]:
 
 
 def outside_libraries(stack: list[FrameType]) -> Iterator[FrameType]:
-    """The frames of others than PyTorch and ourselves."""
+    """The frames of code other than PyTorch's and this package's."""
     for frame in stack:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in LIBRARIES:
             yield frame
