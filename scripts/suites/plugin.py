@@ -27,6 +27,8 @@ from scripts.suites.rows import read_rows
 
 # Blocks of 16, so that the few tokens of a tiny model are several blocks.
 DENSITIES = {"kept": 1.0, "sparse": 0.3}
+# The tokens of a text in transformers' tests, which would be one block.
+SHORT = 7
 
 
 @dataclass
@@ -101,7 +103,8 @@ class Accelerator:
         CallRecord.count_sparse, CallRecord.count_dense = sparse, dense  # type: ignore[method-assign]
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out the tests that have a row."""
+        """Leave out the tests that have a row; texts become several blocks, stock too."""
+        lengthen(items, config.getoption("--accel-tokens"))
         done = read_rows(self.report) if self.report is not None else {}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
         items[:] = [item for item in items if item.nodeid not in done]
@@ -134,6 +137,19 @@ class Accelerator:
     def _write(self) -> None:
         if self.report is not None:
             append_line(self.report, asdict(self.row) | {"accelerated": sorted(self.row.accelerated)})
+
+
+def lengthen(items: list[pytest.Item], tokens: int) -> None:
+    """Have the texts of transformers' tests be of so many tokens where they are of a few."""
+
+    def longer(test: Any) -> None:
+        tester = getattr(test, "model_tester", None)
+        if getattr(tester, "seq_length", None) == SHORT:
+            tester.seq_length = tokens
+
+    for cls in {getattr(item, "cls", None) for item in items}:
+        if hasattr(cls, "setUp"):
+            cls.setUp = then(cls.setUp, longer)
 
 
 def watch_diffusers(accelerator: Accelerator) -> None:
@@ -177,6 +193,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("accel")
     group.addoption("--accel", choices=["stock", *DENSITIES], default="stock", help="what models run")
     group.addoption("--accel-report", type=Path, help="a file that gets one row of JSON for each test")
+    group.addoption("--accel-tokens", type=int, default=50, help="the length of texts in transformers' tests")
     group.addoption("--accel-seconds", type=int, default=60, help="the longest a test may take")
 
 

@@ -206,7 +206,7 @@ def test_a_request_that_was_too_dense_plans_again_after_a_while(monkeypatch):
     for requests in 1, 2:
         cache = DynamicCache(config=model.config)
         for _ in range(2 * DENSE_FOR):
-            model(tiny_language.tokens(130), cache=cache)
+            model(tiny_language.tokens(130), past_key_values=cache)
             cache.crop(-130)
         assert len(plans) == 2 * requests
     assert summary(model).dense_reasons == {SLOWER: 4 * DENSE_FOR}

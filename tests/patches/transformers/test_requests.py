@@ -47,7 +47,7 @@ class Request:
         done = self.length + len(self.logits) - 1
         ids = self.ids[:, done : done + 1] if self.logits else self.ids[:, : self.length]
         with torch.no_grad():
-            self.logits.append(self.model(ids, cache=self.cache).logits[:, -1])
+            self.logits.append(self.model(ids, past_key_values=self.cache).logits[:, -1])
 
     def run(self):
         for _ in range(1 + DECODED):
@@ -128,8 +128,8 @@ def test_a_changed_cache_is_searched_anew(decode, change):
     assert ages == [2]
     change(request.cache)
     token = tiny.tokens(1, len(request.cache.layers[0].keys), 3)
-    expected = model(token, cache=copy.deepcopy(request.cache)).logits
-    got = model(token, cache=request.cache).logits
+    expected = model(token, past_key_values=copy.deepcopy(request.cache)).logits
+    got = model(token, past_key_values=request.cache).logits
     if change is not nothing:
         assert torch.equal(got, expected)
     assert request.logits[0].isfinite().all()

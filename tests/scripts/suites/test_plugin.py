@@ -17,7 +17,8 @@ from scripts.suites.table import Run, failures, table
 
 ROOT = Path(__file__).parents[3]
 SUITE = """
-import copy, time
+import copy, time, unittest
+from types import SimpleNamespace
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -43,6 +44,13 @@ def test_slow():
 
 def test_nothing():
     pass
+
+class Text(unittest.TestCase):
+    def setUp(self):
+        self.model_tester = SimpleNamespace(seq_length=7)
+
+    def test_length(self):
+        assert self.model_tester.seq_length == 50
 """
 
 
@@ -64,6 +72,10 @@ def test_sparse_calls_are_counted_those_of_copies_too(rows):
     assert rows["test_forward"]["accelerated"] == ["LlamaForCausalLM", "LlamaModel"]
     assert rows["test_forward"]["sparse"] == 2
     assert rows["test_nothing"]["sparse"] == 0
+
+
+def test_texts_become_several_blocks(rows):
+    assert rows["Text::test_length"]["outcome"] == "passed"
 
 
 def test_failures_and_late_tests_are_named(rows):
