@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import whole_file
+from accel.mistake import Mistake
 
 MANIFEST = "manifest.jsonl"
 RECORDS = "records"
@@ -30,16 +31,36 @@ class Manifest:
         self.records = self.folder / RECORDS
 
     def create(self) -> None:
-        """Make the folders where they are missing.
+        """Make the folders where they are missing, and the records that only a manifest of ours still holds.
 
         Raises:
+            Mistake: if the folder has a manifest that something else wrote, which would be replaced.
             OSError: if that cannot be done.
         """
+        held = self._held()
         self.records.mkdir(parents=True, exist_ok=True)
+        for record in held:
+            if not (path := self.records / f"{record['name']}.json").exists():
+                _write_record(path, record)
+
+    def _held(self) -> list[dict[str, Any]]:
+        """The records in the manifest."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        held = [_parsed(line) for line in lines]
+        ours = [record for record in held if record is not None and _is_ours(record)]
+        if len(ours) < len(held):
+            raise Mistake(
+                f"{self.path}: something else than accel generate --prompts wrote it, and it would be "
+                "replaced; take another folder, or move it"
+            )
+        return ours
 
     def add(self, name: str, record: dict[str, Any]) -> None:
         """Record a video that has been written under its name, and merge."""
-        _write(self.records / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        _write_record(self.records / f"{name}.json", record)
         self.merge()
 
     def find(self, name: str) -> dict[str, Any] | None:
@@ -71,12 +92,29 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _is_ours(record: dict[str, Any]) -> bool:
+    """Whether `add` was given it, under a name that is no path."""
+    texts = [record.get(key) for key in ("name", "file", "fingerprint")]
+    return all(isinstance(text, str) for text in texts) and Path(str(texts[0])).name == texts[0]
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    _write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

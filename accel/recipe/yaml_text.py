@@ -78,12 +78,21 @@ class _PlainLoader(yaml.SafeLoader):
             raise _at(event, f"tags are not allowed in a recipe, got {event.tag}")
         if isinstance(event, yaml.ScalarEvent) and _is_huge_number(event.value):
             raise _at(event, f"a number of {len(event.value)} digits is too long")
+        if isinstance(event, yaml.ScalarEvent) and self._is_base_60(event):
+            raise _at(
+                event, f"{event.value} is a number of base 60 in YAML; write a decimal, or text in quotes"
+            )
         self.depth += 1
         if self.depth > MAX_DEPTH + 1:
             raise _at(event, f"nested more than {MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def _is_base_60(self, event: Any) -> bool:
+        """Whether YAML 1.1 reads 90 where 1:30 is written."""
+        tag = self.resolve(yaml.ScalarNode, event.value, event.implicit) if ":" in event.value else ""
+        return tag.endswith((":int", ":float"))
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -9,6 +9,7 @@ from pytest import fixture, mark, raises
 
 from accel.batch.manifest import Manifest, fingerprint
 from accel.files import FolderLock, remove_leftovers, whole_file
+from accel.mistake import Mistake
 
 
 @fixture
@@ -20,7 +21,8 @@ def manifest(tmp_path):
 
 def add(manifest, name, video=b"video"):
     (manifest.folder / f"{name}.mp4").write_bytes(video)
-    manifest.add(name, {"name": name, "file": f"{name}.mp4", "bytes": len(video)})
+    record = {"name": name, "file": f"{name}.mp4", "bytes": len(video), "fingerprint": "0"}
+    manifest.add(name, record)
 
 
 def names(manifest):
@@ -82,6 +84,30 @@ def test_the_manifest_can_be_made_again_from_the_records(manifest):
 def _add_some(folder, which):
     for number in range(12):
         add(Manifest(folder), f"{which}-{number}")
+
+
+def test_a_manifest_without_its_records_is_continued(manifest):
+    add(manifest, "a")
+    before = manifest.path.read_text()
+    (manifest.records / "a.json").unlink()
+    manifest.create()
+    manifest.merge()
+    assert manifest.find("a")["bytes"] == 5 and manifest.path.read_text() == before
+
+
+@mark.parametrize(
+    "text",
+    [
+        '{"url": "https://example.org"}\n', "not JSON", "[1]\n", "\xff",
+        '{"name": "../a", "file": "a.mp4", "fingerprint": "0"}\n',
+    ],
+)  # fmt: skip
+def test_a_manifest_of_something_else_stays_as_it_is(tmp_path, text):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(text)
+    with raises(Mistake, match=r"manifest\.jsonl: something else than accel generate --prompts wrote it"):
+        Manifest(tmp_path).create()
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
 
 
 def test_records_of_processes_at_once_all_end_in_the_manifest(manifest):

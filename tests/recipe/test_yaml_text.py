@@ -37,6 +37,8 @@ REFUSED = {
     "a key twice": ("rules: []\nrules: []", "line 2", "'rules'", "twice"),
     "a key twice, quoted": ("rules: []\n'rules': []", "twice"),
     "a key twice, deep": ("rules: [{match: a, match: b}]", "'match'", "twice"),
+    "a ratio": ("rules: [{policy: {decay: 1:30}}]", "line 1", "1:30 is a number of base 60"),
+    "a time": ("dense_steps: -0:07.5", "base 60", "in quotes"),
     "a list as key": ("[a, b]: 1", "line 1", "a key is text"),
     "a mapping as key": ("{a: b}: 1", "a key is text"),
     "a number as key": ("schedule: {1: 2}", "schedule", "a key is text"),
@@ -91,8 +93,9 @@ def test_data_from_python_and_overrides_have_the_same_limits():
 
 
 def test_what_recipes_do_say_is_read():
-    text = "# a comment\ndescription: 'don''t: [really]'\n" + GOOD.replace("0.5", "5.0e-1")
+    text = "# a comment\ndescription: 'don''t: [really] 1:30'\n" + GOOD.replace("0.5", "5.0e-1")
     assert parse_recipe(text, "good").rules[0].policy.decay == 0.5
+    assert parse_yaml("{a: '1:30', b: 1:x}", "x") == {"a": "1:30", "b": "1:x"}
     assert parse_yaml("[-----------, 0.3333333333333333333333333333333333, 1_000]", "x")[1:] == [1 / 3, 1000]
 
 
