@@ -50,6 +50,12 @@ SIZES: dict[str, dict[str, Any]] = {
         "text_config": QWEN,
         "vision_config": SEEING | {"out_hidden_size": 16},
     },
+    "tiny-mistral3-diffusers": {
+        "text_config": SHORT
+        | {"hidden_size": 16, "model_type": "mistral", "vocab_size": 1103, "num_hidden_layers": 1},
+        "vision_config": SHORT
+        | {"hidden_size": 16, "model_type": "pixtral", "image_size": 30, "patch_size": 6},
+    },
     "tiny-gemma3": {
         "text_config": TEXT | {"vocab_size": 1000, "head_dim": 8},
         "vision_config": CLIP | {"image_size": 28, "patch_size": 14},
@@ -150,5 +156,5 @@ def pytest_configure() -> None:
     where_absent(PreTrainedModel, "config.json", model)
     where_absent(PreTrainedConfig, "config.json", lambda cls, *where: cls(**sizes(*where)))
     where_absent(transformers.AutoConfig, "config.json", lambda _, *where: T5Config(**sizes(*where)))
-    for owner in (PreTrainedTokenizerBase, transformers.AutoTokenizer):
+    for owner in (PreTrainedTokenizerBase, transformers.AutoTokenizer, transformers.AutoProcessor):
         where_absent(owner, "tokenizer_config.json", lambda cls, *_: tokenizer(cls))

@@ -25,7 +25,7 @@ from scripts.suites.groups import GROUPS, LEFT_OUT
 from scripts.suites.rows import row_file, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
-PLUGINS = ["older", "offline", "plugin"]
+PLUGINS = ["older", "offline", "peft_floor", "compile_on_cpu", "positions", "plugin"]
 RAN = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED
 # Warnings are not filtered: some of the tests look for them.
 QUIET = ["-q", "--tb=short", "--disable-warnings", "-p", "no:cacheprovider"]

@@ -1,0 +1,30 @@
+"""A pytest plugin: diffusers' compilation tests run on a CPU, which they would leave out.
+
+Graphs are traced as on an accelerator and run by `aot_eager`, since C++ takes a minute to compile for each;
+what offloads stays left out.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+ABSENT = "requires a hardware accelerator"
+
+
+def pytest_configure() -> None:
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("compile") and "offload" not in item.name:
+            for node in item.listchain():
+                node.own_markers = [mark for mark in node.own_markers if not wants_accelerator(mark)]
+
+
+def wants_accelerator(mark: pytest.Mark) -> bool:
+    """Whether a mark leaves a test out because there is no accelerator."""
+    return mark.name == "skipif" and ABSENT in mark.kwargs.get("reason", "")
