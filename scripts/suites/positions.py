@@ -15,9 +15,9 @@ from torch import Tensor
 
 
 def on_grid(positions: Tensor) -> Tensor:
-    """Positions `[tokens, axes]` of a grid that is as square as can be, rows and columns on the last two axes.
+    """Positions `[tokens, axes]` of a grid as square as can be, rows and columns on the last two axes.
 
-    What is whole numbers already is returned as it is.
+    Positions that are whole numbers already are returned as they are.
     """
     if torch.equal(positions, positions.round()):
         return positions
