@@ -4,32 +4,33 @@
 
 The prompts are those of real.py. A prompt is read dense up to the first question of its last lines; from
 there on tokens are decoded one at a time, the right ones whatever the model would have said, and an answer
-token counts if it was the likeliest. All ways have the same sink, window and budget of keys. "oracle" takes
-the blocks with the most true attention, found again for every token. One prompt under one way is a row,
-appended as soon as it is measured; a run continues where the file ends.
+token counts if it was the likeliest. All ways have the same sink, window and budget of keys, and decode side
+by side as one batch. "oracle" takes the blocks with the most true attention, found again for every token. One
+prompt under one way is a row; a run continues where the file ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from accel import Recipe, accelerated, summary
+from accel import Recipe, accelerated
 from accel.policies.decode.bounds import DecodeByBounds
 from accel.policies.decode.channels import DecodeByChannels
-from accel.policies.decode.stages import AnyDecode, Decode
-from accel.policies.permuted import Permuted
+from accel.policies.decode.search import DecodeSearch
+from accel.policies.decode.stages import Decode
 from accel.recipe.recipe import DENSE, Rule
 from accel.recipe.schedule import Schedule
 from scripts.language.facts import SPLITS, Prompt
-from scripts.language.real import full_layers, judge, prompt_of
+from scripts.language.real import judge, prompt_of
+from scripts.language.side_by_side import DecodeOnly, SideBySide
 from scripts.language.weights import in_bfloat16, load
 from scripts.page import insert, markdown
 from scripts.row_file import append_line, read_lines
@@ -37,11 +38,12 @@ from scripts.row_file import append_line, read_lines
 SINK, WINDOW = 64, 128
 LONGEST_QUESTION = 40  # tokens
 KEY = ("model", "length", "split", "text", "number", "way", "budget")
+DENSE_CASE = ("dense", 0)
 PAGE = "language.decoding"  # the markers of its part of the page
 HEAD = ("model, tokens", "blocks by", "budget", "keys read", "answer tokens right", "exact", "NLL", "prompts")
 
 
-def ways(budget: int) -> dict[str, AnyDecode]:
+def ways(budget: int) -> dict[str, DecodeSearch]:
     """Every way to find keys, by name."""
     ends: dict[str, Any] = {"budget": budget, "sink": SINK, "window": WINDOW}
     return {
@@ -55,9 +57,9 @@ def ways(budget: int) -> dict[str, AnyDecode]:
     }
 
 
-def recipe_of(search: AnyDecode) -> Recipe:
+def recipe_of(search: DecodeSearch) -> Recipe:
     schedule = Schedule(sparse_decode=True, min_tokens=0)
-    return Recipe(rules=(Rule(match="*", policy=Permuted(decode=search)),), schedule=schedule)
+    return Recipe(rules=(Rule(match="*", policy=DecodeOnly(search)),), schedule=schedule)
 
 
 @torch.no_grad()
@@ -70,51 +72,65 @@ def prefill(model: Any, prompt: Prompt) -> tuple[Any, int]:
 
 
 @torch.no_grad()
-def measure(model: Any, prompt: Prompt, cache: Any, start: int, recipe: Recipe) -> dict[str, Any]:
-    """The measured fields of a row."""
+def measure(
+    model: Any, prompt: Prompt, cache: Any, start: int, searches: list[DecodeSearch] | None
+) -> list[dict[str, Any]]:
+    """The measured fields of a row for each search, all decoded at once; of dense attention without any."""
+    together = None if searches is None else SideBySide.of(searches)
+    ways = len(searches or [DENSE])
     cache = copy.deepcopy(cache)
-    tokens = prompt.tokens.to(model.device)
+    cache.batch_repeat_interleave(ways)
+    tokens = prompt.tokens.to(model.device).expand(ways, -1)
     logits = {}
-    with accelerated(model, recipe):
-        began = time.process_time()
+    with accelerated(model, DENSE if together is None else recipe_of(together)):
         for place in range(start, tokens.shape[1] - 1):
             out = model(tokens[:, place : place + 1], past_key_values=cache, use_cache=True)
-            logits[place + 1] = out.logits[0, -1]
-        seconds = time.process_time() - began
-        densities = [summary(model).sites[layer].density for layer in full_layers(model)]
+            logits[place + 1] = out.logits[:, -1]
     answers = [range(first, first + count) for place, first, count in prompt.answers if place == "end"]
-    judged = [judge(torch.stack([logits[n] for n in answer]), tokens[0, list(answer)]) for answer in answers]
+    densities = [1.0] if together is None else [mean(each or [1.0]) for each in together.densities]
+    return [
+        {"density": density} | account(answers, tokens[0], {n: each[sample] for n, each in logits.items()})
+        for sample, density in enumerate(densities)
+    ]
+
+
+def account(answers: list[range], tokens: Tensor, logits: dict[int, Tensor]) -> dict[str, Any]:
+    """How many tokens and whole answers are right, and their mean negative log-likelihood in nats."""
+    judged = [judge(torch.stack([logits[n] for n in answer]), tokens[list(answer)]) for answer in answers]
     asked_for = sum(map(len, answers))
     return {
-        "density": mean(1.0 if density is None else density for density in densities),
         "found": sum(int(right.sum()) for right, _ in judged),
         "asked_for": asked_for,
         "exact": sum(int(right.all()) for right, _ in judged),
         "facts": len(answers),
         "nll": sum(float(nll.sum()) for _, nll in judged) / asked_for,
-        "cpu_ms_a_token": 1000 * seconds / (tokens.shape[1] - 1 - start),
     }
 
 
 def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """The rows that are not done yet."""
+    """The rows that are not done yet; those of one prompt are measured together."""
     model, tokenizer = load(options.model, options.device)
     if model.device.type == "cpu":
         in_bfloat16(model)
-    cases = [("dense", 0, DENSE)]
-    cases += [(way, n, recipe_of(search)) for n in options.budgets for way, search in ways(n).items()]
+    cases = {(way, n): search for n in options.budgets for way, search in ways(n).items()}
     for text in options.texts:
         for number in range(options.prompts):
             where = (options.model, options.length, options.split, text, number)
-            missing = [case for case in cases if (*where, *case[:2]) not in done]
-            if not missing:
+            missing = {case: search for case, search in cases.items() if (*where, *case) not in done}
+            runs: list[tuple[list[tuple[str, int]], list[DecodeSearch] | None]] = []
+            if (*where, *DENSE_CASE) not in done:
+                runs.append(([DENSE_CASE], None))
+            if missing:
+                runs.append((list(missing), list(missing.values())))
+            if not runs:
                 continue
             name = SPLITS[options.split].texts.get(text, text)
             prompt = prompt_of(tokenizer, options.split, name, options.length, number)
             cache, start = prefill(model, prompt)
-            for way, budget, recipe in missing:
-                measured = measure(model, prompt, cache, start, recipe)
-                yield dict(zip(KEY, (*where, way, budget), strict=True)) | measured
+            for names, searches in runs:
+                measured = measure(model, prompt, cache, start, searches)
+                for case, fields in zip(names, measured, strict=True):
+                    yield dict(zip(KEY, (*where, *case), strict=True)) | fields
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -55,7 +55,37 @@ def table(cell: tuple[str, str, int], rows: list[Row], prices: dict[str, float |
     }
     ranked = sorted(by_method.items(), key=lambda item: (item[0][0] != "dense", -share(item[1], "scattered")))
     lines = [line(method, of_method, dense, prices) for method, of_method in ranked]
-    return f"### {model}, {length:,} tokens, {split}: {len(dense)} prompts\n\n{markdown(HEAD, lines)}"
+    title = f"### {model}, {length:,} tokens, {split}: {len(dense)} prompt{'s' * (len(dense) != 1)}"
+    prompts = by_prompt([of_method for _, of_method in ranked], dense)
+    return "\n\n".join([title, markdown(HEAD, lines), prompts])
+
+
+def by_prompt(methods: list[list[Row]], dense: dict[tuple[str, int], Row]) -> str:
+    """Markdown: answer tokens right in both places, and text NLL over dense, for each method and prompt."""
+    head = [
+        f"{text} {number} ({row.asked_for['scattered']} + {row.asked_for['end']})"
+        for (text, number), row in dense.items()
+    ]
+    lines = []
+    for rows in methods:
+        of = {(row.text, row.number): row for row in rows}
+        lines.append([label(rows), *(one(of[key], dense[key]) if key in of else "" for key in dense)])
+    return markdown(["answer tokens right, scattered + at the end, and text NLL", *head], lines)
+
+
+def one(row: Row, dense: Row) -> str:
+    nll = f"{row.text_nll:.3f}" if row is dense else f"{row.text_nll - dense.text_nll:+.3f}"
+    return f"{row.found['scattered']} + {row.found['end']}, {nll}"
+
+
+def label(rows: list[Row]) -> str:
+    """A method and the density it was asked for."""
+    asked = rows[0].asked
+    return named(rows[0].method) + ("" if asked is None else f" at {asked}")
+
+
+def named(method: str) -> str:
+    return Path(method).stem if method.endswith(".yaml") else method
 
 
 def share(rows: list[Row], place: str) -> float:
@@ -71,11 +101,12 @@ def line(
 ) -> list[Any]:
     name, asked = method
     of_dense = [dense[row.text, row.number] for row in rows]
-    cells: list[Any] = [Path(name).stem if name.endswith(".yaml") else name, "-" if asked is None else asked]
+    cells: list[Any] = [named(name), "-" if asked is None else asked]
     cells.append(f"{mean(row.density for row in rows):.3f}")
     for place in ("scattered", "end"):
         each = [row.found[place] / row.asked_for[place] for row in rows]
-        cells.append(f"{share(rows, place):.2f} ({min(each):.2f} to {max(each):.2f})")
+        beside = f"; dense {share(of_dense, place):.2f}" if len(rows) < len(dense) else ""
+        cells.append(f"{share(rows, place):.2f} ({min(each):.2f} to {max(each):.2f}){beside}")
         cells.append(f"{sum(row.exact[place] for row in rows)} of {sum(row.facts[place] for row in rows)}")
     over = [row.text_nll - other.text_nll for row, other in zip(rows, of_dense, strict=True)]
     if name == "dense":
@@ -85,5 +116,5 @@ def line(
         paid = prices.get(name)
         cells.append("-" if paid is None else f"{paid:.3g}")
     if len(rows) < len(dense):
-        cells[0] = f"{cells[0]} ({len(rows)} prompts)"
+        cells[0] = f"{cells[0]} ({len(rows)} prompt{'s' * (len(rows) != 1)})"
     return cells

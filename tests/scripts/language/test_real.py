@@ -92,15 +92,16 @@ def test_decoding_with_a_budget_for_everything_answers_as_dense_does(demo):
     prompt = real.Prompt(tokens, (("scattered", 200, 2), ("end", 410, 3), ("end", 416, 2)), torch.arange(20))
     cache, start = decoding.prefill(demo.model, prompt)
     assert start == 410 - decoding.LONGEST_QUESTION and cache.get_seq_length() == start
-    dense = decoding.measure(demo.model, prompt, cache, start, DENSE)
+    (dense,) = decoding.measure(demo.model, prompt, cache, start, None)
     assert (dense["asked_for"], dense["facts"], dense["density"]) == (5, 2, 1.0)
-    for way, search in decoding.ways(256).items():
-        every = decoding.measure(demo.model, prompt, cache, start, decoding.recipe_of(search))
+    ways = list(decoding.ways(256).values())
+    for way, every in zip(ways, decoding.measure(demo.model, prompt, cache, start, ways), strict=True):
         assert every["nll"] == approx(dense["nll"], abs=1e-3), way
-    few = decoding.measure(
-        demo.model, prompt, cache, start, decoding.recipe_of(decoding.ways(32)["channels"])
-    )
+    bounds, channels = decoding.ways(32)["bounds"], decoding.ways(32)["channels"]
+    (few,) = decoding.measure(demo.model, prompt, cache, start, [channels])
     assert few["density"] < 1 and cache.get_seq_length() == start, "each way has a cache of its own"
+    together = decoding.measure(demo.model, prompt, cache, start, [bounds, channels])
+    assert together[1] == {name: approx(value) for name, value in few.items()} != together[0]
     keys = {"model": "demo", "length": 420, "way": "channels", "budget": 32}
     assert f"| demo, 420 | channels | 32 | {few['density']:.3f} |" in decoding.table([keys | few])
 
@@ -148,8 +149,12 @@ def test_the_page_shows_what_rows_say(tmp_path):
     text = path.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "m, 64 tokens, choosing: 2 prompts" in text and "| dense | - | 1.000 | 1.00 (1.00 to 1.00)" in text
-    expected = "| llm-wanted (1 prompts) | 0.3 | 0.250 | 0.50 (0.50 to 0.50) | 6 of 6 | 1.00 (1.00 to 1.00) |"
+    expected = "| llm-wanted (1 prompt) | 0.3 | 0.250 | 0.50 (0.50 to 0.50); dense 1.00 | 6 of 6 |"
     assert expected in text and "| +0.500 (+0.500 to +0.500) | 0.125 |" in text
+    assert (
+        "| prose 0 (6 + 6) | prose 1 (6 + 6) |" in text and "| dense | 6 + 6, 2.000 | 6 + 6, 3.000 |" in text
+    )
+    assert "| llm-wanted at 0.3 | 3 + 6, +0.500 |  |" in text
     path.write_text("a page without markers")
     with raises(ValueError, match="no lines"):
         insert(path, PAGE, "")
