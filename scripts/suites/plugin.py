@@ -19,7 +19,7 @@ import pytest
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
 from accel.patches.diffusers.family import FAMILIES
-from accel.patches.models import supported_models
+from accel.patches.models import is_language_model, supported_models
 from accel.recipe.recipe import Recipe
 from accel.sites.call_record import CallRecord
 from scripts.row_file import append_line
@@ -27,6 +27,8 @@ from scripts.suites.rows import read_rows
 
 # Blocks of 16, so that the few tokens of a tiny model are several blocks.
 DENSITIES = {"kept": 1.0, "sparse": 0.3}
+# Keys found for a token that a language model decodes: with them all of the short caches are kept, or not.
+BUDGETS = {"kept": 48, "sparse": 16}
 # The tokens of a text in transformers' tests, which would be one block.
 SHORT = 7
 
@@ -56,22 +58,25 @@ class Row:
     error: str = ""
 
 
-def recipe(density: float) -> Recipe:
-    """Every layer, step and length sparse, at this share of its blocks."""
-    policy = {
+def recipe(mode: str, *, language: bool) -> Recipe:
+    """Every layer, step and length sparse, at the mode's share of its blocks; single tokens too."""
+    policy: dict[str, Any] = {
         "method": "compose",
         "score": {"kind": "pooled"},
-        "select": {"kind": "top_k", "density": density},
+        "select": {"kind": "top_k", "density": DENSITIES[mode]},
         "block_size": [16, 16],
     }
-    return Recipe.model_validate({"schedule": {"min_tokens": 0}, "rules": [{"match": "*", "policy": policy}]})
+    if language:
+        policy["decode"] = {"kind": "bounds", "budget": BUDGETS[mode], "sink": 1, "window": 1}
+    schedule = {"min_tokens": 0, "sparse_decode": language}
+    return Recipe.model_validate({"schedule": schedule, "rules": [{"match": "*", "policy": policy}]})
 
 
 class Accelerator:
     """Accelerates what tests construct, and writes a row for each test."""
 
     def __init__(self, mode: str, report: Path | None, seconds: int) -> None:
-        self.recipe = recipe(DENSITIES[mode]) if mode in DENSITIES else None
+        self.mode = mode
         self.report = report
         self.seconds = seconds
         self.row = Row("")
@@ -82,7 +87,7 @@ class Accelerator:
         try:
             if not supported_models(model):
                 return
-            accelerate_model(model, self.recipe)
+            accelerate_model(model, recipe(self.mode, language=is_language_model(model)))
         except (TypeError, ValueError) as error:
             self.row.declined[name] = f"{type(error).__name__}: {error}"
         else:
@@ -201,7 +206,7 @@ def pytest_configure(config: pytest.Config) -> None:
     mode = config.getoption("--accel")
     accelerator = Accelerator(mode, config.getoption("--accel-report"), config.getoption("--accel-seconds"))
     config.pluginmanager.register(accelerator, "accelerator")
-    if accelerator.recipe is not None:
+    if mode in DENSITIES:
         accelerator.count()
         watch_diffusers(accelerator)
         watch_transformers(accelerator)

@@ -69,6 +69,28 @@ def test_attention_sinks():
     check(build, lambda model: steps(model, tiny.tokens(64), static(model), 60), 1 + 1 + 4, reasons)
 
 
+WAYS = [
+    {"num_beams": 3},
+    {"prompt_lookup_num_tokens": 5},
+    {"assistant_early_exit": 1},
+    {"cache_implementation": "static"},
+    {"prefill_chunk_size": 32},
+]
+
+
+@mark.filterwarnings("ignore")
+@mark.parametrize("way", WAYS, ids=lambda way: next(iter(way)))
+def test_every_way_to_generate_gives_the_stock_models_text(way):
+    def text(model):
+        model.generation_config.eos_token_id = None
+        return model.generate(tiny.tokens(97), max_new_tokens=10, do_sample=False, pad_token_id=0, **way)
+
+    fast = decoding(tiny.llama(), budget=64)
+    assert torch.equal(text(fast), text(tiny.llama()))
+    account = summary(fast)
+    assert set(account.dense_reasons) <= {COVERED} and account.calls > 2 * sum(account.dense_reasons.values())
+
+
 @mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side(side):
     """Both samples go on after the padding; on the right it stays a hole in the cache."""
