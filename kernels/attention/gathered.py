@@ -17,6 +17,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from accel.kernels.attention.alone import rows_alone
 from accel.kernels.attention.rows import Rows
 from accel.kernels.attention.tail import tail_log_count, tail_means
 from accel.kernels.attention.tier import Tier, runs_anywhere
@@ -26,7 +27,7 @@ from accel.kernels.layout.layout import BlockLayout
 CHUNK_BYTES_PER_THREAD = 2 << 20
 QUERIES_AT_ONCE = 8192
 QUERIES_PER_THREAD = 32  # what PyTorch's attention gives a thread of so few
-LONG_ROW = 512  # keys; of fewer, the calls for row after row take longer than the work
+LONG_ROW = 256  # keys; of fewer, the calls for row after row take longer than the work
 
 # Rows [G], by number or as a slice, their out [G, rows, D] and LSE [G, rows].
 Piece = tuple[Tensor | slice, Tensor, Tensor]
@@ -45,7 +46,10 @@ def block_sparse_attention(
     wide = torch.promote_types(q.dtype, torch.float32)
     out = q.new_zeros(rows.q.shape, dtype=wide)
     lse = q.new_full(rows.q.shape[:2], -torch.inf, dtype=wide)
-    for index, first_out, first_lse in chain(_whole_rows(rows, scale), _full_blocks(rows, scale)):
+    alone, together = _full_rows(rows)
+    if alone.any():
+        rows_alone(rows, alone, scale, out, lse, _attend)
+    for index, first_out, first_lse in chain(_whole_rows(rows, scale), _rows_together(rows, together, scale)):
         out[index], lse[index] = first_out.to(wide), first_lse
     tail = _tail(rows, k, v, layout, scale) if layout.tail else ()
     for index, more_out, more_lse in chain(_partial_blocks(rows, scale), tail):
@@ -65,28 +69,12 @@ def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:
             yield chunk, out.view(len(chunk), *rows.q.shape[1:]), lse.view(len(chunk), -1)
 
 
-def _full_blocks(rows: Rows, scale: float) -> Iterator[Piece]:
+def _full_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Int64 [R] each: keys in full blocks of rows that run alone, and of rows that run together; else 0."""
     keys = torch.where(rows.full_keys == rows.kv_len, 0, rows.full_keys)
-    if rows.q.device.type != "cpu" or rows.q.shape[1] < QUERIES_PER_THREAD * torch.get_num_threads():
-        return _rows_together(rows, keys, scale)
-    long = keys >= LONG_ROW
-    return chain(
-        _rows_alone(rows, keys.where(long, 0), scale), _rows_together(rows, keys.where(~long, 0), scale)
-    )
-
-
-def _rows_alone(rows: Rows, keys: Tensor, scale: float) -> Iterator[Piece]:
-    """Each row that has `keys` [R], from reused memory, because every page of new memory is cleared."""
-    columns = rows.k.shape[1]
-    blocks = -(-keys // columns)
-    k_room, v_room = (x.new_empty(int(blocks.max()), *x.shape[1:]) for x in (rows.k, rows.v))
-    for row, (count, number) in enumerate(zip(keys.tolist(), blocks.tolist(), strict=True)):
-        if count == 0:
-            continue
-        here, ids = slice(row, row + 1), rows.lists[row, :number]
-        k = torch.index_select(rows.k, 0, ids, out=k_room[:number]).flatten(0, 1)[None, :count]
-        v = torch.index_select(rows.v, 0, ids, out=v_room[:number]).flatten(0, 1)[None, :count]
-        yield here, *_attend(rows.q[here], k, v, None, scale)
+    busy = rows.q.device.type == "cpu" and rows.q.shape[1] >= QUERIES_PER_THREAD * torch.get_num_threads()
+    alone = keys.where(keys >= LONG_ROW, 0) if busy else torch.zeros_like(keys)
+    return alone, keys - alone
 
 
 def _rows_together(rows: Rows, counts: Tensor, scale: float) -> Iterator[Piece]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from accel.kernels.attention import alone
 from accel.kernels.attention import gathered as gathered_attention
 from accel.kernels.attention.gathered import block_sparse_attention
 
@@ -60,3 +61,44 @@ def test_the_path_of_other_devices(case, monkeypatch):
     expected = block_sparse_attention(q, k, v, layout)[0]
     monkeypatch.setattr(gathered_attention, "_attend_on_cpu", gathered_attention._attend_anywhere)
     torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], expected)
+
+
+@pytest.fixture(params=["onednn", "pytorch"])
+def rows_alone(request, monkeypatch, one_thread):
+    """Every row that has enough queries is attended to alone, by either of the two products."""
+    monkeypatch.setattr(gathered_attention, "LONG_ROW", 1)
+    if request.param == "pytorch":
+        monkeypatch.setattr(alone, "onednn", lambda: None)
+    elif alone.onednn() is None:
+        pytest.skip("this PyTorch has no product by oneDNN")
+
+
+def test_rows_alone_are_as_exact_as_eager(case, assert_exact, rows_alone):
+    q, k, v = case.qkv()
+    layout = case.layout()
+    assert_exact(block_sparse_attention(q, k, v, layout), q, k, v, layout)
+    large = 40 * q
+    assert_exact(block_sparse_attention(large, k, v, layout), large, k, v, layout, slack=3.0)
+
+
+def test_values_of_any_size_and_logits_at_the_bound(base_case, assert_exact, rows_alone):
+    q, k, v = base_case.with_(kv_len=700).qkv()
+    layout = base_case.with_(kv_len=700).layout()
+    q *= alone.MOST / alone.LOG2_E * 8 / (q.norm(dim=-1).max() * k.norm(dim=-1).max())
+    for size in (1e-15, 1.0, 1e15):
+        out, lse = block_sparse_attention(q, k, v * size, layout)
+        assert_exact((out / size, lse), q, k, v, layout)
+
+
+def test_a_row_without_what_is_not_finite_is_the_same_to_the_bit(base_case, rows_alone):
+    case = base_case.with_(kv_heads=4, density=0.3)
+    q, k, v = case.qkv()
+    layout = case.layout()
+    clean = block_sparse_attention(q, k, v, layout)[0]
+    seen = layout.to_mask(2)[0, 1]
+    key = int((seen.any(0) & ~seen.all(0)).nonzero()[0])
+    reads = seen[:, key]
+    k[0, 1, key, 3] = torch.nan
+    found = block_sparse_attention(q, k, v, layout)[0]
+    assert found[0, 1][reads].isnan().all() and torch.equal(found[0, 1][~reads], clean[0, 1][~reads])
+    assert torch.equal(found[:, 2:], clean[:, 2:])
