@@ -22,7 +22,7 @@ class Anchor:
     """What a change other than sparse attention does to a video.
 
     Args:
-        name: as it reads after "less than".
+        name: as it reads after "closer than".
         ssim: against the dense video.
         latent_error: None where latents do not differ, or were not looked at.
         of_demo: measured on the embedded demo instead of this model.
@@ -34,8 +34,8 @@ class Anchor:
     of_demo: bool = False
 
     def said(self, number: str) -> str:
-        """The name with one of its numbers, and where the number comes from."""
-        return f"{self.name} ({number}{', of the demo, not this run' if self.of_demo else ''})"
+        """One of its numbers, and where that is from."""
+        return f"{number} on the demo" if self.of_demo else number
 
 
 # Means over the demo's first prompts, 33 frames of 128 x 128 in 8 steps, float32 on a CPU: what is in

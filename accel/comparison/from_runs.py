@@ -40,7 +40,7 @@ def report_of(
         prompt=settings.prompt,
         model=f"{type(pipe).__name__}, {model}",
         recipe_name=f"{recipe_name}, changed" if changed else recipe_name,
-        recipe_text=recipe_yaml(recipe) if changed else recipe_text(recipe_name)[0],
+        recipe_text=shown_recipe(recipe_name, recipe, changed),
         dense=_run("dense", compared.dense, files.get("dense")),
         accelerated=_run("accelerated", compared.accelerated, files.get("accelerated")),
         comparisons=compared.comparisons,
@@ -59,7 +59,6 @@ def report_of(
 
 
 def _attention_time(patch: Patch, account: Summary) -> AttentionTime | None:
-
     saving = account.sparse_saving
     if saving is None or account.sparse_density is None:
         return None
@@ -68,19 +67,16 @@ def _attention_time(patch: Patch, account: Summary) -> AttentionTime | None:
 
 
 def _run(label: str, run: Generated, video: Path | None) -> Run:
-
     seconds = run.seconds
     return Run(label, seconds.total, seconds.transformer, seconds.attention, video)
 
 
-def recipe_yaml(recipe: Recipe) -> str:
-    """A recipe as a file would hold it."""
-
-    return yaml.safe_dump(recipe_data(recipe), sort_keys=False)
+def shown_recipe(name: str, recipe: Recipe, changed: bool) -> str:
+    """The YAML of a recipe: its file's, or if it was changed, what a file of it would hold."""
+    return yaml.safe_dump(recipe_data(recipe), sort_keys=False) if changed else recipe_text(name)[0]
 
 
 def _settings(pipe: Any, settings: GenerateSettings, run: Generated) -> dict[str, str]:
-
     frames, height, width, _ = run.frames.shape
     kind, count = ("image", "") if frames == 1 else ("video", f", {frames} frames")
     chosen = {

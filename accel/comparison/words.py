@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from accel.comparison.anchors import Anchor
+from accel.comparison.anchors import BACKEND, Anchor
 from accel.comparison.drawing.digits import ratio, seconds, similarity, small
 from accel.comparison.report import Report
 
@@ -12,8 +12,8 @@ GOOD, WORSE = 0.97, 0.9
 
 
 def verdict(report: Report) -> list[str]:
-    """How fast, how close, and how it flickers; the sentences a reader should not miss."""
-    said = [speed(report), *slower(report), closeness(report), flicker(report)]
+    """How fast and how close, then what explains it; the sentences a reader should not miss."""
+    said = [speed(report), closeness(report), *slower(report), latent_error(report), flicker(report)]
     return [sentence for sentence in said if sentence]
 
 
@@ -25,33 +25,63 @@ def speed(report: Report) -> str:
     times = f"{seconds(report.dense.seconds_total)} became {seconds(report.accelerated.seconds_total)}"
     of_attention = "" if attention is None else f", attention {ratio(attention)}"
     if total > 1:
-        chance = (
-            ""
-            if attention is None or attention > 1
-            else (" Attention itself was slower, so this is chance: run it again on a quiet machine.")
-        )
-        return f"{ratio(total)} as fast end to end: {times}{of_attention}.{chance}"
+        said = f"{ratio(total)} as fast end to end: {times}{of_attention}."
+        if attention is None or attention > 1:
+            return said
+        return f"{said} Attention itself was slower, so this is chance: run it again on a quiet machine."
     return f"Slower than dense: {times}{of_attention}."
 
 
 def closeness(report: Report) -> str:
-    """SSIM and latent error between the nearest familiar changes."""
+    """Whether it is good enough: SSIM between the nearest familiar changes."""
     found = report.comparison("accelerated")
     if found is None:
         return ""
+    kind = "image" if len(found.quality.per_frame_ssim) == 1 else "video"
     if found.quality.identical:
-        return "The video is identical to the dense one."
-    near = between(found.quality.ssim, [(each.ssim, each) for each in report.anchors], higher=True)
-    said = f"SSIM {similarity(found.quality.ssim)} against the dense video{near}."
-    error = found.latent_relative_error
-    if error is None:
-        return said
+        return f"The {kind} is identical to the dense one."
+    ssim = found.quality.ssim
+    better, worse = nearest(ssim, [(each.ssim, each) for each in report.anchors], higher=True)
+    if worse is not None:
+        said = f"It is closer to the dense {kind} than {worse.name}: {_ssims(ssim, worse)}"
+        beyond = (
+            ""
+            if better is None
+            else f", but not as close as {better.name} ({better.said(similarity(better.ssim))})"
+        )
+        return f"{said}{beyond}."
+    if better is not None:
+        return f"It is not as close to the dense {kind} as {better.name}: {_ssims(ssim, better)}."
+    return f"SSIM {similarity(ssim)} against the dense {kind}."
+
+
+def _ssims(ssim: float, anchor: Anchor) -> str:
+    return f"SSIM {similarity(ssim)} against {anchor.said(similarity(anchor.ssim))}"
+
+
+def latent_error(report: Report) -> str:
+    """The latent error between the nearest familiar changes."""
+    found = report.comparison("accelerated")
+    error = None if found is None else found.latent_relative_error
+    if not error:
+        return ""
     known = [(each.latent_error, each) for each in report.anchors if each.latent_error is not None]
-    return f"{said} Latent error {small(error)}{between(error, known, higher=False)}."
+    better, worse = nearest(error, known, higher=False)
+    sides = {"smaller": worse, "larger": better}
+    placed = [
+        f"{how} than with {each.name} ({each.said(small(each.latent_error))})"
+        for how, each in sides.items()
+        if each
+    ]
+    return f"Latent error {small(error)}{': ' if placed else ''}{', '.join(placed)}."
 
 
-def between(value: float, known: list[tuple[float, Anchor]], *, higher: bool) -> str:
-    """Which anchors a number lies between, phrased to follow the number.
+def nearest(
+    value: float, known: list[tuple[float, Anchor]], *, higher: bool
+) -> tuple[Anchor | None, Anchor | None]:
+    """The anchors a number lies between: the next closer to dense, and the next further from it.
+
+    Another exact backend is closer than any method and says nothing, so it is never the next closer.
 
     Args:
         known: each anchor with its number of the same kind.
@@ -59,11 +89,9 @@ def between(value: float, known: list[tuple[float, Anchor]], *, higher: bool) ->
     """
     ordered = sorted(known, key=lambda pair: pair[0], reverse=higher)
     closer = [pair for pair in ordered if pair[0] != value and (pair[0] > value) == higher]
-    further = [pair for pair in ordered if pair not in closer]
-    digits = similarity if higher else small
-    parts = [f"closer than {each.said(digits(number))}" for number, each in further[:1]]
-    parts += [f"not as close as {each.said(digits(number))}" for number, each in closer[-1:]]
-    return f": {', '.join(parts)}" if parts else ""
+    further = [anchor for number, anchor in ordered if (number, anchor) not in closer]
+    telling = [anchor for _, anchor in closer if anchor.name != BACKEND]
+    return (telling[-1] if telling else None), (further[0] if further else None)
 
 
 def flicker(report: Report) -> str:
@@ -90,9 +118,7 @@ def slower(report: Report) -> list[str]:
             f"Attention, {share:.0%} of the dense run, gained {seconds(part - part / attention)}; the rest "
             "of the run lost more, which no recipe influences: run it again on a quiet machine."
         )
-    if time is None:
-        return said
-    if time.sparse >= time.dense:
+    if time is not None and time.sparse >= time.dense:
         said.append(
             f"A sparse call of {time.tokens:,} tokens takes longer than a dense one: choosing and gathering "
             f"blocks costs more than leaving out {1 - time.density:.0%} of them saves."
@@ -112,11 +138,15 @@ def advice(report: Report) -> list[str]:
     if found is None or found.quality.identical:
         return []
     if found.quality.ssim >= GOOD:
-        return ["There is quality to spare: `accel tune --target 'ssim>0.95'` looks for a faster recipe."]
+        return [
+            "There is quality to spare: `accel tune MODEL --target 'ssim>0.95' --prompts FILE` looks "
+            "for a faster recipe."
+        ]
     begin = "Much differs" if found.quality.ssim < WORSE else "To come closer to dense"
     return [
         f"{begin}: keep more steps dense (`--set dense_steps=0.4`){_more_blocks(report.recipe_text)}, or let "
-        "`accel tune --target 'ssim>0.97'` find the fastest recipe that is close enough on your prompts."
+        "`accel tune MODEL --target 'ssim>0.97' --prompts FILE` find the fastest recipe that is close enough "
+        "on your prompts."
     ]
 
 

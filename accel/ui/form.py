@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +47,13 @@ class Form:
         given: dict[str, Any] = {"prompt": ""}
         for name, value in values.items():
             kind = NUMBERS.get(name, str)
-            if value in (None, "") or (value == 0 and name != "seed"):
+            if value is None or not str(value).strip():
                 continue
             try:
                 given[name] = kind(value)
             except (TypeError, ValueError, OverflowError):
-                raise Mistake(f"{name}: expected a number, got {value!r}") from None
+                whole = "whole " if kind is int else ""
+                raise Mistake(f"{name}: expected a {whole}number, got {value!r}") from None
         return cls(**given)
 
     def checked(self) -> Checked:
@@ -62,32 +62,34 @@ class Form:
         Raises:
             Mistake: if a field is wrong, or the model cannot take it.
         """
-        if self.density and self.target.strip():
+        if self.density is not None and self.target.strip():
             raise Mistake("a density or a quality target, not both: tuning to a target finds the density")
         model = self.model.strip() or "demo"
         loading = checks.loading_of({"model": model})
         chosen: dict[str, Any] = {"prompt": self.prompt, "seed": self.seed}
-        chosen |= {name: value for field, name in SIZES.items() if (value := getattr(self, field))}
+        chosen |= {
+            name: value for field, name in SIZES.items() if (value := getattr(self, field)) is not None
+        }
         settings = checks.settings_of(model, chosen)
         name, recipe = checks.recipe_of(model, self.recipe.strip() or None, self._changes())
         target = Target.parse(self.target) if self.target.strip() else None
         asked = checks.asked_of(loading, settings)
         if target is not None and asked.makes_images:
             raise Mistake("a quality target is for videos")
-        return Checked(asked, settings, name, recipe, bool(self.density), target, self.command())
+        return Checked(asked, settings, name, recipe, self.density is not None, target, self.command())
 
     def command(self) -> tuple[str, ...]:
         """The command line that does the same, for a request without a target."""
         words = ["accel", "compare", self.prompt, "--model", self.model.strip() or "demo"]
         for field in (*SIZES, "seed", "recipe"):
             value = getattr(self, field)
-            words += [f"--{field}", str(value)] if value else []
+            words += [f"--{field}", str(value)] if value != getattr(Form, field) else []
         for change in self._changes():
             words += ["--set", change]
         return tuple(words)
 
     def _changes(self) -> list[str]:
-        return [f"density={self.density}"] if self.density else []
+        return [] if self.density is None else [f"density={self.density}"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,3 @@ class Checked:
     changed: bool
     target: Target | None
     command: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return shlex.join(self.command)

@@ -17,6 +17,9 @@ HEADERS = ["", "dense", "accelerated", "times faster"]
 STYLE = """
 footer { display: none !important; }
 #status { min-height: 1.5em; }
+#numbers table { font-variant-numeric: tabular-nums; }
+#numbers :is(th, td) { padding: 4px 8px; overflow-wrap: normal; word-break: normal; }
+#verdict p:nth-child(-n+2) { font-weight: 600; }
 @media (max-width: 700px) { #sides { flex-direction: column; } #sides > .column { width: 100%; } }
 """
 # Fonts of the system: a page on the loopback interface asks no other machine for anything.
@@ -99,8 +102,12 @@ def _results(gr: Any) -> list[Any]:
     verdict = gr.Markdown("", elem_id="verdict")
     numbers = gr.Markdown("", visible=False, elem_id="numbers")
     page = gr.File(label="the report: rulers, curves, where it differs most", visible=False)
-    look = {"wrap_lines": True, "show_line_numbers": False, "visible": False}
-    texts = [gr.Code(label=name, language=None, elem_id=name, **look) for name in ("summary", "recipe")]
+    look = {"show_line_numbers": False, "visible": False, "language": None, "lines": 1}
+    # The summary has a table, whose lines stay whole.
+    texts = [
+        gr.Code(label=name, elem_id=name, wrap_lines=wrap, **look)
+        for name, wrap in (("summary", False), ("recipe", True))
+    ]
     return [status, *videos, *images, preview, verdict, numbers, page, *texts]
 
 

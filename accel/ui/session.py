@@ -17,7 +17,7 @@ from torch import Tensor
 from accel.apply.summary import Summary, summarize
 from accel.cli.app import sentence_of
 from accel.comparison import Report, report_as_dict, write_report
-from accel.comparison.from_runs import recipe_yaml, report_of
+from accel.comparison.from_runs import report_of, shown_recipe
 from accel.comparison.runs import Compared, compare_runs
 from accel.comparison.words import verdict
 from accel.mistake import Mistake
@@ -109,7 +109,7 @@ class Session:
         teller.steps = checked.settings.num_inference_steps
         if checked.target is not None:
             checked = self._tuned(pipe, checked, folder, teller)
-        teller.tell(recipe=recipe_yaml(checked.recipe))
+        teller.tell(recipe=shown_recipe(checked.recipe_name, checked.recipe, checked.changed))
         compared = compare_runs(pipe, checked.settings, checked.recipe, watcher=teller)
         model, name = checked.asked.loading.model, checked.recipe_name
         report = report_of(
@@ -235,8 +235,12 @@ def numbers(report: Report) -> tuple[Row, ...]:
         dense, fast = (facts["runs"][run][f"seconds_{part}"] for run in SHOWN)
         rows.append((f"{label}, s", f"{dense:.2f}", f"{fast:.2f}", f"{facts['speedup'][part]:.2f}x"))
     found = facts["quality"]["accelerated"]
-    density, error = facts["density"]["with_dense_as_1"], found["latent_relative_error"]
-    scores = {"SSIM": found["ssim"], "PSNR, dB": found["psnr_mean_over_frames"], "latent error": error}
-    scores["density"] = density
-    rows += [(name, "", "-" if value is None else f"{value:.4f}", "") for name, value in scores.items()]
+    scores = {
+        "SSIM": (found["ssim"], 4),
+        "PSNR, dB": (found["psnr_mean_over_frames"], 2),
+        "latent error": (found["latent_relative_error"], 4),
+        "density": (facts["density"]["with_dense_as_1"], 3),
+    }
+    for label, (value, digits) in scores.items():
+        rows.append((label, "", "-" if value is None else f"{value:.{digits}f}", ""))
     return tuple(rows)

@@ -78,7 +78,7 @@ def test_compare_prints_scores_that_can_be_placed(compared):
     _, told, bars = compared
     for part in ("attention only", "end to end", "times faster", "accelerated against dense", "noise floor",
                  "other seed against dense", "latent relative error", "density",
-                 "not as close as", "closer than"):  # fmt: skip
+                 "closer to the dense video than", "smaller than with"):  # fmt: skip
         assert part in told, part
     for part in ("1 of 5: warm-up", "2 of 5: dense", "3 of 5: accelerated, then ", "5 of 5: other seed"):
         assert part in bars, part

@@ -14,7 +14,7 @@ from accel.comparison.anchors import DEMO, Anchor, completed
 from accel.comparison.curve import Tried, curve_of, write_curve
 from accel.comparison.pays import AttentionTime
 from accel.comparison.quality import Quality
-from accel.comparison.words import advice, verdict
+from accel.comparison.words import advice, latent_error, verdict
 
 ANCHORS = (
     Anchor("weights in fp8", 0.97, 0.1, of_demo=True),
@@ -36,21 +36,44 @@ def report(
 
 
 def test_a_number_is_placed_between_things_that_people_know():
-    fast, close, flickers = verdict(report())
+    fast, close, error, flickers = verdict(report())
     assert fast == "1.67× as fast end to end: 25.0 s became 15.0 s, attention 4.00×."  # noqa: RUF001
-    assert (
-        "closer than an mp4 of default quality (0.9400), not as close as weights in fp8 (0.9700, of the demo"
-        in close
+    assert close == (
+        "It is closer to the dense video than an mp4 of default quality: SSIM 0.9500 against 0.9400, "
+        "but not as close as weights in fp8 (0.9700 on the demo)."
     )
-    assert "closer than another seed (0.9), not as close as weights in fp8 (0.1, of the demo" in close
+    assert error == (
+        "Latent error 0.2: smaller than with another seed (0.9), "
+        "larger than with weights in fp8 (0.1 on the demo)."
+    )
     assert flickers == "It flickers as the dense video does (within 2%)."
 
 
-@pytest.mark.parametrize("ssim, said", [(0.99, "closer than weights"), (0.3, "not as close as another seed")])
+@pytest.mark.parametrize(
+    "ssim, said",
+    [
+        (
+            0.99,
+            "It is closer to the dense video than weights in fp8: SSIM 0.9900 against 0.9700 on the demo.",
+        ),
+        (0.3, "It is not as close to the dense video as another seed: SSIM 0.3000 against 0.5000."),
+    ],
+)
 def test_beyond_all_anchors_only_one_side_is_named(ssim, said):
-    (close,) = (each for each in verdict(report(ssim)) if "SSIM" in each)
-    ssim_alone = close.split(". Latent")[0]
-    assert said in ssim_alone and ("not as close" in ssim_alone) == (ssim < 0.5)
+    assert verdict(report(ssim))[1] == said
+
+
+def test_another_exact_backend_is_closer_than_anything_and_says_nothing():
+    exact = replace(report(0.99), anchors=(*ANCHORS, Anchor("another exact backend", 1.0, 0.0)))
+    assert verdict(exact) == verdict(report(0.99))
+    assert "Latent error 0.2: smaller than with another exact backend" in latent_error(
+        replace(exact, anchors=(Anchor("another exact backend", 0.9, 0.3),))
+    )
+
+
+def test_an_image_is_called_one():
+    still = Comparison("accelerated", "a", Quality((30.0,), (0.95,), 30.0))
+    assert "closer to the dense image than" in verdict(replace(report(), comparisons=(still,)))[1]
 
 
 @pytest.mark.parametrize("flicker, said", [(0.03, "50% more"), (0.01, "50% less")])

@@ -39,4 +39,4 @@ def test_fields_and_results_meet_their_components():
 def test_a_wrong_field_is_said_on_the_page():
     (run,) = (each for each in build(Recorder()).fns.values() if each.inputs)
     (only,) = run.fn(*("tall" if field.label == "Height" else "" for field in run.inputs))
-    assert only[0]["value"] == "**height: expected a number, got 'tall'**"
+    assert only[0]["value"] == "**height: expected a whole number, got 'tall'**"

@@ -96,7 +96,10 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
     [
         ({"prompt": " "}, "the prompt is empty"),
         ({"prompt": None}, "the prompt is empty"),
-        ({"height": "tall"}, "height: expected a number, got 'tall'"),
+        ({"height": "tall"}, "height: expected a whole number, got 'tall'"),
+        ({"steps": "2.5"}, "steps: expected a whole number, got '2.5'"),
+        ({"frames": "0"}, "--frames"),
+        ({"density": "0"}, "density"),
         ({"height": 65}, "65"),
         ({"density": "nan"}, "density"),
         ({"density": 0.5, "target": "ssim>0.9"}, "not both"),
@@ -135,7 +138,7 @@ def test_a_target_is_tuned_to_before_the_comparison(tmp_path, monkeypatch):
 
 
 def test_the_command_does_the_same():
-    form = Form.of({**SMALL, "density": 0.5, "recipe": "auto", "seed": 3})
+    form = Form.of({**SMALL, "density": 0.5, "recipe": "auto", "seed": 3, "target": " "})
     assert " ".join(form.command()) == (
         "accel compare a red circle --model demo --height 64 --width 64 --frames 9 --steps 2 --seed 3 "
         "--recipe auto --set density=0.5"
