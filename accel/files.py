@@ -6,13 +6,13 @@ import errno
 import os
 import re
 import secrets
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from filelock import ReadWriteLock, Timeout
+if TYPE_CHECKING:
+    from filelock import ReadWriteLock
 
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.part(\.\w+)?")
@@ -43,6 +43,17 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _keep_the_name(path.parent)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write text, UTF-8, whole or not at all; returns the path.
+
+    Raises:
+        OSError: if the folder does not exist or cannot be written.
+    """
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -102,6 +113,10 @@ class FolderLock:
             self._held = None
 
     def _take(self, mode: Literal["read", "write"], blocking: bool) -> None:
+        import sqlite3
+
+        from filelock import ReadWriteLock, Timeout
+
         self.release()
         lock = ReadWriteLock(self.folder / LOCK, is_singleton=False)
         try:

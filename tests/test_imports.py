@@ -30,6 +30,8 @@ accel.policies.decode
 accel.policies.search
 accel.policies.parts
 accel.policies.policy
+accel.noun
+accel.recipe.errors
 accel.patches.models
 accel.patches.transformers accel.patches.diffusers.families
 accel.patches.diffusers
@@ -171,10 +173,22 @@ def test_importing_accel_imports_no_model_library():
     assert run(code) == "[]"
 
 
-def test_importing_the_one_line_imports_no_model_library_and_no_compiler():
-    heavy = "{'diffusers', 'transformers', 'torch._dynamo'}"
-    code = f"import sys; from accel import accelerate_model; print(sorted({heavy} & set(sys.modules)))"
+def test_importing_the_one_line_imports_no_model_library_no_compiler_and_no_method():
+    heavy = (
+        "'diffusers', 'transformers', 'torch._dynamo', 'filelock', 'safetensors', 'accel.policies.compose'"
+    )
+    code = f"import sys; from accel import accelerate_model; print(sorted({{{heavy}}} & set(sys.modules)))"
     assert run(code) == "[]"
+
+
+def test_importing_the_one_line_imports_few_modules_beside_torch():
+    code = (
+        "import sys, torch; before = set(sys.modules); from accel import accelerate_model; "
+        "print(*(name.partition('.')[0] for name in set(sys.modules) - before))"
+    )
+    found = Counter(run(code).split())
+    assert found["accel"] <= 125, "a module of ours that a call does not need is imported at its first use"
+    assert found.total() <= 220, found.most_common(5)
 
 
 def test_importing_accel_changes_no_model_library():

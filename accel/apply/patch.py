@@ -17,7 +17,6 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import prepare
 from accel.patches.hook import ModelHook
 from accel.patches.models import is_language_model
-from accel.patches.site import Site
 from accel.patches.slot import Slot
 from accel.sites.faults import Doing, hook_fault
 from accel.sites.grid.grid_attention import GridAttention
@@ -104,30 +103,30 @@ class Patch:
 
     def _add_hook(self, component: str, clock: Clock) -> None:
         model = self.models[component]
-        hook = sequence_hook(self) if is_language_model(model) else RootHook(clock, owner=self)
+        hook: ModelHook = RootHook(clock, owner=self)
+        if is_language_model(model):
+            # transformers is imported now and not before.
+            from accel.patches.transformers.hook import SequenceHook
+
+            hook = SequenceHook(self)
         self.hooks[component] = hook
         hook.attach(model)
 
     def _add(self, step: Step) -> None:
         assert step.rule is not None
-        site, policy, schedule = step.site, step.rule.policy, self.plan.recipe.schedule_of(step.rule)
+        site, rule, recipe = step.site, step.rule, self.plan.recipe
         if site.causal:
-            sequence = SequenceAttention(site, policy, schedule, self.warned)
-            sequence.precision = step.rule.precision
-            self._put_in(prepared_in_sequence(site, sequence))
+            from accel.patches.transformers.install import prepare_sequence
+
+            sequence = SequenceAttention(site, rule, recipe, self.warned)
+            self._put_in(InstalledSite(site, sequence, prepare_sequence(site, sequence)))
             return
-        reuse = self.plan.recipe.reuse_of(step.rule)
-        hook, recipe = self.hooks[site.component], self.plan.recipe
+        hook = self.hooks[site.component]
         assert isinstance(hook, RootHook)
-        attention = GridAttention(
-            site, policy, schedule, hook, reuse, self.warned, recipe.compensate, recipe.few_steps
-        )
-        attention.precision = step.rule.precision
-        if attention.few is not None:
-            attention.few.precision = step.rule.precision
+        attention = GridAttention(site, rule, recipe, hook, self.warned)
         uninstall = prepare(self.models[site.component], site, attention)
-        if schedule.dense_backend is not None:
-            self._prefer(schedule.dense_backend, uninstall.routed.slot)
+        if attention.schedule.dense_backend is not None:
+            self._prefer(attention.schedule.dense_backend, uninstall.routed.slot)
         self._put_in(InstalledSite(site, attention, uninstall))
 
     def _prefer(self, backend: str, slot: Slot) -> None:
@@ -141,20 +140,6 @@ class Patch:
         # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.
         self.installed.append(one)
         one.uninstall.put_in()
-
-
-def sequence_hook(owner: Patch) -> ModelHook:
-    """The hook of a language model; transformers is imported now and not before."""
-    from accel.patches.transformers.hook import SequenceHook
-
-    return SequenceHook(owner)
-
-
-def prepared_in_sequence(site: Site, attention: SequenceAttention) -> InstalledSite:
-    """A layer of a language model that is not in force yet."""
-    from accel.patches.transformers.install import prepare_sequence
-
-    return InstalledSite(site, attention, prepare_sequence(site, attention))
 
 
 def apply(plan: Plan, models: Mapping[str, nn.Module], clock: Clock) -> Patch:

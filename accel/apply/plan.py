@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import product
 
 import torch
 
@@ -77,8 +78,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
         if number not in used:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
     _require_dense_backends(recipe, steps)
-    _require_sequence_methods(recipe, [step for step in steps if step.site.causal])
-    _require_grid_methods(recipe, [step for step in steps if not step.site.causal])
+    _require_methods(recipe, steps)
     return Plan(recipe, tuple(steps))
 
 
@@ -113,36 +113,25 @@ def require_for_text(recipe: Recipe) -> None:
         RecipeError: if there is such a rule.
     """
     layer = Site("", "", torch.nn.Module(), layer=0, n_layers=1, heads=1, causal=True)
-    _require_sequence_methods(recipe, [Step(layer, rule) for rule in recipe.rules if rule.match == "*"])
+    _require_methods(recipe, [Step(layer, rule) for rule in recipe.rules if rule.match == "*"])
 
 
-def _require_sequence_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Try every method that a language model would run on a text of zeros: no grid, and causal."""
-    tokens = torch.zeros(1, 1, TRIAL_TOKENS, 16, device="cpu")
-    for number, rule in enumerate(recipe.rules):
-        site = next((step.site for step in steps if step.rule is rule), None)
-        if site is not None:
-            try:
-                context = Context(layer=site.layer, n_layers=site.n_layers)
-                require_layout(rule.policy, rule.policy.layout(tokens, tokens, None, context))
-            except ValueError as error:
-                raise RecipeError(f"rules[{number}].policy: {error}") from error
-
-
-def _require_grid_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Try every method that a model with a token grid would run on a small one of zeros."""
-    for number, rule in enumerate(recipe.rules):
-        site = next((step.site for step in steps if step.rule is rule), None)
+def _require_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Try every method on zeros: on a small grid, or, for a language model, on a text, which has none."""
+    for causal, (number, rule) in product((True, False), enumerate(recipe.rules)):
+        sites = (step.site for step in steps if step.rule is rule and step.site.causal == causal)
+        site = next(sites, None)
         if site is None:
             continue
-        grid = rule.policy.only_grid or TRIAL_GRID
-        tokens = torch.zeros(1, 1, 1, 16, device="cpu").expand(1, site.heads, grid.tokens, 16)
+        grid = None if causal else rule.policy.only_grid or TRIAL_GRID
+        heads, tokens = (1, TRIAL_TOKENS) if grid is None else (site.heads, grid.tokens)
+        zeros = torch.zeros(1, 1, 1, 16, device="cpu").expand(1, heads, tokens, 16)
         context = Context(grid=grid, layer=site.layer, n_layers=site.n_layers)
+        policy = rule.policy if causal else at_progress(rule.policy, 0.0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                policy = at_progress(rule.policy, 0.0)
-                require_layout(policy, policy.layout(tokens, tokens, grid, context))
+                require_layout(policy, policy.layout(zeros, zeros, grid, context))
         except ValueError as error:
             raise RecipeError(f"rules[{number}].policy: {error}") from error
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accel.files import whole_file
+from accel.files import write_whole
 from accel.mistake import Mistake
 
 MANIFEST = "manifest.jsonl"
@@ -83,7 +83,7 @@ class Manifest:
         merged: set[Path] | None = None
         while merged != (there := self._recorded()):
             found = [record for path in sorted(there) if (record := _read(path)) is not None]
-            _write(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found))
+            write_whole(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found))
             merged = there
 
 
@@ -114,9 +114,4 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
-    _write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -21,7 +21,6 @@ RecipeName = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: key.path=value. Repeatable.")
 ]
-Device = Annotated[str | None, typer.Option(help="'cuda', 'cpu', ...; by default the best available.")]
 Preview = Annotated[
     bool, typer.Option(help="Show the latents as they come, in a terminal with 16 million colours.")
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from accel.files import whole_file
+from accel.files import write_whole
 
 NAME = "curve.json"
 
@@ -19,6 +19,7 @@ class Tried:
     Args:
         speedup: dense / accelerated seconds of the transformers' forwards.
         chosen: it is the one that tuning ended with.
+        name: what people call it.
     """
 
     density: float
@@ -26,14 +27,15 @@ class Tried:
     latent_error: float | None
     ssim: float | None
     chosen: bool = False
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"density {self.density:.3f}"
 
 
 def write_curve(points: Sequence[Tried], folder: Path) -> Path:
     """Keep a curve in the folder of its recipe."""
-    path = folder / NAME
-    with whole_file(path) as draft:
-        draft.write_text(json.dumps([asdict(point) for point in points], indent=1), encoding="utf-8")
-    return path
+    return write_whole(folder / NAME, json.dumps([asdict(point) for point in points], indent=1))
 
 
 def curve_of(recipe: str) -> tuple[Tried, ...]:

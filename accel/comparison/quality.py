@@ -61,7 +61,8 @@ class Quality:
     @property
     def psnr(self) -> float:
         """Mean of the per-frame PSNR over the frames that differ, in dB; infinite if all are equal."""
-        return _mean_of_finite(self.per_frame_psnr)
+        finite = [value for value in self.per_frame_psnr if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else math.inf
 
     @property
     def ssim(self) -> float:
@@ -111,31 +112,6 @@ def measure_quality(video: Tensor, reference: Tensor) -> Quality:
         flicker=temporal_flicker(video),
         reference_flicker=temporal_flicker(reference),
     )
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB: the mean of the per-frame PSNR over the frames that differ.
-
-    A frame that is equal has an infinite PSNR and no place in a mean; infinite only if all frames are equal.
-
-    Args:
-        a, b: [F, H, W, C] in [0, 1].
-    """
-    _check(a, b)
-    return _mean_of_finite(_decibels(_per_frame_mse(a, b)).tolist())
-
-
-def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity (Wang et al. 2004), mean over pixels, channels and frames; 1 for equal videos.
-
-    Gaussian window of 11 x 11 with sigma 1.5, K1 = .01, K2 = .03, data range 1, each channel separately, and
-    only windows that lie wholly inside the frame.
-
-    Args:
-        a, b: [F, H, W, C] in [0, 1], H and W at least 11.
-    """
-    _check(a, b)
-    return _per_frame_ssim(a, b).mean().item()
 
 
 def temporal_flicker(video: Tensor) -> float | None:
@@ -189,6 +165,8 @@ def _decibels(mse: Tensor) -> Tensor:
 
 
 def _per_frame_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), mean over pixels and channels: a Gaussian window that lies
+    wholly inside the frame, data range 1."""
     if min(a.shape[1:3]) < WINDOW:
         raise ValueError(
             f"SSIM needs frames of at least {WINDOW} x {WINDOW}, got {a.shape[1]} x {a.shape[2]}"
@@ -208,11 +186,6 @@ def _frame_ssim(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
     covariance = ab - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a.square() + mean_b.square() + K1**2)
     return (luminance * (2 * covariance + K2**2) / (variances + K2**2)).mean()
-
-
-def _mean_of_finite(values: tuple[float, ...] | list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.inf
 
 
 def _null_if_infinite(value: float) -> float | None:

@@ -13,9 +13,9 @@ from accel.comparison.drawing.density_map import density_map
 from accel.comparison.drawing.digits import FILTERS
 from accel.comparison.report import MEDIA_TYPES, Report, Run
 from accel.comparison.words import advice, verdict
-from accel.files import whole_file
+from accel.files import write_whole
 
-TEMPLATES = Path(__file__).parent
+HERE = Path(__file__).parent
 PICTURES = ("dense", "accelerated", "dense_place", "accelerated_place")
 
 
@@ -25,15 +25,20 @@ def render_report(report: Report) -> str:
     Raises:
         FileNotFoundError: if a run names a video that is not there.
     """
+    return rendered(HERE / "report.html.j2", **_page(report))
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """The text that a template makes, which may use those beside it and those of comparisons."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([template.parent, HERE]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     environment.filters.update(FILTERS)
-    return environment.get_template("report.html.j2").render(_page(report))
+    return environment.get_template(template.name).render(values)
 
 
 def write_report(report: Report, path: str | Path) -> Path:
@@ -42,11 +47,7 @@ def write_report(report: Report, path: str | Path) -> Path:
     Raises:
         FileNotFoundError: if a run names a video that is not there, or the folder does not exist.
     """
-    path = Path(path)
-    page = render_report(report)
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
+    return write_whole(Path(path), render_report(report))
 
 
 def _page(report: Report) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _page(report: Report) -> dict[str, Any]:
     accelerated = report.comparison("accelerated")
     error = None if accelerated is None else accelerated.latent_relative_error
     runs = (report.dense, report.accelerated)
-    data = [_data_uri(run) for run in runs]
+    data = [_video_of(run) for run in runs]
     psnr = [(each, each.quality.per_frame_psnr) for each in comparisons]
     ssim = [(each, each.quality.per_frame_ssim) for each in comparisons]
     return {
@@ -75,7 +76,9 @@ def _page(report: Report) -> dict[str, Any]:
         "verdict": verdict(report),
         "advice": advice(report),
         "worst": worst,
-        "pictures": {} if worst is None else {name: _png(getattr(worst, name)) for name in PICTURES},
+        "pictures": {}
+        if worst is None
+        else {name: data_uri(getattr(worst, name), "image/png") for name in PICTURES},
         "psnr_chart": curve_chart("PSNR by frame", "PSNR (dB)", psnr),
         "ssim_chart": curve_chart("SSIM by frame", "SSIM", ssim),
         "bars": time_bars(runs),
@@ -83,13 +86,13 @@ def _page(report: Report) -> dict[str, Any]:
     }
 
 
-def _png(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
-def _data_uri(run: Run) -> str:
+def _video_of(run: Run) -> str:
     """The run's video as a data URI; empty without a video."""
     if run.video_path is None:
         return ""
     path = Path(run.video_path)
-    return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return data_uri(path.read_bytes(), MEDIA_TYPES[path.suffix])
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from accel.files import whole_file
+from accel.files import write_whole
 from accel.kernels.attention.check_results import entries, results_file
 
 _KNOWN: dict[str, float] = {}
@@ -33,5 +33,4 @@ def _write_file() -> None:
     path = cache_file()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as draft:
-            draft.write_text(json.dumps({**entries(path, float), **_KNOWN}, indent=1), encoding="utf-8")
+        write_whole(path, json.dumps({**entries(path, float), **_KNOWN}, indent=1))

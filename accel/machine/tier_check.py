@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from accel.files import FolderLock, whole_file
+from accel.files import FolderLock, write_whole
 from accel.kernels.attention.check_results import PASSED, check_result, key, known, read_file, results_file
 from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run, checked_tiers
@@ -85,5 +85,5 @@ def _alone() -> Iterator[None]:
 def _keep(about: str, found: str) -> None:
     """Write the file whole; where it cannot be written, only this process knows."""
     if not found.startswith(NOT_CHECKED):
-        with suppress(OSError), whole_file(results_file()) as draft:
-            draft.write_text(json.dumps({**read_file(), about: found}, indent=1), encoding="utf-8")
+        with suppress(OSError):
+            write_whole(results_file(), json.dumps({**read_file(), about: found}, indent=1))

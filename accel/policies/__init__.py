@@ -1,5 +1,5 @@
 """The methods a recipe can name."""
 
-from accel.policies.registry import POLICIES, register_policy
+from accel.policies.registry import find_policy, register_policy, registered_policies
 
-__all__ = ["POLICIES", "register_policy"]
+__all__ = ["find_policy", "register_policy", "registered_policies"]

@@ -7,18 +7,19 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.always import Always
 from accel.policies.parts.flex_prefill import FlexPrefill
 from accel.policies.parts.grid_blocks import require_grid
+from accel.policies.parts.head_choice import row_of
 from accel.policies.parts.ordering.axes_by_head import AxesByHead, always_by_head, order_by_head
 from accel.policies.parts.ordering.content_orders import Clusters, ContentOrder, Hashed, content_order
 from accel.policies.parts.ordering.orders import (
@@ -42,7 +43,7 @@ AnyOrder = Annotated[
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
+@noun
 class Composed(Policy):
     """Most published block-sparse methods are one choice in each of these; the recipes name them.
 
@@ -126,7 +127,7 @@ class Composed(Policy):
         """What blocks of queries and of keys are cut from, and bool [1, H | 1, Mb, Nb], those always kept."""
         order, device = self.order, q.device
         if isinstance(order, AxesByHead):
-            axes = order.of_call(q.shape[1], context)
+            axes = row_of(order.heads, q.shape[1], context)
             by_head = order_by_head(axes, grid, device)
             return by_head, by_head, always_by_head(self.always, axes, grid, self.block_size, device)[None]
         if isinstance(order, Cycle):

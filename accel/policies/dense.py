@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.policy import BlockSize, Policy
 
 
-@dataclass(frozen=True)
+@noun
 class Dense(Policy):
     """Keeps every block: sparse attention's answer and cost at density 1."""
 

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.planning.representatives import ragged_mean
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
@@ -25,7 +25,7 @@ from accel.policies.policy import BlockSize, Policy
 Side = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
+@noun
 class Draft(Policy):
     """Attention between the means of small regions of a frame decides which blocks are computed.
 

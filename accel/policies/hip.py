@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
@@ -30,7 +30,7 @@ Tokens = Annotated[int, Field(ge=0)]
 CHUNK_ELEMENTS = 1 << 26
 
 
-@dataclass(frozen=True)
+@noun
 class Hip(Policy):
     """The same number of key blocks for every block of queries, found without scoring every key.
 

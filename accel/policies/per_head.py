@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.by_head import heads_of
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
@@ -22,7 +22,7 @@ from accel.policies.radial import Radial
 Candidate = Annotated[Composed | Dense | Radial, Field(discriminator="method")]
 
 
-@dataclass(frozen=True)
+@noun
 class PerHead(Policy):
     """A plan by layer, head and part of the schedule, or a choice made from the input at every call.
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks, per_head
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.noun import noun
 from accel.patches.context import Context, HeadShare
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
@@ -24,7 +24,7 @@ from accel.policies.parts.selectors import Selector, TopP, keep_of_share
 from accel.policies.policy import BlockSize, Policy
 
 
-@dataclass(frozen=True)
+@noun
 class Permuted(Policy):
     """Sorts keys inside segments, one order for each key head, and keeps the heaviest blocks.
 

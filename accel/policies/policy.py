@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
 from torch import Tensor
 
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import STRICT
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 BlockRows = Literal[16, 32, 64, 128]
 BlockSize = tuple[BlockRows, BlockRows]
@@ -31,7 +29,7 @@ class Policy(ABC):
         only_grid: the one grid that the method can plan; None where it plans any.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    __pydantic_config__ = STRICT
 
     method: str
     static: ClassVar[bool] = False

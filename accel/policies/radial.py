@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
@@ -23,7 +23,7 @@ Decay = Annotated[float, Field(gt=0, le=1)]
 Reduction = Literal["any", "strict"]
 
 
-@dataclass(frozen=True)
+@noun
 class Radial(Policy):
     """One mask for all steps, from the grid alone: O(n log n) in frames, quadratic in resolution.
 
@@ -64,8 +64,15 @@ class Radial(Policy):
             ValueError: without the grid of these tokens, or if a table of decays does not fit the model.
         """
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        decays = self._head_decays(context, q.shape[1])
-        return _layout(grid, decays, self.rule, self.reduction, self.block_size, q.device)
+        return _layout(self, grid, self._head_decays(context, q.shape[1]), q.device)
+
+    def mask(self, grid: TokenGrid, decay: float) -> Tensor:
+        """Bool [Mb, Nb], on the CPU, of heads of one decay."""
+        sink = HAS_SINK[self.rule]
+        widths = half_widths(grid.frames, grid.frame_tokens, decay, self.rule, max(self.block_size))
+        if self.reduction == "any":
+            return keep_any(grid, widths, sink, self.block_size)
+        return keep_strict(grid, widths, sink, self.block_size[0])
 
     def _head_decays(self, context: Context, heads: int) -> tuple[float, ...]:
         if isinstance(self.decay, float):
@@ -85,36 +92,18 @@ class Radial(Policy):
 
 
 @from_sizes(128)
-def _layout(
-    grid: TokenGrid,
-    decays: tuple[float, ...],
-    rule: Rule,
-    reduction: Reduction,
-    block_size: tuple[int, int],
-    device: torch.device,
-) -> BlockLayout:
-    keep = torch.stack([_keep(grid, decay, rule, reduction, block_size) for decay in decays])
-    return BlockLayout.from_mask(keep.unsqueeze(0).to(device), block_size, grid.tokens, grid.tokens)
+def _layout(policy: Radial, grid: TokenGrid, decays: tuple[float, ...], device: torch.device) -> BlockLayout:
+    keep = torch.stack([_keep(policy, grid, decay) for decay in decays])
+    return BlockLayout.from_mask(keep.unsqueeze(0).to(device), policy.block_size, grid.tokens, grid.tokens)
 
 
 @from_sizes(128)
-def _keep(
-    grid: TokenGrid, decay: float, rule: Rule, reduction: Reduction, block_size: tuple[int, int]
-) -> Tensor:
-    keep = _keep_unchecked(grid, decay, rule, reduction, block_size)
-    if rule != "paper" and torch.equal(keep, _keep_unchecked(grid, decay / 2, rule, reduction, block_size)):
+def _keep(policy: Radial, grid: TokenGrid, decay: float) -> Tensor:
+    keep = policy.mask(grid, decay)
+    if policy.rule != "paper" and torch.equal(keep, policy.mask(grid, decay / 2)):
         warnings.warn(
             f"radial: decay {decay:g} keeps the same blocks as {decay / 2:g} on {grid} with blocks of "
-            f"{block_size}: it is saturated, a smaller one cannot make the mask sparser",
+            f"{policy.block_size}: it is saturated, a smaller one cannot make the mask sparser",
             stacklevel=2,
         )
     return keep
-
-
-def _keep_unchecked(
-    grid: TokenGrid, decay: float, rule: Rule, reduction: Reduction, block_size: tuple[int, int]
-) -> Tensor:
-    widths = half_widths(grid.frames, grid.frame_tokens, decay, rule, max(block_size))
-    if reduction == "any":
-        return keep_any(grid, widths, HAS_SINK[rule], block_size)
-    return keep_strict(grid, widths, HAS_SINK[rule], block_size[0])

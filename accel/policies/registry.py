@@ -1,7 +1,7 @@
 """The methods a recipe can name: built in, registered in Python, or from installed packages.
 
 A package offers its methods under the entry point group `sparse_accel.policies`, each by the name that
-recipes use. They are imported when a recipe first names them.
+recipes use. All methods are imported when a recipe first names them.
 """
 
 from __future__ import annotations
@@ -9,28 +9,21 @@ from __future__ import annotations
 from dataclasses import is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import TypeVar
 
-from accel.policies.compose import Composed
-from accel.policies.dense import Dense
-from accel.policies.draft import Draft
-from accel.policies.hip import Hip
-from accel.policies.per_head import PerHead
-from accel.policies.permuted import Permuted
 from accel.policies.policy import Policy
-from accel.policies.radial import Radial
-from accel.policies.stored import Stored
 
 GROUP = "sparse_accel.policies"
-POLICIES: dict[str, type[Policy]] = {
-    "dense": Dense,
-    "radial": Radial,
-    "draft": Draft,
-    "permuted": Permuted,
-    "hip": Hip,
-    "compose": Composed,
-    "per_head": PerHead,
-    "stored": Stored,
+POLICIES: dict[str, type[Policy] | str] = {
+    "dense": "accel.policies.dense:Dense",
+    "radial": "accel.policies.radial:Radial",
+    "draft": "accel.policies.draft:Draft",
+    "permuted": "accel.policies.permuted:Permuted",
+    "hip": "accel.policies.hip:Hip",
+    "compose": "accel.policies.compose:Composed",
+    "per_head": "accel.policies.per_head:PerHead",
+    "stored": "accel.policies.stored:Stored",
 }
 
 P = TypeVar("P", bound=type[Policy])
@@ -55,7 +48,7 @@ def register_policy(policy: P) -> P:
     name = getattr(policy, "method", None)
     if not isinstance(name, str) or not name:
         raise TypeError(f"{policy.__name__} needs a name for recipes: a field such as `method: str = 'mine'`")
-    taken = POLICIES.get(name, policy)
+    taken = _imported(name) or policy
     if _full_name(taken) != _full_name(policy):
         raise ValueError(f"the method {name!r} is {_full_name(taken)} already")
     POLICIES[name] = policy
@@ -77,12 +70,24 @@ def find_policy(name: str) -> type[Policy] | None:
                 f"the method {name!r} of the installed package behind {entry.value!r} cannot be used: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    return POLICIES.get(name)
+    return _imported(name)
+
+
+def registered_policies() -> dict[str, type[Policy]]:
+    """Our methods and those that are registered by now, imported, by name."""
+    return {name: policy for name in list(POLICIES) if (policy := _imported(name)) is not None}
 
 
 def policy_names() -> list[str]:
     """Every name that a recipe can use."""
     return sorted({*POLICIES, *_offered()})
+
+
+def _imported(name: str) -> type[Policy] | None:
+    found = POLICIES.get(name)
+    if isinstance(found, str):
+        found = POLICIES[name] = resolve_name(found)
+    return found
 
 
 def _full_name(policy: type[Policy]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
@@ -17,7 +17,7 @@ from accel.policies.parts.schedule_parts import part_at
 from accel.policies.policy import Policy
 
 
-@dataclass(frozen=True)
+@noun
 class Stored(Policy):
     """The masks of a file, which is of one model at one size (arXiv 2506.16054).
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Discriminator, PlainSerializer, PlainValidator, Tag, TypeAdapter
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from accel.policies.policy import Policy
-from accel.policies.registry import POLICIES, find_policy, policy_names
+from accel.policies.registry import find_policy, policy_names, registered_policies
 
 
 def read_policy(value: Any) -> Policy:
@@ -25,16 +25,17 @@ def read_policy(value: Any) -> Policy:
     if isinstance(value, type) and issubclass(value, Policy):
         raise PydanticCustomError("policy", f"an object is expected, not a class: write {value.__name__}()")
     name = _method(value)
-    if isinstance(name, str):
-        try:
-            known = find_policy(name)
-        except ValueError as error:
-            raise PydanticCustomError("policy", "{problem}", {"problem": str(error)}) from error
-        if known is None:
-            tags = ", ".join(map(repr, policy_names()))
-            context: dict[str, Any] = {"discriminator": "method", "tag": name, "expected_tags": tags}
-            raise PydanticKnownError("union_tag_invalid", context)
-    return _adapter(tuple(POLICIES.items())).validate_python(value)
+    if name is None:
+        raise PydanticKnownError("union_tag_not_found", {"discriminator": "method"})
+    try:
+        known = find_policy(name) if isinstance(name, str) else None
+    except ValueError as error:
+        raise PydanticCustomError("policy", "{problem}", {"problem": str(error)}) from error
+    if known is None:
+        tags = ", ".join(map(repr, policy_names()))
+        context: dict[str, Any] = {"discriminator": "method", "tag": str(name), "expected_tags": tags}
+        raise PydanticKnownError("union_tag_invalid", context)
+    return _adapter(name, known).validate_python(value)
 
 
 def dump_policy(policy: Policy) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def dump_policy(policy: Policy) -> dict[str, Any]:
 
 def policies_schema(template: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The JSON schema of a rule's method, and the definitions it refers to by `template`."""
-    adapters = [(name, "validation", TypeAdapter(policy)) for name, policy in POLICIES.items()]
+    adapters = [(name, "validation", TypeAdapter(policy)) for name, policy in registered_policies().items()]
     schemas, rest = TypeAdapter.json_schemas(adapters, ref_template=template)  # type: ignore[arg-type]
     definitions = dict(rest.get("$defs", {}))
     mapping = {}
@@ -71,11 +72,11 @@ def _method(value: Any) -> Any:
     return value.get("method") if isinstance(value, Mapping) else getattr(value, "method", None)
 
 
-@lru_cache(maxsize=4)
-def _adapter(policies: tuple[tuple[str, type[Policy]], ...]) -> TypeAdapter[Policy]:
-    """Of all methods, distinguished by their names."""
-    choices = tuple(Annotated[policy, Tag(name)] for name, policy in policies)
-    return TypeAdapter(Annotated[Union[choices], Discriminator(_method)])  # type: ignore[arg-type]  # noqa: UP007
+@lru_cache(maxsize=64)
+def _adapter(name: str, policy: type[Policy]) -> TypeAdapter[Policy]:
+    """Of one method, in a union: so its name is part of where a mistake is."""
+    union = Annotated[policy, Tag(name)] | Annotated[None, Tag("")]
+    return TypeAdapter(Annotated[union, Discriminator(_method)])
 
 
 if TYPE_CHECKING:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from accel.policies.policy import STRICT
+from accel.noun import noun
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Rank:
     """Keep a residual as a product of rank `rank` for each head, in place of all its numbers."""
 
@@ -20,7 +19,7 @@ class Rank:
 Store = Literal["full", "int8", "int4"] | Rank
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Compensate:
     """Carry what the last dense step shows of the blocks left out, the residual, to the sparse ones after it.
 

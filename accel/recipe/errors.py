@@ -49,7 +49,7 @@ def _line(finding: Any, schema: dict[str, Any]) -> str:
     kind = finding["type"]
     unknown = kind in ("extra_forbidden", "unexpected_keyword_argument")
     steps, properties = _walk(finding["loc"], schema, unknown)
-    path = _path(steps) or "the recipe"
+    path = _path(steps)
     if unknown:
         parent = _path(steps[:-1])
         where = f"{parent}: " if parent else ""
@@ -62,6 +62,8 @@ def _line(finding: Any, schema: dict[str, Any]) -> str:
         return f"{path}.{_tag(finding)}: this key is required"
     if kind in ("missing", "missing_argument"):
         return f"{path}: this key is required"
+    if not path:
+        return _lower(finding["msg"])
     return f"{path}: {_lower(finding['msg'])}, got {_short(finding['input'])}"
 
 

@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from accel.policies.compose import Composed
+from accel.noun import noun
 from accel.policies.parts.ramp import Ramp
-from accel.policies.parts.selectors import TopK, TopP
-from accel.policies.policy import STRICT, Policy
+from accel.policies.policy import Policy
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
@@ -26,7 +24,7 @@ DISTILLED = re.compile(
 RISES_FROM, RISES_TO = 0.25, 0.75
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class FewSteps:
     """A schedule has few steps if it has at most `most_steps`, and no second pass of guidance or
     an adapter whose name says that it is distilled (lightx2v, lightning, turbo, dmd, causvid, 4steps, ...).
@@ -65,15 +63,20 @@ class FewSteps:
 
     def policy(self, policy: Policy) -> Policy:
         """The method, keeping more towards the end; a method with unknown parts is unchanged."""
-        if not isinstance(policy, Composed) or self.rise == 1:
+        if self.rise == 1:
+            return policy
+        from accel.policies.compose import Composed
+        from accel.policies.parts.selectors import TopK, TopP
+
+        if not isinstance(policy, Composed):
             return policy
         select = policy.select
         if isinstance(select, TopK) and isinstance(select.density, float) and select.layer_density is None:
-            select = replace(select, density=self._rising(select.density, select.density * self.rise))
+            select = replace(select, density=_rising(select.density, select.density * self.rise))
         elif isinstance(select, TopP) and isinstance(select.mass, float):
-            select = replace(select, mass=self._rising(select.mass, 1 - (1 - select.mass) / self.rise))
+            select = replace(select, mass=_rising(select.mass, 1 - (1 - select.mass) / self.rise))
         return replace(policy, select=select)
 
-    @staticmethod
-    def _rising(low: float, high: float) -> Ramp:
-        return Ramp(((RISES_FROM, low), (RISES_TO, min(high, 1.0))))
+
+def _rising(low: float, high: float) -> Ramp:
+    return Ramp(((RISES_FROM, low), (RISES_TO, min(high, 1.0))))

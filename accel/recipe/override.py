@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from accel.policies.policy import Policy
-from accel.policies.registry import POLICIES, find_policy
+from accel.policies.registry import find_policy
 from accel.recipe.any_policy import dump_policy
 from accel.recipe.errors import RecipeError, nearest
 from accel.recipe.files import build_recipe, recipe_data
@@ -40,7 +40,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         else:
             _set_name(data, key, value)
     for rule, old, mapping in zip(recipe.rules, before, data["rules"], strict=False):
-        if type(rule.policy) not in POLICIES.values() and isinstance(mapping, dict):
+        if find_policy(rule.policy.method) is not type(rule.policy) and isinstance(mapping, dict):
             mapping["policy"] = _changed_object(rule.policy, old, mapping.get("policy"))
     return build_recipe(data, "override")
 

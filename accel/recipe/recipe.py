@@ -5,35 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic._internal._model_construction import ModelMetaclass  # no public name
+from pydantic import Field
 
 from accel.kernels.attention.tier import Precision
+from accel.noun import Checked
+from accel.policies.dense import Dense
 from accel.recipe.any_policy import AnyPolicy, policies_schema
 from accel.recipe.compensate import Compensate
-from accel.recipe.errors import explain
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
 
-class _Explained(ModelMetaclass):
-    """Gives objects built in Python the same errors as files."""
-
-    def __call__(cls, *args: Any, **fields: Any) -> Any:
-        try:
-            return super().__call__(*args, **fields)
-        except ValidationError as error:
-            whole = recipe_schema()
-            part = whole["$defs"].get(cls.__name__, whole)
-            raise explain(error, cls.__name__, {**part, "$defs": whole["$defs"]}) from None
+class _OfRecipe(Checked):
+    @classmethod
+    def schema_of_mistakes(cls) -> dict[str, Any]:
+        whole = recipe_schema()
+        return {**whole["$defs"].get(cls.__name__, whole), "$defs": whole["$defs"]}
 
 
-class _Strict(BaseModel, metaclass=_Explained):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Rule(_Strict):
+class Rule(_OfRecipe):
     """One line of a recipe; of the rules that match a site the first one wins.
 
     Args:
@@ -52,7 +43,7 @@ class Rule(_Strict):
     precision: Precision | None = None
 
 
-class ModelPattern(_Strict):
+class ModelPattern(_OfRecipe):
     """The models a recipe was made for.
 
     Args:
@@ -67,7 +58,7 @@ class ModelPattern(_Strict):
     experts: int = 1
 
 
-class Recipe(_Strict):
+class Recipe(_OfRecipe):
     """A recipe, as a YAML file or built in Python.
 
     Args:
@@ -96,7 +87,7 @@ class Recipe(_Strict):
 
 
 BASE = "A shipped recipe that supplies every value not set here."
-DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy={"method": "dense"}),))
+DENSE = Recipe(description="everything dense", rules=(Rule(match="*", policy=Dense()),))
 
 
 def recipe_schema() -> dict[str, Any]:

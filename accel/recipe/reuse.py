@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from accel.policies.policy import STRICT
+from accel.noun import noun
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Reuse:
     """For how long the blocks chosen once are kept. Off by default.
 

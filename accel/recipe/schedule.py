@@ -7,17 +7,16 @@ from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
+from accel.noun import noun
 from accel.patches.context import Context
-from accel.policies.policy import STRICT
 
 LEAST_APART = 5
 ROUNDING = 1e-9  # 0.2 of 50 steps are 10, whatever binary fractions make of it
 FIRST_STEPS, LAST_STEPS, REFRESH = "first steps", "last steps", "refresh"
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Schedule:
     """Fractions, never counts: they mean the same for a schedule of 4 steps and one of 50.
 

@@ -21,7 +21,7 @@ from accel.recipe.recipe import DENSE, Recipe
 from accel.run.arguments import call_arguments
 from accel.run.settings import GenerateSettings
 from accel.run.watcher import Timed, Watcher
-from accel.sites.stopwatch import Stopwatch
+from accel.sites.stopwatch import Stopwatch, mark
 
 # Whose checks of a call's arguments are a user's mistake; and who logs, with a traceback, what it raises.
 CHECKING = ("diffusers.pipelines.", "diffusers.modular_pipelines.", "diffusers.schedulers.")
@@ -156,18 +156,12 @@ def _device_of(pipe: Any) -> torch.device:
 @contextmanager
 def _timed_forwards(pipe: Any) -> Iterator[Stopwatch]:
     """Time every forward of the pipeline's transformers."""
-    stopwatch = Stopwatch()
-    device = _device_of(pipe)
-
-    def start(module: torch.nn.Module, args: Any) -> None:
-        stopwatch.start(device)
-
-    def stop(module: torch.nn.Module, args: Any, output: Any) -> None:
-        stopwatch.stop(device)
-
+    stopwatch, device, began = Stopwatch(), _device_of(pipe), list[Any]()
     models = supported_models(pipe).values()
-    handles = [model.register_forward_pre_hook(start) for model in models]
-    handles += [model.register_forward_hook(stop) for model in models]
+    handles = [model.register_forward_pre_hook(lambda *_: began.append(mark(device))) for model in models]
+    handles += [
+        model.register_forward_hook(lambda *_: stopwatch.add(began.pop(), mark(device))) for model in models
+    ]
     try:
         yield stopwatch
     finally:

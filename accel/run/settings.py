@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from accel.mistake import Mistake
+from accel.noun import Checked
 
 # Nobody generates more; a slip of the keyboard is refused before it fills the memory.
 MOST_PIXELS, MOST_FRAMES, MOST_STEPS = 16_384, 100_000, 10_000
@@ -25,18 +26,14 @@ Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
-class Settings(BaseModel):
+class Settings(Checked):
     """Frozen values that refuse unknown names and wrong types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 class GenerateSettings(Settings):
-    """What to generate. None leaves a choice to the pipeline.
-
-    Raises:
-        ValidationError: a ValueError with the name and the reason for every value that is wrong.
-    """
+    """What to generate. None leaves a choice to the pipeline."""
 
     prompt: str = Field(description="What to generate; the demo has its own.")
     negative_prompt: str | None = Field(None, description="What to avoid.")

@@ -1,6 +1,6 @@
-"""Read videos, and write a video tensor to a file that browsers play (H.264), to a GIF, or without any loss.
+"""Read videos, and write a video tensor to a file that browsers play (H.264) or to a GIF.
 
-H.264 and GIF are for looking at. Measure quality from the tensors, or from what `write_frames` keeps.
+Both are for looking at: quality is measured from the tensors.
 """
 
 from __future__ import annotations
@@ -112,29 +112,6 @@ def write_image(frame: Tensor, path: str | Path) -> Path:
 def write_result(frames: Tensor, path: Path, fps: float) -> Path:
     """Write what a pipeline made, [F, H, W, 3]: as a video, or its only frame as an image."""
     return write_image(frames[0], path) if path.suffix == ".png" else write_video(frames, path, fps)
-
-
-def write_frames(frames: Tensor, path: str | Path) -> Path:
-    """Keep `frames` [F, H, W, C] exactly, as the float32 array `frames` of a compressed .npz file.
-
-    Raises:
-        ValueError: if the ending is not .npz, or a type wider than float32 would be rounded.
-        OSError: if the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: frames are kept in .npz files, got {path.suffix or 'no ending'!r}")
-    if frames.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"only float32, bfloat16 and float16 fit float32 without loss, got {frames.dtype}")
-    with whole_file(path) as partial:
-        np.savez_compressed(partial, frames=frames.detach().float().cpu().numpy())
-    return path
-
-
-def read_frames(path: str | Path) -> Tensor:
-    """The frames `write_frames` kept: float32 [F, H, W, C]."""
-    with np.load(path) as stored:
-        return torch.from_numpy(stored["frames"])
 
 
 def as_bytes(frames: Tensor) -> np.ndarray:

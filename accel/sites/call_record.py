@@ -80,11 +80,6 @@ class CallRecord:
             return None
         return sum(float(calls.total) for calls in self.sparse.values()) / self.sparse_calls
 
-    def density_by_step(self) -> dict[int, float]:
-        """Mean density of each known step, a dense call counting 1."""
-        steps = {step for step in (*self.sparse, *self.dense_steps) if isinstance(step, int)}
-        return {step: self._mean_at(step) for step in sorted(steps)}
-
     def phases(self) -> dict[str, tuple[int, float]]:
         """Calls of a language model's prompts and of its decoding, and their mean density, a dense call
         counting 1. Empty for models that know no such thing."""

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run
 from accel.patches.observers import GRADIENTS, is_differentiated
 from accel.patches.site import Site
-from accel.policies.policy import Policy
-from accel.recipe.schedule import Schedule
+from accel.recipe.recipe import Recipe, Rule
 from accel.sites.call_record import CallRecord, Part
 from accel.sites.faults import Doing, Fault, Faults, errors_pass
 from accel.sites.spent import Spent
@@ -29,8 +27,8 @@ class SiteAttention:
 
     Args:
         site: where.
-        policy: chooses the blocks.
-        schedule: what stays dense.
+        rule: of the recipe, which the site follows: its method chooses the blocks.
+        recipe: what stays dense, and everything else that rules have in common.
         warned: the faults that have been warned about; the sites of one patch share the set.
 
     Attributes:
@@ -41,16 +39,14 @@ class SiteAttention:
         precision: what the recipe lets queries and keys be rounded to.
     """
 
-    def __init__(
-        self, site: Site, policy: Policy, schedule: Schedule, warned: set[str] | None = None
-    ) -> None:
-        self.policy = policy
-        self.schedule = schedule
+    def __init__(self, site: Site, rule: Rule, recipe: Recipe, warned: set[str] | None = None) -> None:
+        self.policy = rule.policy
+        self.schedule = recipe.schedule_of(rule)
+        self.precision = rule.precision
         self.record = CallRecord()
         self.faults = Faults(site.full_name, set() if warned is None else warned)
         self.stopwatch: Stopwatch | None = None
         self.spent = Spent()
-        self.precision: Precision | None = None
 
     def timed(self, device: torch.device) -> AbstractContextManager[None]:
         """The stopwatch, running; nothing where the calls are not timed."""

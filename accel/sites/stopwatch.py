@@ -19,16 +19,9 @@ class Stopwatch:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._started: Any = None
 
-    def start(self, device: torch.device) -> None:
-        self._started = mark(device)
-
-    def stop(self, device: torch.device) -> None:
-        """Add the time since `start`."""
-        self._add(self._started, mark(device))
-
-    def _add(self, begin: Any, end: Any) -> None:
+    def add(self, begin: Any, end: Any) -> None:
+        """Add the time between two marks."""
         if isinstance(end, float):
             with _ADDING:
                 self._seconds += end - begin
@@ -40,7 +33,7 @@ class Stopwatch:
         """Time a block, whatever other threads time; one that raises is not counted."""
         begin = mark(device)
         yield
-        self._add(begin, mark(device))
+        self.add(begin, mark(device))
 
     @property
     def seconds(self) -> float:

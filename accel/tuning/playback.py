@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
 from torch import Tensor
 
 from accel.apply.patch import Patch
+from accel.tuning.trajectory import replaced
 
 
 class Playback:
@@ -30,35 +31,35 @@ class Playback:
         self.played = 0
         self.forwards = 0
 
-    @contextmanager
-    def recording(self, model: Any, forwards: int) -> Iterator[None]:
+    def recording(self, model: Any, forwards: int) -> AbstractContextManager[None]:
         """Keep the first `forwards` outputs of the model."""
         self.outputs, self.forwards = [], 0
+        real = model.forward
 
-        def forward(real: Any, *args: Any, **kwargs: Any) -> Any:
+        @wraps(real)
+        def forward(*args: Any, **kwargs: Any) -> Any:
             output = real(*args, **kwargs)
             self.forwards += 1
             if len(self.outputs) < forwards:
                 self.outputs.append(_copied(output))
             return output
 
-        with _forward_of(model, forward):
-            yield
+        return replaced(model, "forward", forward)
 
-    @contextmanager
-    def playing(self, model: Any, forwards: int) -> Iterator[None]:
+    def playing(self, model: Any, forwards: int) -> AbstractContextManager[None]:
         """Play the kept outputs in place of the forwards 2 to `forwards`."""
         self.played = self.forwards = 0
+        real = model.forward
 
-        def forward(real: Any, *args: Any, **kwargs: Any) -> Any:
+        @wraps(real)
+        def forward(*args: Any, **kwargs: Any) -> Any:
             self.forwards += 1
             if 1 < self.forwards <= min(forwards, len(self.outputs)):
                 self.played += 1
                 return _copied(self.outputs[self.forwards - 1])
             return real(*args, **kwargs)
 
-        with _forward_of(model, forward):
-            yield
+        return replaced(model, "forward", forward)
 
 
 def work_of(patch: Patch, played: int, forwards: int) -> float:
@@ -70,24 +71,6 @@ def work_of(patch: Patch, played: int, forwards: int) -> float:
     # A played-back second pass would have shared what the others did.
     executed += played * len(records) - (played + 1) // 2 * sharing
     return executed / (forwards * len(records))
-
-
-@contextmanager
-def _forward_of(model: Any, forward: Any) -> Iterator[None]:
-    own, real = vars(model).get("forward"), model.forward
-
-    @wraps(real)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
-        return forward(real, *args, **kwargs)
-
-    model.forward = replaced
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own
 
 
 def _copied(output: Any) -> Any:

@@ -143,7 +143,7 @@ def _found(
 ) -> tuple[_Search, Candidate, Point, Point | None, bool]:
     """The search when it is over, the best family, and what `_checked` says of it."""
     prompts = len(subject.prompts)
-    n_steps = len(subject.trajectory(0).velocities)
+    n_steps = len(subject.dense(0).course.velocities)
     families = candidates(block_sizes, shared_layers(subject.pipe))
     _announce(subject, len(families), chosen_on, prompts - chosen_on)
     search = _Search(
@@ -167,7 +167,7 @@ def shared_layers(pipe: Any) -> int:
 
 def _announce(subject: Subject, families: int, chosen_on: int, aside: int) -> None:
     """Say how long it takes at most, by the first dense generation."""
-    seconds = subject.dense_seconds(0)
+    seconds = subject.dense(0).seconds
     shown = 2 if getattr(subject.pipe, "vae", None) is not None else 0
     calls = chosen_on + aside + families + 3 + ROUNDS * chosen_on + 2 * aside + shown
     subject.pace.expected = calls

@@ -21,7 +21,7 @@ from torch import Tensor
 from accel.accelerate import accelerated, patches_of
 from accel.apply.summary import summarize
 from accel.comparison.quality import measure_quality, relative_error
-from accel.files import whole_file
+from accel.files import whole_file, write_whole
 from accel.machine.versions import device_name
 from accel.patches.models import supported_models
 from accel.recipe.files import recipe_data
@@ -105,14 +105,6 @@ class Subject:
         changes = {"prompt": self.prompts[number], "seed": self.settings.seed + number}
         return self.settings.model_copy(update=changes)
 
-    def trajectory(self, number: int) -> Trajectory:
-        """The dense run's course, from the folder if it is there."""
-        return self._dense(number).course
-
-    def dense_seconds(self, number: int) -> float:
-        """Seconds of a dense run's forwards."""
-        return self._dense(number).seconds
-
     def run(self, number: int) -> Tensor:
         """The last latents of one call of the pipeline as it is; None if it does not return them."""
         return last_latents(self.pipe, self.settings_of(number))
@@ -121,7 +113,7 @@ class Subject:
         """A whole generation against the dense one; `what` names the recipe for the progress."""
         key = self._key("outcome", recipe, number)
         if key not in self._results:
-            dense = self._dense(number)
+            dense = self.dense(number)
             self.pace.next(f"{what}: prompt {number + 1} of {len(self.prompts)}")
             with torch.no_grad(), self._played(dense, recipe) as playback:
                 made = generate(self.pipe, self.settings_of(number), recipe, decode=self.pixels)
@@ -138,7 +130,7 @@ class Subject:
         """Root mean square over the steps of the forced error of the guided velocity, and the work."""
         key = self._key("forced", recipe, number)
         if key not in self._results:
-            dense = self._dense(number)
+            dense = self.dense(number)
             self.pace.next(f"{what}: forced error, prompt {number + 1} of {len(self.prompts)}")
             with torch.no_grad(), accelerated(self.pipe, recipe), self._played(dense, recipe) as playback:
                 (patch,) = patches_of(self.pipe)
@@ -158,7 +150,7 @@ class Subject:
             file = self.file(f"{name}-frames", of, number)
             if not file.exists():
                 self.pace.next(f"the {name} video of prompt {number + 1}")
-                with torch.no_grad(), self._played(self._dense(number), of):
+                with torch.no_grad(), self._played(self.dense(number), of):
                     frames = generate(self.pipe, self.settings_of(number), of).frames
                 with whole_file(file) as draft:
                     torch.save(frames.to(torch.float16), draft)
@@ -168,7 +160,7 @@ class Subject:
 
     def file(self, kind: str, recipe: Recipe | None, number: int) -> Path:
         """The file for tensors that depend on the model, the settings, a recipe and a prompt."""
-        return self.folder / f"{kind}-{self._digest(kind, recipe, number)}.pt"
+        return self.folder / f"{self._key(kind, recipe, number)}.pt"
 
     def _work(self, patch: Any, playback: Playback | None) -> float:
         if playback is None:
@@ -193,7 +185,7 @@ class Subject:
         ):
             yield playback
 
-    def _dense(self, number: int) -> Dense:
+    def dense(self, number: int) -> Dense:
         """A prompt's dense run, from the folder if it is there."""
         file = self.file("dense", None, number)
         if not file.exists():
@@ -238,17 +230,13 @@ class Subject:
 
     def _keep(self, key: str, value: Any) -> None:
         self._results[key] = value
-        with whole_file(self._file) as draft:
-            draft.write_text(json.dumps(self._results, indent=1), encoding="utf-8")
+        write_whole(self._file, json.dumps(self._results, indent=1))
 
-    def _key(self, kind: str, recipe: Recipe, number: int) -> str:
-        return f"{kind}-{self._digest(kind, recipe, number)}"
-
-    def _digest(self, kind: str, recipe: Recipe | None, number: int) -> str:
+    def _key(self, kind: str, recipe: Recipe | None, number: int) -> str:
         data = None if recipe is None else {**recipe_data(recipe), "description": ""}
         settings = self.settings_of(number).model_dump(mode="json")
         about = [kind, data, settings, self._model, self.pixels]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:

@@ -8,7 +8,7 @@ which is what the scheduler is given. It sees every layer and guidance, and no c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,20 +72,25 @@ def forced_errors(pipe: Any, run: Run, dense: Trajectory) -> tuple[float, ...]:
     return tuple(errors)
 
 
-@contextmanager
-def stepping_through(scheduler: Any, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def stepping_through(scheduler: Any, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
     """Let `change` see, and replace, the velocity that a scheduler is given at each step."""
-    own = vars(scheduler).get("step")
     step = scheduler.step
 
     def changed(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
         return step(change(model_output), *args, **kwargs)
 
-    scheduler.step = changed
+    return replaced(scheduler, "step", changed)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An object's own attribute is another one for the time of a block."""
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
         if own is None:
-            del scheduler.step
+            delattr(owner, name)
         else:
-            scheduler.step = own
+            setattr(owner, name, own)

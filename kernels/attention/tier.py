@@ -32,7 +32,7 @@ class Tier:
     """An implementation, declared next to its kernel in a file that imports nothing the kernel needs.
 
     Args:
-        module: where its `block_sparse_attention` is, imported when it first runs.
+        module: where its `function` is, imported when it first runs.
         cannot_run: why it cannot run heads of a size and type on a device, phrased to follow the tier's name;
             None where it can. Integer types and the meta device never get here.
         cannot_take: why it cannot run a layout, in the same form.
@@ -40,6 +40,7 @@ class Tier:
         precision: what it rounds queries and keys to. Such a tier runs only where this is asked for.
         error: the norm of the error over that of the output, in float64, which a tier that rounds may have in
             its check; None for those held to the tolerance of all.
+        function: the name of the implementation in its module.
     """
 
     module: str
@@ -48,10 +49,11 @@ class Tier:
     needs_check: bool = False
     precision: Precision | None = None
     error: float | None = None
+    function: str = "block_sparse_attention"
 
     def load(self) -> Callable[..., Any]:
-        """Its `block_sparse_attention`; what it needs (Triton, say) is imported now and not before."""
-        return importlib.import_module(self.module).block_sparse_attention
+        """Its function; what it needs (Triton, say) is imported now and not before."""
+        return getattr(importlib.import_module(self.module), self.function)
 
 
 def require(name: str, *against: str | None) -> None:

@@ -124,11 +124,6 @@ def cannot_take(name: str, layout: BlockLayout) -> str | None:
     return tier(name).cannot_take(layout)
 
 
-def load_tier(name: str) -> Callable[..., Any]:
-    """The tier's `block_sparse_attention`; what it needs (Triton, say) is imported now and not before."""
-    return tier(name).load()
-
-
 def attention_for(
     q: Tensor, layout: BlockLayout, asked: str | None, precision: Precision | None = None
 ) -> Callable[..., Any]:
@@ -138,17 +133,13 @@ def attention_for(
     Raises:
         ValueError: if it cannot run there.
     """
-    return load_tier(_tier(q, layout, asked, precision))
-
-
-def _tier(q: Tensor, layout: BlockLayout, asked: str | None, precision: Precision | None) -> str:
     if asked is None:
         choice = choose_tier(q.device, q.dtype, q.shape[-1], layout, precision)
         if choice.unsupported is not None:
             raise ValueError(f"no tier can run this call: {choice.unsupported}")
-        return choice.name
+        return tier(choice.name).load()
     if asked not in TIERS:
         raise ValueError(f"tier must be one of {sorted(TIERS)}, got {asked!r}")
     if reason := cannot_run(asked, q.device, q.dtype, q.shape[-1]):
         raise ValueError(f"the {asked} tier cannot run this call: it {reason}")
-    return asked
+    return tier(asked).load()

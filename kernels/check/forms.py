@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels.attention.tiers import cannot_take, load_tier
+from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.attention.tiers import tier as tier_of
 from accel.kernels.check.exactness import disagreement, rounded_too_far
 from accel.kernels.layout.layout import KEY_ROWS, BlockLayout
@@ -73,7 +73,7 @@ def compile_calls(tier: str, device: torch.device | str, dtype: torch.dtype, hea
         return
     from accel.kernels.launch import only_compiling
 
-    attend = load_tier(tier)
+    attend = tier_of(tier).load()
     with torch.cuda.device(device), only_compiling(os.cpu_count() or 1):
         for columns, form in product(KEY_ROWS, FORMS.values()):
             # Kernels differ by the strides of tokens, which even and odd numbers of tiles have apart.
@@ -155,7 +155,7 @@ def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> s
     """What is wrong with a tier's output and LSE of one call; None if nothing is."""
     try:
         with new_tensors_of_nan():
-            attend = load_tier(tier)
+            attend = tier_of(tier).load()
             first, second = (attend(q, k, v, layout) for _ in range(2))
             if q.is_cuda:
                 torch.cuda.synchronize()

@@ -8,16 +8,26 @@ tier waits for the device.
 
 from __future__ import annotations
 
-import importlib
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from accel.kernels.attention.tier import Tier
 from accel.kernels.attention.tiers import cannot_run
 from accel.kernels.layout.blocks import per_head
 from accel.kernels.layout.layout import BlockLayout
 
-DECODE_TIERS = {"torch": "accel.kernels.decode.attention", "triton": "accel.kernels.decode.triton"}
+# The first that can run a call runs it.
+DECODE_TIERS = {
+    "triton": Tier("accel.kernels.decode.triton", partial(cannot_run, "triton"), function="attend"),
+    # PyTorch reads nothing on the host here, so that it runs on the meta device too.
+    "torch": Tier(
+        "accel.kernels.decode.attention",
+        lambda _, dtype, head_dim: cannot_run("torch", "cpu", dtype, head_dim),
+        function="attend",
+    ),
+}
 
 
 def decode_attention(
@@ -50,14 +60,13 @@ def decode_attention(
             cannot run the call.
     """
     _check(q, k, layout, visible)
-    name = tier or ("triton" if cannot_run("triton", q.device, q.dtype, q.shape[3]) is None else "torch")
-    # PyTorch reads nothing on the host here, so that it runs on the meta device too.
-    if reason := cannot_run(name, "cpu" if name == "torch" else q.device, q.dtype, q.shape[3]):
-        raise ValueError(f"the {name} tier cannot run this call: it {reason}")
+    against = {name: each.cannot_run(q.device, q.dtype, q.shape[3]) for name, each in DECODE_TIERS.items()}
+    name = tier or next((name for name, reason in against.items() if reason is None), "torch")
+    if against[name] is not None:
+        raise ValueError(f"the {name} tier cannot run this call: it {against[name]}")
     scale = q.shape[3] ** -0.5 if scale is None else scale
     with torch.cuda.device_of(q):
-        attend = importlib.import_module(DECODE_TIERS[name]).attend
-        out, lse = attend(grouped(q, k.shape[1]), k, v, layout, visible, scale)
+        out, lse = DECODE_TIERS[name].load()(grouped(q, k.shape[1]), k, v, layout, visible, scale)
     return out.reshape(q.shape), lse.reshape(q.shape[:3])
 
 

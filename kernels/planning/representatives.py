@@ -40,6 +40,7 @@ class Representatives:
         parts: how many vectors represent one token, side by side.
         absent: bool [B, H, groups], representatives that take no part; None where all do.
         lengths: int32 [B], the tokens of each sample that are not padding; None where all are.
+        places: int64 [groups], where the tokens are that samples of a block consist of.
     """
 
     vectors: Tensor
@@ -48,12 +49,15 @@ class Representatives:
     parts: int = 1
     absent: Tensor | None = None
     lengths: Tensor | None = None
+    places: Tensor | None = None
 
     def without(self, absent: Tensor) -> Representatives:
         return replace(self, absent=absent)
 
     def within(self, lengths: Tensor | None) -> Representatives:
-        return replace(self, lengths=lengths)
+        if lengths is None or self.places is None:
+            return replace(self, lengths=lengths)
+        return self.without((self.places >= lengths[:, None])[:, None])
 
     @property
     def counts(self) -> Tensor:
@@ -120,8 +124,8 @@ def strongest_channels(
 
 def sampled(tokens: Tensor, rows: int, count: int) -> Representatives:
     """`count` tokens of every block of `rows`."""
-    index = sample_positions(tokens.shape[2], rows, count, tokens.device)
-    return Representatives(tokens.index_select(2, index), Groups(len(index), 1))
+    index = _sample_positions(tokens.shape[2], rows, count, tokens.device)
+    return Representatives(tokens.index_select(2, index), Groups(len(index), 1), places=index)
 
 
 def folded(tokens: Tensor, stride: int, backwards: bool) -> Representatives:
@@ -170,7 +174,7 @@ def _every(length: int, step: int, offset: int, device: torch.device) -> Tensor:
 
 
 @from_sizes()
-def sample_positions(length: int, rows: int, count: int, device: torch.device) -> Tensor:
+def _sample_positions(length: int, rows: int, count: int, device: torch.device) -> Tensor:
     """Int64 [blocks * count]: the tokens that represent each block of `rows`, at the same offsets in each."""
     offsets = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count]
     firsts = torch.arange(0, length, rows)

@@ -25,7 +25,6 @@ from accel.kernels.attention.tiers import choose_tier
 from accel.load.language_model import load_language_model
 from accel.load.pipeline import best_device
 from accel.recipe.choose import LANGUAGE_MODELS
-from accel.recipe.override import override
 from accel.recipe.recipe import DENSE
 from accel.run.bench_language import BenchRow, bench_decode, bench_prefill, random_model
 from accel.run.complete import agreement, complete
@@ -64,7 +63,7 @@ def main(
 
 def prefill(shape: str, tokens: int, layers: int) -> Row:
     """A prompt of random tokens at a fixed density: its cost is real, its output meaningless."""
-    recipe = bench_recipe(None, DENSITY, None)
+    recipe = bench_recipe("prefill", density=DENSITY)
     model = model_of(shape, max(tokens, 262144 if layers == 8 else tokens) + ROOM, layers)
     row = bench_prefill(model, tokens, recipe, repeats=1 if tokens > LONG else 3)
     return as_row(shape, model, row, LANGUAGE_MODELS)
@@ -72,7 +71,7 @@ def prefill(shape: str, tokens: int, layers: int) -> Row:
 
 def decode(shape: str, tokens: int, name: str) -> Row:
     """One token after a cache of a length."""
-    recipe = override(bench_recipe(name, None, None), {"sparse_decode": True})
+    recipe = bench_recipe("decode", name)
     model = model_of(shape, 131072 + ROOM, 10**6)
     return as_row(shape, model, bench_decode(model, tokens, recipe), name)
 

@@ -267,7 +267,7 @@ def test_logits_are_compared_unsquashed():
         (lambda: Hip(sink=-1), "greater than or equal to 0"),
         (lambda: Stages(chunks=(4, 3)), r"multiple of the next, got \(4, 3\)"),
         (lambda: Stages(chunks=(2, 4)), r"multiple of the next, got \(2, 4\)"),
-        (lambda: Stages(query_stride=3), "input_value=3"),
+        (lambda: Stages(query_stride=3), "got 3"),
         (lambda: Tree(representative="middle"), "middle"),
     ],
     ids=["density", "sink", "chunks", "rising-chunks", "stride", "representative"],

@@ -237,8 +237,8 @@ def test_saturated_decay_is_warned_about_once():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"decay": 0}, "greater than 0.*input_value=0"),
-        ({"decay": 1.5}, "less than or equal to 1.*input_value=1.5"),
+        ({"decay": 0}, "greater than 0.*got 0"),
+        ({"decay": 1.5}, "less than or equal to 1.*got 1.5"),
         ({"rule": "mochi"}, "mochi"),
         ({"block_size": (100, 128)}, "100"),
         ({"reduction": "strict", "block_size": (128, 64)}, r"square blocks only.*\(128, 64\)"),

@@ -3,8 +3,14 @@
 from pytest import mark, raises
 
 from accel import Recipe, Rule
+from accel.policies.compose import Composed
+from accel.policies.parts.scores import Strided
+from accel.policies.parts.selectors import TopK
+from accel.policies.radial import Radial
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe
+from accel.recipe.schedule import Schedule
+from accel.run.settings import GenerateSettings
 
 RADIAL = {"method": "radial"}
 WRONG = {
@@ -43,3 +49,28 @@ def test_errors_are_those_of_a_file(rule, sentence):
 def test_an_error_of_the_recipe_itself_names_the_nearest_key():
     with raises(RecipeError, match="Recipe: unknown key 'rule'; did you mean 'rules'"):
         Recipe(rule=[])
+
+
+@mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: Schedule(dense_stps=0.1), "Schedule: unknown key 'dense_stps'; did you mean 'dense_steps'?"),
+        (lambda: Radial(decay=5.0), "Radial: decay: input should be less than or equal to 1, got 5.0"),
+        (lambda: Radial("radial", 5.0), "Radial: decay: input should be less than or equal to 1, got 5.0"),
+        (lambda: TopK(), "TopK: density: this key is required"),
+        (lambda: TopK(0.1, row_density=0.2), "TopK: row_density must not exceed density, got 0.2 and 0.1"),
+        (lambda: Strided(query=0), "Strided: query: input should be greater than or equal to 1, got 0"),
+        (
+            lambda: Composed(score=Strided(), select={"kind": "top_k", "densty": 1}),
+            "Composed: select: unknown key 'densty'; did you mean 'density'?",
+        ),
+        (
+            lambda: GenerateSettings(prompt="a cat", num_frame=1),
+            "GenerateSettings: unknown key 'num_frame'; did you mean 'num_frames'?",
+        ),
+    ],
+)
+def test_every_noun_is_refused_in_these_words(build, sentence):
+    with raises(RecipeError) as refused:
+        build()
+    assert sentence in str(refused.value).splitlines()

@@ -33,7 +33,7 @@ def invoke(*arguments):
 
 
 def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
-    measured = bench_prefill(model, 600, bench_recipe(None, 0.2, None), repeats=1)
+    measured = bench_prefill(model, 600, bench_recipe("prefill"), repeats=1)
     assert measured.dense.density == 1 and measured.dense.dense_reasons == {"dense by recipe": 6}
     assert not measured.accelerated.dense_reasons and measured.accelerated.density > 0
     assert measured.accelerated.attention_seconds > 0 and measured.times_faster > 0
@@ -43,7 +43,7 @@ def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
 def test_decode_reuses_one_cache_and_runs_sparse(model):
     decode = {"sink": 64, "window": 64, "budget": 64}
     small = [f"rules.0.policy.decode.{key}={value}" for key, value in decode.items()] + ["dense_layers=0"]
-    recipe = bench_recipe("llm-hip", None, small)
+    recipe = bench_recipe("decode", changes=small)
     measured = bench_decode(model, 600, recipe, repeats=2)
     assert measured.accelerated.density < 0.5 and not measured.accelerated.dense_reasons
     assert measured.dense.dense_reasons == {"dense by recipe": 10}, "one token, two timed, two more"
@@ -105,8 +105,11 @@ def test_decode_table_names_its_columns():
         (["--lengths", "1"], "at least 2"),
         (["--out", "sweep.png"], r".csv, .json or .svg"),
         (["--out", "no-such-folder/sweep.csv"], "does not exist"),
+        (["both"], "expected prefill or decode"),
+        (["decode", "--density", "0.1"], "--density is for prefill"),
     ],
 )
 def test_mistakes_are_told_before_the_work(arguments, message):
-    result = invoke("prefill", *arguments)
+    kind = [] if arguments[0] in ("decode", "both") else ["prefill"]
+    result = invoke(*kind, *arguments)
     assert isinstance(result.exception, ValueError) and message in str(result.exception)

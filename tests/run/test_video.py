@@ -16,7 +16,7 @@ from PIL import Image
 
 from accel.mistake import Mistake
 from accel.run import video
-from accel.run.video import read_frames, read_video, write_frames, write_image, write_video
+from accel.run.video import read_video, write_image, write_video
 
 
 def moving_square(frames: int = 5, height: int = 34, width: int = 46) -> torch.Tensor:
@@ -73,23 +73,10 @@ def test_one_bfloat16_frame_out_of_range_is_clamped(tmp_path):
     assert frames.shape == (1, 16, 16, 3) and frames.min() > 0.98
 
 
-def test_frames_come_back_exactly(tmp_path):
-    clip = torch.rand(2, 5, 7, 3)
-    for stored in (clip, clip.bfloat16()):
-        write_frames(stored, tmp_path / "clip.npz")
-        assert torch.equal(read_frames(tmp_path / "clip.npz"), stored.float())
-    with pytest.raises(ValueError, match="float64"):
-        write_frames(clip.double(), tmp_path / "clip.npz")
-
-
 @pytest.mark.parametrize("name", ["clip.avi", "clip", "clip.MP4.txt"])
 def test_other_endings_are_refused_before_anything_is_written(tmp_path, name):
-    for write in (
-        lambda path: write_video(moving_square(), path, 8),
-        lambda path: write_frames(moving_square(), path),
-    ):
-        with pytest.raises(ValueError, match=r"\.mp4, \.gif|\.npz"):
-            write(tmp_path / name)
+    with pytest.raises(ValueError, match=r"\.mp4, \.gif"):
+        write_video(moving_square(), tmp_path / name, 8)
     assert not list(tmp_path.iterdir())
 
 

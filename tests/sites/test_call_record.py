@@ -15,7 +15,6 @@ def test_means_by_step_and_over_all():
     record.count_dense("last steps", 2)
     assert (record.calls, record.sparse_calls) == (5, 3)
     assert record.density() == approx(0.5)
-    assert record.density_by_step() == approx({0: 1.6 / 3, 1: 0.9, 2: 1.0})
 
 
 def test_a_thousand_calls_keep_one_number():
@@ -25,4 +24,4 @@ def test_a_thousand_calls_keep_one_number():
     for _ in range(999):
         record.count_sparse(torch.tensor(0.25), None)
     assert [kept.total.numel() for kept in record.sparse.values()] == [1]
-    assert record.density() == approx(0.25) and record.density_by_step() == {}
+    assert record.density() == approx(0.25)

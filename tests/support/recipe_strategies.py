@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from accel.policies import POLICIES
+from accel.policies import registered_policies
 from accel.policies.compose import Composed
 from accel.policies.policy import Policy
 from accel.recipe.reuse import Reuse
@@ -92,7 +92,9 @@ def made(cls: Any, data: Any) -> Any:
 
 def policies() -> st.SearchStrategy[Policy]:
     """Any method with any parameters, except what needs a file; half of them are composed."""
-    drawn = (cls for cls in POLICIES.values() if all(field.name != "file" for field in fields(cls)))
+    drawn = (
+        cls for cls in registered_policies().values() if all(field.name != "file" for field in fields(cls))
+    )
     one = st.one_of(*(st.tuples(st.just(cls), data_of(cls)) for cls in drawn))
     composed = st.tuples(st.just(Composed), data_of(Composed))
     return st.one_of(one, composed).map(lambda pair: made(*pair)).filter(lambda policy: policy is not None)

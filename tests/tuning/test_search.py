@@ -17,7 +17,7 @@ from accel.tuning.pace import Pace
 from accel.tuning.point import Point, Unreachable
 from accel.tuning.profile import DENSITIES, Profile, allocate, profile
 from accel.tuning.search import shared_layers, tune
-from accel.tuning.subject import Outcome, Subject, fingerprint
+from accel.tuning.subject import Dense, Outcome, Subject, fingerprint
 from accel.tuning.target import Target
 from accel.tuning.trajectory import Trajectory
 from accel.tuning.write import recipe_text, write_page, write_recipe
@@ -94,8 +94,8 @@ class Stand:
         monkeypatch.setattr(Subject, "outcome", lambda *args: self.outcome(*args))
         monkeypatch.setattr(Subject, "forced", lambda subject, recipe, number, what: (len(what) / 100, 0.5))
         course = Trajectory((torch.zeros(1),) * 8, torch.zeros(1))
-        monkeypatch.setattr(Subject, "trajectory", lambda subject, number: course)
-        monkeypatch.setattr(Subject, "dense_seconds", lambda subject, number: 60.0)
+        dense = Dense(course, torch.zeros(0), 60.0, 0, ())
+        monkeypatch.setattr(Subject, "dense", lambda subject, number: dense)
         squares = SQUARES[:, None, :, None].expand(3, 1, 5, 2) / 2
         looked_at = Profile(("x", "y", "z"), (3,), squares, torch.ones(3, 1, 6, dtype=torch.float64))
         monkeypatch.setattr(search, "profile", lambda *args: looked_at)
@@ -222,7 +222,7 @@ def test_the_recipe_is_an_ordinary_one_and_carries_its_evidence(monkeypatch, tmp
     for said in ("latent_error<0.1", "Machine:", "Held out: kept aside", "# - c\n", "Not measured"):
         assert said in text
     page = write_page(found, tmp_path / "mine.html").read_text()
-    assert page.count("<circle") == len(found.points) and 'class="chosen"' in page
+    assert page.count("<circle") == len(found.points) and 'class="dot chosen"' in page
     assert page.count("<video") == 0 and "where it hurts" in page.lower() and "<td>auto</td>" in page
     videos = (torch.zeros(3, 16, 16, 3), torch.ones(3, 16, 16, 3))
     page = write_page(replace(found, videos=videos), tmp_path / "mine.html").read_text()

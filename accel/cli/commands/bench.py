@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,100 +25,80 @@ from accel.recipe.files import load_recipe
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
 from accel.run.bench_language import SHAPES, BenchRow, bench_decode, bench_prefill, random_model
-
-bench = typer.Typer(
-    help="Time a language model's prefill or decode, dense and accelerated.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+from accel.run.settings import LoadSettings
 
 ROOM = 64
 MOST_TOKENS = 2**24
 
-ShapeName = Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}; the weights are random.")]
-Lengths = Annotated[str, typer.Option(help="Tokens, separated by commas.")]
-Density = Annotated[
-    float | None,
-    typer.Option(
-        help="Share of blocks to keep: random weights have no heavy blocks to choose by.", min=0, max=1
-    ),
-]
-Layers = Annotated[
-    int | None,
-    typer.Option(help="Use only this many of the shape's layers, if all do not fit.", min=1),
-]
-Out = Annotated[
-    list[Path] | None, typer.Option("--out", "-o", help="A .csv, .json or .svg (plot) to write. Repeatable.")
-]
+
+@dataclass(frozen=True)
+class Kind:
+    """What is timed, and the recipe and the density it has where none is named."""
+
+    measure: Callable[[Any, int, Recipe], BenchRow]
+    recipe: str
+    density: float | None
+    always: dict[str, Any]
 
 
-@bench.command()
-def prefill(
-    shape: ShapeName = "llama-3.1-8b",
-    lengths: Lengths = "16384,32768,65536,131072",
-    density: Density = 0.2,
+KINDS = {
+    "prefill": Kind(bench_prefill, LANGUAGE_MODELS, 0.2, {}),
+    "decode": Kind(bench_decode, "llm-hip", None, {"sparse_decode": True}),
+}
+
+
+@options.with_options_of(loading=options.only(LoadSettings, "device"))
+def bench(
+    loading: dict[str, Any],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="'prefill': from a prompt to its first token; 'decode': one token after a cache of a length."
+        ),
+    ],
+    shape: Annotated[
+        str, typer.Option(help=f"One of {', '.join(SHAPES)}; the weights are random.")
+    ] = "llama-3.1-8b",
+    lengths: Annotated[str, typer.Option(help="Tokens, separated by commas.")] = "16384,32768,65536,131072",
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="Of prefill, the share of blocks to keep (0.2): random weights have no heavy blocks.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     recipe: options.RecipeName = None,
     changes: options.Changes = None,
-    layers: Layers = None,
-    out: Out = None,
-    device: options.Device = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Use only this many of the shape's layers, if all do not fit.", min=1)
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("--out", "-o", help="A .csv, .json or .svg (plot) to write. Repeatable."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Time from a prompt to its first token."""
-    chosen = bench_recipe(recipe, density, changes)
-    _sweep("prefill", bench_prefill, shape, layers, lengths, chosen, out, device, as_json)
-
-
-@bench.command()
-def decode(
-    shape: ShapeName = "llama-3.1-8b",
-    lengths: Lengths = "16384,32768,65536,131072",
-    recipe: options.RecipeName = "llm-hip",
-    changes: options.Changes = None,
-    layers: Layers = None,
-    out: Out = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-) -> None:
-    """Time one token after a cache of a length; the recipe's decode runs sparse."""
-    chosen = override(bench_recipe(recipe, None, changes), {"sparse_decode": True})
-    _sweep("decode", bench_decode, shape, layers, lengths, chosen, out, device, as_json)
-
-
-def bench_recipe(name: str | None, density: float | None, changes: list[str] | None) -> Recipe:
-    """The recipe to time: a named one, or the default at a fixed density; never dense for its length."""
-    recipe = load_recipe(name or LANGUAGE_MODELS)
-    fixed: dict[str, Any] = {"min_tokens": 0}
-    if name is None and density is not None:
-        fixed |= {"density": density, "least_blocks": 0}
-    return override(recipe, {**fixed, **options.parse_changes(changes)})
-
-
-def _sweep(
-    kind: str,
-    measure: Callable[[Any, int, Recipe], BenchRow],
-    shape: str,
-    layers: int | None,
-    lengths: str,
-    recipe: Recipe,
-    out: list[Path] | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+    """Time a language model's prefill or decode, dense and accelerated."""
+    if kind not in KINDS:
+        raise Mistake(f"bench {kind!r}: expected {' or '.join(KINDS)}")
+    if kind == "decode" and density is not None:
+        raise Mistake("--density is for prefill: decoding keeps a number of keys, --set budget=2048")
+    chosen = bench_recipe(kind, recipe, density, changes)
     tokens = parse_lengths(lengths)
     for path in out or []:
         options.require_writable("--out", path, (".csv", ".json", ".svg"))
-    device = device or best_device()
+    device = loading.get("device") or best_device()
     require_device(device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = random_model(shape, max(tokens) + ROOM, device, dtype, layers)
     rows = []
     for length in tokens:
-        rows.append(measure(model, length, recipe))
+        rows.append(KINDS[kind].measure(model, length, chosen))
         if not as_json:
-            say(_line(rows[-1]))
+            say(f"{length} tokens: {rows[-1].times_faster:.2f} times as fast as dense")
     facts: dict[str, Any] = {"kind": kind, "shape": shape, "layers": model.config.num_hidden_layers}
-    facts |= {"recipe": recipe.description, "dtype": str(dtype)}
+    facts |= {"recipe": chosen.description, "dtype": str(dtype)}
     facts |= {"device": device_name(torch.device(device)), "versions": versions()}
     try:
         for path in out or []:
@@ -128,6 +108,18 @@ def _sweep(
             print(json.dumps(as_data(facts, rows)))
         else:
             _print(facts, rows)
+
+
+def bench_recipe(
+    kind: str, name: str | None = None, density: float | None = None, changes: list[str] | None = None
+) -> Recipe:
+    """The recipe to time: a named one, or the kind's own at a fixed density; never dense for its length."""
+    own = KINDS[kind]
+    fixed: dict[str, Any] = {"min_tokens": 0}
+    if name is None and (density := own.density if density is None else density) is not None:
+        fixed |= {"density": density, "least_blocks": 0}
+    wanted = {**fixed, **options.parse_changes(changes), **own.always}
+    return override(load_recipe(name or own.recipe), wanted)
 
 
 def parse_lengths(lengths: str) -> list[int]:
@@ -180,20 +172,10 @@ def as_csv(rows: list[BenchRow]) -> str:
     return text.getvalue()
 
 
-def _line(row: BenchRow) -> str:
-    return f"{row.tokens} tokens: {row.times_faster:.2f} times as fast as dense"
-
-
 def _print(facts: dict[str, Any], rows: list[BenchRow]) -> None:
     heads = (
-        "tokens",
-        "dense s",
-        "accelerated s",
-        "times faster",
-        "attention times faster",
-        "density",
-        "peak GiB",
-    )
+        "tokens", "dense s", "accelerated s", "times faster", "attention times faster", "density", "peak GiB"
+    )  # fmt: skip
     cells = [
         (
             row.tokens, f"{row.dense.seconds:.3f}", f"{row.accelerated.seconds:.3f}",

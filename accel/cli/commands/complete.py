@@ -26,11 +26,14 @@ from accel.recipe.override import override
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.complete import Completion, agreement, has_chat
 from accel.run.complete import complete as run_once
+from accel.run.settings import LoadSettings
 
 DEMO_TOKENS = 8192
 
 
+@options.with_options_of(loading=options.only(LoadSettings, "device"))
 def complete(
+    loading: dict[str, Any],
     prompt: Annotated[str | None, typer.Argument(help="The text to continue; the demo has its own.")] = None,
     model: Annotated[
         str, typer.Option(help="'demo-llm', 'smollm2', a .gguf file, a folder, or a hub id.")
@@ -53,7 +56,6 @@ def complete(
     fetch: Annotated[
         bool, typer.Option("--fetch", help=f"Download 'smollm2' without asking ({DOWNLOAD}).")
     ] = False,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Continue a prompt with a language model, accelerated by a recipe, and say what it took."""
@@ -68,7 +70,7 @@ def complete(
         _fetch_if_missing(fetch)
     elif fetch:
         raise Mistake(f"--fetch is for --model {SMOLLM2}; {model!r} is not downloaded by it")
-    loaded = load_language_model(model, device)
+    loaded = load_language_model(model, loading.get("device"))
     if text is None:
         text, expected = needle_prompt(loaded.tokenizer, DEMO_TOKENS)
     recipes: dict[str, Recipe] = {"dense": DENSE} if dense or only_dense else {}

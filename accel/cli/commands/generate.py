@@ -49,9 +49,10 @@ def generate(
 
     load = checks.loading_of(loading)
     if prompts is not None and out is not None:
-        from accel.cli.commands.generate_many import generate_many
+        from accel.cli.commands.generate_many import Many, generate_many
 
-        raise typer.Exit(generate_many(prompts, chosen, load, recipe, changes, out, only_dense, as_json))
+        many = Many(prompts, chosen, load, recipe, changes, out, only_dense)
+        raise typer.Exit(generate_many(many, as_json))
     settings = checks.settings_of(load.model, chosen)
     asked = checks.asked_of(load, settings)
     path = output or Path(f"{'image' if asked.makes_images else 'video'}{asked.endings[0]}")

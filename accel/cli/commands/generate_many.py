@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,31 @@ from accel.recipe.recipe import DENSE
 from accel.run.settings import LoadSettings
 
 
-def generate_many(
-    prompts: Path,
-    chosen: dict[str, Any],
-    loading: LoadSettings,
-    recipe: str | None,
-    changes: list[str] | None,
-    out: Path,
-    only_dense: bool,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class Many:
+    """What is asked for, as the command line says it: `prompts` is the file, `out` the folder."""
+
+    prompts: Path
+    chosen: dict[str, Any]
+    loading: LoadSettings
+    recipe: str | None
+    changes: list[str] | None
+    out: Path
+    only_dense: bool
+
+
+def generate_many(many: Many, as_json: bool) -> int:
     """Make this process's share of what is missing; 0 if nothing failed, else 1.
 
     Raises:
         Mistake: if the prompts, the recipe or the folder are wrong, before anything is loaded. Of several
             processes, the first raises it for all.
     """
-    state = PartialState(cpu=(loading.device or best_device()) == "cpu")
+    state = PartialState(cpu=(many.loading.device or best_device()) == "cpu")
     with ExitStack() as stack:
         stack.callback(state.destroy_process_group)
         try:
-            jobs, asked, batch = _checked(prompts, chosen, loading, recipe, changes, out, only_dense)
+            jobs, asked, batch = _checked(many)
             own = stack.enter_context(share_of(jobs, batch, state))
         except (Mistake, OSError):
             if state.is_main_process:
@@ -56,26 +60,19 @@ def generate_many(
         return 1 if outcome.failed else 0
 
 
-def _checked(
-    prompts: Path,
-    chosen: dict[str, Any],
-    loading: LoadSettings,
-    recipe: str | None,
-    changes: list[str] | None,
-    out: Path,
-    only_dense: bool,
-) -> tuple[list[Job], Asked, Batch]:
-    wanted = parse_changes(changes)
-    named = DENSE if only_dense else None if recipe is None else load_recipe(recipe)
-    if named is not None and not only_dense:
+def _checked(many: Many) -> tuple[list[Job], Asked, Batch]:
+    wanted = {} if many.only_dense else parse_changes(many.changes)
+    named = DENSE if many.only_dense else None if many.recipe is None else load_recipe(many.recipe)
+    if named is not None:
         override(named, wanted)
-    defaults = {**(demo_defaults(chosen) if loading.model == "demo" else {}), **chosen}
-    jobs = read_prompts(prompts, defaults)
-    asked = _one_pipeline(prompts, jobs, loading)
-    if not only_dense:
-        recipe_of(loading.model, recipe, changes)
-    changed = {} if only_dense else wanted
-    return jobs, asked, Batch(loading.model, named, changed, loading.lora, out, asked.rate, asked.endings[0])
+    model = many.loading.model
+    defaults = {**(demo_defaults(many.chosen) if model == "demo" else {}), **many.chosen}
+    jobs = read_prompts(many.prompts, defaults)
+    asked = _one_pipeline(many.prompts, jobs, many.loading)
+    if not many.only_dense:
+        recipe_of(model, many.recipe, many.changes)
+    batch = Batch(model, named, wanted, many.loading.lora, many.out, asked.rate, asked.endings[0])
+    return jobs, asked, batch
 
 
 def _one_pipeline(prompts: Path, jobs: list[Job], loading: LoadSettings) -> Asked:

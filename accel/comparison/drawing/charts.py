@@ -95,11 +95,11 @@ class TimeBars:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Dots of what tuning tried: x, y and "tried", "chosen" or "accelerated", which is this run."""
+    """Dots of what tuning tried: x, y, "tried", "chosen" or "accelerated", which is this run, and a label."""
 
     x: Axis
     y: Axis
-    dots: tuple[tuple[float, float, str], ...]
+    dots: tuple[tuple[float, float, str, str], ...]
     height: int = 250
 
 
@@ -156,20 +156,22 @@ def _ruler(
     return Ruler(title, x, marks, 38 * len(marks) + 58)
 
 
-def tradeoff_chart(tried: Sequence[Tried], speedup: float | None, error: float | None) -> Tradeoff | None:
-    """Latent error over speed-up of what tuning tried, and of this run; None where latents were not shown."""
-    known = [
-        (each.speedup, each.latent_error, each.chosen) for each in tried if each.latent_error is not None
-    ]
-    if not known:
+def tradeoff_chart(
+    tried: Sequence[Tried], speedup: float | None = None, error: float | None = None
+) -> Tradeoff | None:
+    """What is lost over speed-up of what tuning tried, and of this run: the latent error, or 1 - SSIM where
+    latents were not shown. None without any."""
+    by_latents = all(each.latent_error is not None for each in tried)
+    here = [(speedup, error)] if by_latents and speedup is not None and error is not None else []
+    if not tried:
         return None
-    here = None if speedup is None or error is None else (speedup, error)
-    pairs = [(x, y) for x, y, _ in known] + ([] if here is None else [here])
-    x = round_axis("times faster than dense (transformer)", [1.0, *(pair[0] for pair in pairs)], LEFT, RIGHT)
-    y = round_axis("latent error", [0.0, *(pair[1] for pair in pairs)], 200, 14)
-    dots = tuple((x.at(fast), y.at(wrong), "chosen" if chosen else "tried") for fast, wrong, chosen in known)
-    run = () if here is None else ((x.at(here[0]), y.at(here[1]), "accelerated"),)
-    return Tradeoff(x, y, (*dots, *run))
+    lost = [(each.latent_error if by_latents else 1 - (each.ssim or 0.0)) or 0.0 for each in tried]
+    pairs = [*zip((each.speedup for each in tried), lost, strict=True), *here]
+    x = round_axis("times faster than dense (transformer)", [1.0, *(fast for fast, _ in pairs)], LEFT, RIGHT)
+    y = round_axis("latent error" if by_latents else "1 - SSIM", [0.0, *(loss for _, loss in pairs)], 200, 14)
+    kinds = [("chosen" if each.chosen else "tried", str(each)) for each in tried]
+    kinds += [("accelerated", "this run")] * len(here)
+    return Tradeoff(x, y, tuple((x.at(a), y.at(b), *kind) for (a, b), kind in zip(pairs, kinds, strict=True)))
 
 
 def time_bars(runs: Sequence[Run]) -> TimeBars:

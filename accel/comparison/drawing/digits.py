@@ -52,12 +52,4 @@ def signed(value: float) -> str:
     return "0" if value == 0 else f"{'+' if value > 0 else '−'}{small(abs(value))}"  # noqa: RUF001
 
 
-FILTERS = {
-    "seconds": seconds,
-    "ratio": ratio,
-    "decibels": decibels,
-    "similarity": similarity,
-    "density": density,
-    "small": small,
-    "signed": signed,
-}
+FILTERS = {each.__name__: each for each in (seconds, ratio, decibels, similarity, density, small, signed)}

@@ -6,28 +6,22 @@ import math
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.noun import noun
 from accel.policies.decode.memory import Found
-from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
-from accel.policies.policy import STRICT
+from accel.policies.decode.search import DecodeSearch, Tokens
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class DecodeByBlocks(DecodeSearch):
     """Two stages: what is remembered of all keys, and the rank of every block by it.
 
     Args:
-        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
-        sink, window: tokens at the start, and before the queries, that are always kept.
         keys: keys of a block.
         refresh: for how many tokens what is remembered serves, and for how many the blocks that were found.
     """
 
-    budget: Keys = 2048
-    sink: Always = 256
-    window: Always = 1024
     keys: Literal[16, 32, 64, 128] = 16
     refresh: tuple[Tokens, Tokens] = (16, 1)
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.decode.attention import grouped
+from accel.noun import noun
 from accel.policies.decode.blocks import DecodeByBlocks
 from accel.policies.decode.memory import Found
-from accel.policies.policy import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class DecodeByBounds(DecodeByBlocks):
     """Every block is ranked by two rows instead of its keys. Query heads that share a key head share keys.
 

@@ -11,17 +11,16 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.decode.attention import grouped
+from accel.noun import noun
 from accel.policies.decode.blocks import DecodeByBlocks
 from accel.policies.decode.memory import Found
-from accel.policies.policy import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class DecodeByChannels(DecodeByBlocks):
     """Every key is ranked in a share of its channels; heads that share a key head share channels and keys.
 

@@ -12,11 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.policies.decode.memory import DecodeMemory, Found
 
-Keys = Annotated[int, Field(ge=16)]
 Tokens = Annotated[int, Field(ge=1)]
-Always = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -30,24 +29,25 @@ class DecodeLayout(BlockLayout):
         return super().density if self.made_at is None else self.made_at
 
 
+@noun
 class DecodeSearch(ABC):
     """Lists the sink, a number of keys that are searched for, and the window. Everything has a fixed size.
 
-    Attributes:
-        budget: keys to find in addition to those always kept.
-        sink, window: tokens at the start, and before the queries, that always are.
+    Args:
+        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
+        sink, window: tokens at the start, and before the queries, that are always kept.
         refresh: for how many tokens each stage's result serves.
-        block: keys of a block of the layout.
     """
 
-    budget: int
-    sink: int
-    window: int
-    refresh: tuple[int, ...]
+    budget: Annotated[int, Field(ge=16)] = 2048
+    sink: Annotated[int, Field(ge=0)] = 256
+    window: Annotated[int, Field(ge=0)] = 1024
+    refresh: tuple[Tokens, ...] = (1,)
 
     @property
     @abstractmethod
-    def block(self) -> int: ...
+    def block(self) -> int:
+        """Keys of a block of the layout."""
 
     @abstractmethod
     def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:

@@ -12,21 +12,22 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.decode.attention import grouped
 from accel.kernels.layout.layout import KEY_ROWS
+from accel.noun import noun
 from accel.policies.decode.bounds import DecodeByBounds
 from accel.policies.decode.channels import DecodeByChannels
 from accel.policies.decode.memory import Found
-from accel.policies.decode.search import Always, DecodeSearch, Keys, Tokens
-from accel.policies.policy import STRICT
+from accel.policies.decode.search import DecodeSearch, Tokens
 from accel.policies.search.probing import best_logits
 from accel.policies.search.stages import best, select_representative
 
+Keys = Annotated[int, Field(ge=16)]
 
-@dataclass(frozen=True, config=STRICT)
+
+@noun
 class Decode(DecodeSearch):
     """How single queries against a cache find their keys: a number of them, whatever the cache holds.
 
@@ -34,17 +35,11 @@ class Decode(DecodeSearch):
     smallest block of this project's kernels has 16.
 
     Args:
-        budget: keys to find in addition to the sink and the window; a cache that they cover runs dense.
-        sink, window: tokens at the start, and before the queries, that are always kept.
         chunks: keys of a chunk in each stage, coarsest first, each a multiple of the next; the last is the
             block of the layout.
         keep: keys that each stage but the last hands on to the next; never less than the budget.
-        refresh: for how many tokens each stage's result serves.
     """
 
-    budget: Keys = 2048
-    sink: Always = 256
-    window: Always = 1024
     chunks: Annotated[tuple[Keys, ...], Field(min_length=1)] = (256, 32, 16)
     keep: tuple[Keys, ...] = (32768, 8192)
     refresh: tuple[Tokens, ...] = (16, 8, 4)

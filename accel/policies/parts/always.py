@@ -7,24 +7,23 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.blocks import blocks_of_tokens
+from accel.noun import noun
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import block_counts
 from accel.policies.parts.ordering.content_orders import ContentOrder
 from accel.policies.parts.ordering.orders import Order, token_order
 from accel.policies.parts.window import Window, window_blocks
-from accel.policies.policy import STRICT
 
 Tokens = Annotated[int, Field(ge=0)]
 GRID_FIELDS = ("first_frame", "own_frame", "adjacent", "window", "reference_frames", "band", "neighbours")
 SEQUENCE_FIELDS = ("sink", "recent", "recent_share", "powers", "every")
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Always:
     """Blocks kept in addition to the diagonal and the rows and columns of text, which always are.
 

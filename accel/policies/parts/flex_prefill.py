@@ -7,18 +7,17 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks, per_head
 from accel.kernels.planning.representatives import ragged_mean
+from accel.noun import noun
 from accel.policies.parts.lines import CHUNK_ELEMENTS, blocks_of_lines, line_sums, probe_attention
 from accel.policies.parts.scores import Pooled
 from accel.policies.parts.selectors import Share, TopP
-from accel.policies.policy import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class FlexPrefill:
     """Two ways to choose, and the distance between an estimate and the truth that decides.
 

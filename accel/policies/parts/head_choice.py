@@ -7,20 +7,19 @@ from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import blocks_of_tokens, per_head
 from accel.kernels.layout.layout import BlockLayout
+from accel.noun import noun
 from accel.patches.context import Context
 from accel.policies.parts.schedule_parts import check_ends, part_at
-from accel.policies.policy import STRICT
 
 Candidate = Annotated[int, Field(ge=0)]
 Entry = TypeVar("Entry")
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class PlannedPart:
     """The candidate of every head in one part of the schedule.
 
@@ -33,7 +32,7 @@ class PlannedPart:
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Table:
     """A plan of candidates by layer and head, made beforehand; parts of the schedule may have tables of their
     own, in order of time."""
@@ -74,7 +73,7 @@ def row_of(table: tuple[tuple[Entry, ...], ...], heads: int, context: Context) -
     return row
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class SampledRows:
     """The candidate that keeps most of the attention of a few rows, computed exactly.
 

@@ -8,15 +8,14 @@ from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from accel.policies.policy import STRICT
+from accel.noun import noun
 
 Point = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Ramp:
     """In a recipe: `density: {ramp: [[0, 0.5], [1, 0.2]]}`.
 

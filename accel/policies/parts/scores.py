@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.blocks import per_head
@@ -22,13 +21,12 @@ from accel.kernels.planning.representatives import (
     every,
     folded,
     means,
-    sample_positions,
     sampled,
     self_similarity,
     signed_means,
     strongest_channels,
 )
-from accel.policies.policy import STRICT
+from accel.noun import noun
 
 Step = Annotated[int, Field(ge=1, le=128)]
 Pair = tuple[Representatives, Representatives]  # of queries and of keys
@@ -42,6 +40,7 @@ class BlockScore(ABC):
     """
 
     reduction: ClassVar[Reduction] = "sum"
+    takes_causal: ClassVar[bool] = True
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -69,15 +68,24 @@ class BlockScore(ABC):
             may: bool [Mb, Nb], the only blocks that count; None where all do.
             lengths: int32 [B], each sample's keys before its padding; None if there is no padding.
         """
+        if causal and not self.takes_causal:
+            raise ValueError(
+                f"score {type(self).__name__.lower()!r} is defined for attention that is not causal"
+            )
         queries, keys = self.represent(q, k, block_size)
-        return block_mass(queries, keys.within(lengths), block_size, causal, may, self.reduction)
+        sizes = self.rows_of(block_size)
+        return block_mass(queries, keys.within(lengths), sizes, causal, may, self.reduction)
+
+    def rows_of(self, block_size: tuple[int, int]) -> tuple[int, int]:
+        """The rows of a block, as its representatives count them."""
+        return block_size
 
     def must_keep(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Tensor | None:
         """Bool [B, H, Mb, Nb], blocks whose score is not to be trusted; None where all are."""
         return None
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class SteppedScore(BlockScore):
     """One representative for every few rows.
 
@@ -93,7 +101,7 @@ class SteppedScore(BlockScore):
         return self.query, self.key
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Pooled(BlockScore):
     """Block means against block means: the cheapest, blind to what cancels inside a block.
 
@@ -122,7 +130,7 @@ class Pooled(BlockScore):
         return self_similarity(tokens, rows) < self.self_similarity
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class SubBlock(SteppedScore):
     """Means of a few rows against means of a few rows (arXiv 2605.23445)."""
 
@@ -132,7 +140,7 @@ class SubBlock(SteppedScore):
         return means(q, self.query), means(k, self.key)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Strided(SteppedScore):
     """Every few-th query against every few-th key: real rows, at 1 / (query · key) of the cost of QKᵀ."""
 
@@ -145,7 +153,7 @@ class Strided(SteppedScore):
         return every(q, self.query, coarser), every(k, self.key, coarser)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Wanted(BlockScore):
     """A block's value to the row of queries that wants it most: real rows against every key.
 
@@ -176,7 +184,7 @@ class Wanted(BlockScore):
         return (queries, keys) if count == q.shape[3] else strongest_channels(queries, keys, count)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Antidiagonal(BlockScore):
     """Sums along the antidiagonals of stride x stride cells, which no vertical or slash line escapes
     (arXiv 2503.16428)."""
@@ -192,7 +200,7 @@ class Antidiagonal(BlockScore):
         return folded(q, self.stride, backwards=True), folded(k, self.stride, backwards=False)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Bounds(SteppedScore):
     """The most that a mean of a few queries can get from any of a few keys, by the range of every channel: a
     single strong key shows however many weak ones surround it (arXiv 2406.10774)."""
@@ -203,36 +211,23 @@ class Bounds(SteppedScore):
         return signed_means(q, self.query), boxes(k, self.key)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Sampled(BlockScore):
     """The strongest of a few random pairs of a block, at the same offsets in each (arXiv 2508.10774)."""
 
     per_block: Annotated[int, Field(ge=1, le=16)] = 16
     kind: Literal["sampled"] = "sampled"
     reduction: ClassVar[Reduction] = "strongest"
+    takes_causal: ClassVar[bool] = False
 
     def represent(self, q: Tensor, k: Tensor, block_size: tuple[int, int]) -> Pair:
         return sampled(q, block_size[0], self.per_block), sampled(k, block_size[1], self.per_block)
 
-    def mass(
-        self,
-        q: Tensor,
-        k: Tensor,
-        block_size: tuple[int, int],
-        causal: bool = False,
-        may: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        if causal:
-            raise ValueError("score 'sampled' is defined for attention that is not causal")
-        queries, keys = self.represent(q, k, block_size)
-        if lengths is not None:
-            sampled_keys = sample_positions(k.shape[2], block_size[1], self.per_block, k.device)
-            keys = keys.without((sampled_keys >= lengths[:, None])[:, None])
-        return block_mass(queries, keys, (self.per_block, self.per_block), may=may, reduction=self.reduction)
+    def rows_of(self, block_size: tuple[int, int]) -> tuple[int, int]:
+        return self.per_block, self.per_block
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Exact(BlockScore):
     """The true mass, at the full cost of QKᵀ: a yardstick for the other scores, never a saving."""
 

@@ -13,19 +13,18 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.planning.budgets import Budget
 from accel.kernels.planning.heaviest import keep_heaviest
+from accel.noun import noun
 from accel.patches.context import HeadShare
 from accel.policies.parts.ramp import Ramp, fixed
-from accel.policies.policy import STRICT
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class TopK:
     """A fixed share of the blocks.
 
@@ -77,7 +76,7 @@ class TopK:
         return keep_heaviest(mass, must, may, self.budget, density, least=self.least_blocks)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class TopP:
     """The smallest set that reaches a share of the mass, within bounds.
 
@@ -118,7 +117,7 @@ class TopP:
         return keep_heaviest(mass, must, may, self.budget, self.max_density, self.min_density, share)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Deviation:
     """The blocks of a row that stand out: the logarithm of their mass is `beta` standard deviations above
     the row's mean (Sol-Attn, arXiv 2607.24027).

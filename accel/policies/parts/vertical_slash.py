@@ -6,16 +6,15 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.noun import noun
 from accel.policies.parts.lines import blocks_of_lines, line_sums
-from accel.policies.policy import STRICT
 
 Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class VerticalSlash:
     """Every line is rounded up to the blocks it runs through; nothing chosen is left out.
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from accel.noun import noun
 from accel.policies.parts.grid_blocks import join_fragments
 from accel.policies.parts.ordering.orders import Order, Residues, RowMajor, Tile
-from accel.policies.policy import STRICT
 
 Side = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Window:
     """Neighbourhood attention (stride 1), sliding tiles (stride and size in whole tiles), and between.
 
@@ -84,11 +83,12 @@ def _of_one_remainder(
     return join_fragments(seen, queries.block, keys.block, (shape[0], shape[1]))
 
 
-class _Pieces:
+class _Pieces(NamedTuple):
     """Boxes [3, P] around what a tile and a block share, and the block of each, ascending."""
 
-    def __init__(self, block: Tensor, low: Tensor, high: Tensor) -> None:
-        self.block, self.low, self.high = block, low, high
+    block: Tensor
+    low: Tensor
+    high: Tensor
 
 
 def _pieces(order: Order, blocks: Tensor, dilation: tuple[int, int, int]) -> _Pieces:

@@ -9,17 +9,16 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.policies.policy import STRICT
+from accel.noun import noun
 from accel.policies.search.candidates import Candidates
 from accel.policies.search.probing import best_logits, mean_queries
 
 Stride = Literal[1, 2, 4, 8, 16]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Stages:
     """Chunks of keys, judged by one key each, then smaller ones, down to key blocks.
 

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from accel.policies.policy import STRICT
+from accel.noun import noun
 from accel.policies.search.candidates import Candidates
 from accel.policies.search.probing import best_logits, strided_queries
 
@@ -19,7 +18,7 @@ Representative = Literal["center", "first", "last"]
 Stride = Annotated[int, Field(ge=1, le=128)]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Tree:
     """Groups of key blocks, halved until they are single blocks.
 

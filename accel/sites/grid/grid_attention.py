@@ -18,11 +18,8 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
-from accel.policies.policy import Policy
-from accel.recipe.compensate import Compensate
-from accel.recipe.few_steps import FewSteps
-from accel.recipe.reuse import Reuse
-from accel.recipe.schedule import FIRST_STEPS, REFRESH, Schedule
+from accel.recipe.recipe import Recipe, Rule
+from accel.recipe.schedule import FIRST_STEPS, REFRESH
 from accel.sites.grid.layout_cache import LayoutCache
 from accel.sites.grid.padding import (
     hidden_last,
@@ -63,13 +60,8 @@ class GridAttention(SiteAttention):
 
     Args:
         site: where; only its place among the layers and its heads are kept.
-        policy: chooses the blocks.
-        schedule: what stays dense.
+        rule, recipe, warned: see `SiteAttention`.
         hook: knows the context of the forward under way.
-        reuse: for how long chosen blocks are kept.
-        warned: the faults that have been warned about; the sites of one patch share the set.
-        compensate: what is added in place of the blocks left out; None adds nothing.
-        few_steps: when to go by other settings, which `few` then has.
 
     Attributes:
         few: the same site for schedules of few steps; None if these change nothing.
@@ -80,16 +72,13 @@ class GridAttention(SiteAttention):
     def __init__(
         self,
         site: Site,
-        policy: Policy,
-        schedule: Schedule,
+        rule: Rule,
+        recipe: Recipe,
         hook: RootHook,
-        reuse: Reuse,
         warned: set[str] | None = None,
-        compensate: Compensate | None = None,
-        few_steps: FewSteps | None = None,
     ) -> None:
-        super().__init__(site, policy, schedule, warned)
-        self.few_steps = few_steps
+        super().__init__(site, rule, recipe, warned)
+        few_steps = self.few_steps = recipe.few_steps
         self.few: GridAttention | None = None
         self.overlay = ""
         self.starts_dense = False
@@ -97,13 +86,18 @@ class GridAttention(SiteAttention):
         self.n_layers = site.n_layers
         self.heads = site.heads
         self.hook = hook
-        self.layouts = LayoutCache(reuse)
-        self.residual = None if compensate is None else Residual(compensate)
+        self.layouts = LayoutCache(recipe.reuse_of(rule))
+        self.residual = None if recipe.compensate is None else Residual(recipe.compensate)
         # Dense is what others are compared with: it does all of its work.
-        self.shares = site.text_free and policy.method != "dense"
-        if few_steps is not None and policy.method != "dense":
-            changed = few_steps.policy(policy), few_steps.schedule(schedule), hook, few_steps.reuse(reuse)
-            self.few = GridAttention(site, *changed, warned)
+        self.shares = site.text_free and self.policy.method != "dense"
+        if few_steps is not None and self.policy.method != "dense":
+            changes = {
+                "policy": few_steps.policy(self.policy),
+                "schedule": few_steps.schedule(self.schedule),
+                "reuse": few_steps.reuse(self.layouts.reuse),
+            }
+            plain = recipe.model_copy(update={"few_steps": None, "compensate": None})
+            self.few = GridAttention(site, rule.model_copy(update=changes), plain, hook, warned)
             self.few.record, self.few.faults, self.few.starts_dense = self.record, self.faults, True
             self.few.residual = self.residual
 

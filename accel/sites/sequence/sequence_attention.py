@@ -17,8 +17,7 @@ from accel.patches.observers import recorder, tracer
 from accel.patches.site import Site
 from accel.patches.transformers.call import SequenceCall
 from accel.patches.transformers.mask import Visible
-from accel.policies.policy import Policy
-from accel.recipe.schedule import Schedule
+from accel.recipe.recipe import Recipe, Rule
 from accel.sites.call_record import DECODING, PROMPT
 from accel.sites.sequence.fixed_blocks import window_layout, with_dense_queries
 from accel.sites.sequence.memories import Memories
@@ -39,19 +38,16 @@ class SequenceAttention(SiteAttention):
 
     Args:
         site: where; only its place among the layers is kept.
-        policy: chooses the blocks.
-        schedule: what stays dense.
-        warned: the faults that have been warned about; the layers of one patch share the set.
+        rule, recipe, warned: see `SiteAttention`.
     """
 
-    def __init__(
-        self, site: Site, policy: Policy, schedule: Schedule, warned: set[str] | None = None
-    ) -> None:
-        # Layers that stay dense are of those that see everything; under a window nothing is lost.
-        schedule = replace(schedule, dense_layers=0.0) if site.windowed else schedule
-        super().__init__(site, policy, schedule, warned)
+    def __init__(self, site: Site, rule: Rule, recipe: Recipe, warned: set[str] | None = None) -> None:
+        super().__init__(site, rule, recipe, warned)
+        if site.windowed:
+            # Layers that stay dense are of those that see everything; under a window nothing is lost.
+            self.schedule = replace(self.schedule, dense_layers=0.0)
         self.context = Context(layer=site.layer, n_layers=site.n_layers)
-        self.decode = SequenceDecode(policy, schedule)
+        self.decode = SequenceDecode(self.policy, self.schedule)
         self.memories = Memories()
 
     def __call__(self, call: SequenceCall, dense: Callable[[], Tensor]) -> Tensor:

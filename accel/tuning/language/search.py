@@ -10,17 +10,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from accel.files import whole_file
+from accel.files import write_whole
 from accel.mistake import Mistake
-from accel.plain_text import plain
 from accel.recipe.files import build_recipe, recipe_data
 from accel.recipe.recipe import Recipe
 from accel.tuning.bisection import Bisection
 from accel.tuning.language.texts import Reading, Sample, plant, read
 from accel.tuning.pace import Progress, silent
 from accel.tuning.target import Target
+from accel.tuning.write import with_evidence
 
 METRICS = ("perplexity", "retrieval", "speedup")
 METHOD, START = "llm-wanted", 0.2
@@ -191,8 +189,4 @@ def recipe_file(tuned: TunedLanguage, model: str, texts: Sequence[str], path: Pa
         "Perplexity is / the dense model's, of the second half of each text, in which facts are planted.",
         "Not measured: longer prompts, other texts, decoding, which runs dense.",
     ]
-    header = "\n".join(f"# {plain(' '.join(line.split()))}" for line in lines)
-    data = {**tuned.data, "description": f"tuned to {tuned.target}"}
-    with whole_file(path) as draft:
-        draft.write_text(f"{header}\n{yaml.safe_dump(data, sort_keys=False)}", encoding="utf-8")
-    return path
+    return write_whole(path, with_evidence(lines, tuned.data, f"tuned to {tuned.target}"))

@@ -1,13 +1,14 @@
 """Ramps: values between points, found however deep in a policy."""
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pytest import approx, mark, raises
 
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.policies import POLICIES
+from accel.policies import find_policy
 from accel.policies.parts.ramp import Ramp, at_progress, fixed
+from accel.recipe.errors import RecipeError
 
 RAMP = {"ramp": [[0.2, 0.6], [0.6, 0.2], [0.8, 0.4]]}
 
@@ -21,12 +22,12 @@ def test_values_are_linear_between_points_and_flat_outside(progress, value):
     "points", [[[0, 0.5]], [[0.5, 0.5], [0.5, 0.2]], [[0.9, 0.5], [0.1, 0.2]], [[0, 0], [1, 1]]], ids=str
 )
 def test_nonsense_is_refused(points):
-    with raises(ValidationError):
+    with raises(RecipeError):
         Ramp(ramp=points)
 
 
 def policy(**settings):
-    return TypeAdapter(POLICIES[settings["method"]]).validate_python(settings)
+    return TypeAdapter(find_policy(settings["method"])).validate_python(settings)
 
 
 RAMPED = [

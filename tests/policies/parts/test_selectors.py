@@ -155,7 +155,7 @@ def test_samples_of_a_batch_do_not_share_a_budget():
     ("selector", "fields", "message"),
     [
         (TopK, {"density": 0}, "greater than 0"),
-        (TopK, {"density": 1.2}, "input_value=1.2"),
+        (TopK, {"density": 1.2}, "got 1.2"),
         (TopK, {"density": 0.5, "budget": "frame"}, "frame"),
         (TopK, {"density": 0.2, "row_density": 0.3}, "0.3 and 0.2"),
         (TopP, {"mass": 0.5, "min_density": 0.6, "max_density": 0.3}, "0.6 and 0.3"),

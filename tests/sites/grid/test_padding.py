@@ -19,8 +19,8 @@ from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 from accel.policies.search.stages import Stages
+from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.reuse import Reuse
-from accel.recipe.schedule import Schedule
 from accel.sites.grid.grid_attention import GridAttention
 from accel.sites.grid.padding import without_padding
 
@@ -62,7 +62,8 @@ def attend(policy, padding: float):
     site = Site("attn", "", torch.nn.Identity(), 0, 1, 2)
     hook, forward = RootHook(Clock()), Forward(Context(GRID, text_padding="last"))
     begin(hook, forward, 0)
-    attention = GridAttention(site, policy, Schedule(), hook, Reuse(steps=2))
+    rule = Rule(match="*", policy=policy)
+    attention = GridAttention(site, rule, Recipe(rules=(rule,), reuse=Reuse(steps=2)), hook)
     mask = torch.arange(GRID.tokens) < LENGTHS[:, None, None, None]
     out = attention(*qkv(padding), mask, lambda: pytest.fail("dense"))
     end(hook)

@@ -6,20 +6,17 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.order import TokenOrder
-from accel.patches.context import Context
+from accel.noun import noun
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
-from accel.policies.parts.head_choice import row_of
 from accel.policies.parts.ordering.orders import Axes, AxesName, token_order
-from accel.policies.policy import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class AxesByHead:
     """One of the six orders of the axes for every head of every layer (arXiv 2506.16054).
 
@@ -31,14 +28,6 @@ class AxesByHead:
 
     heads: Annotated[tuple[tuple[AxesName, ...], ...], Field(min_length=1)]
     kind: Literal["axes_by_head"] = "axes_by_head"
-
-    def of_call(self, heads: int, context: Context) -> tuple[AxesName, ...]:
-        """The orders of one call's heads.
-
-        Raises:
-            ValueError: if the table is of a model with other layers or heads.
-        """
-        return row_of(self.heads, heads, context)
 
 
 @from_sizes(64)

@@ -9,17 +9,16 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.layout.order import TokenOrder
+from accel.noun import noun
 from accel.patches.grid import TokenGrid
-from accel.policies.policy import STRICT
 
 POWER_ROUNDS = 8
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Clusters:
     """k-means clusters one after another, near ones side by side (arXiv 2505.18875).
 
@@ -47,7 +46,7 @@ class Clusters:
         return place.gather(2, _nearest(tokens, centres)).argsort(dim=-1, stable=True)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Hashed:
     """Buckets of an angular hash in Gray-code order, so that neighbours differ on one side of one plane
     (arXiv 2310.05869).

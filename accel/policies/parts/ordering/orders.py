@@ -11,20 +11,19 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.order import TokenOrder
+from accel.noun import noun
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.ordering.hilbert import hilbert_positions
-from accel.policies.policy import STRICT
 
 Side = Annotated[int, Field(ge=1)]
 AxesName = Literal["fhw", "fwh", "hfw", "hwf", "wfh", "whf"]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class RowMajor:
     """The order of the sequence."""
 
@@ -34,7 +33,7 @@ class RowMajor:
         return torch.arange(grid.video_tokens)
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Tile:
     """Boxes of tokens one after another, row-major among and inside themselves.
 
@@ -65,7 +64,7 @@ class Tile:
         return ((rank + smaller * last) * tile_volume + within).flatten().argsort()
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Hilbert:
     """A generalised Hilbert curve through the whole grid: any block of it is compact in all three axes."""
 
@@ -75,7 +74,7 @@ class Hilbert:
         return hilbert_positions((grid.frames, grid.height, grid.width))
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Axes:
     """The axes in another order, slowest first: f frames, h rows, w columns (arXiv 2506.16054)."""
 
@@ -87,7 +86,7 @@ class Axes:
         return box.permute(["fhw".index(axis) for axis in self.axes]).flatten()
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Residues:
     """Tokens whose places leave the same remainders one after another (arXiv 2504.16922, 2504.16083).
 
@@ -113,7 +112,7 @@ class Residues:
 Order = Annotated[RowMajor | Tile | Hilbert | Axes | Residues, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, config=STRICT)
+@noun
 class Cycle:
     """Orders that alternate from layer to layer (arXiv 2506.23858)."""
 
