@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import require_grid
-from accel.policies.parts.mask_file import axes_of, load_masks
+from accel.policies.parts.mask_file import MaskFile, axes_of, load_masks
 from accel.policies.parts.ordering.axes_by_head import order_by_head
 from accel.policies.parts.schedule_parts import part_at
 from accel.policies.policy import Policy
@@ -37,9 +38,17 @@ class Stored(Policy):
     def __post_init__(self) -> None:
         load_masks(self.file)
 
+    @cached_property
+    def masks(self) -> MaskFile:
+        """Those that the file held when they were first asked for."""
+        return load_masks(self.file)
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"file": self.file, "method": self.method}
+
     @property
     def only_grid(self) -> TokenGrid:  # type: ignore[override]
-        return load_masks(self.file).grid
+        return self.masks.grid
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
         """The stored blocks of this layer's heads.
@@ -47,7 +56,7 @@ class Stored(Policy):
         Raises:
             ValueError: if the masks are of another grid, or of a model with other layers or heads.
         """
-        masks = load_masks(self.file)
+        masks = self.masks
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
         if grid != masks.grid:
             raise ValueError(f"{self.file} has masks of a grid of {masks.grid} tokens, this call has {grid}")
@@ -55,10 +64,10 @@ class Stored(Policy):
         if layers != context.n_layers:
             raise ValueError(f"{self.file} has masks of {layers} layers, this model has {context.n_layers}")
         own = slice(None) if context.heads is None else context.heads.own
-        keep = masks.keep(part_at(masks.until, context.progress), context.layer)[own]
+        keep = masks.keep(part_at(masks.until, context.progress), context.layer, q.device)[own]
         if keep.shape[0] != q.shape[1]:
             raise ValueError(f"{self.file} has masks of {heads} heads, this call has {q.shape[1]}")
         order = order_by_head(axes_of(masks.orders[context.layer, own]), grid, q.device)
         return BlockLayout.from_mask(
-            keep[None].to(q.device), masks.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order
+            keep[None], masks.block_size, grid.tokens, grid.tokens, q_order=order, kv_order=order
         )

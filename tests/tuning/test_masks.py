@@ -44,7 +44,9 @@ def test_what_is_stored_is_what_runs_at_the_density_asked_for(learned):
     with accelerated(model, {"rules": [{"match": "*", "policy": {"method": "stored", "file": str(path)}}]}):
         sparse = run(model)
         density = summary(model).density
-    kept = torch.stack([masks.keep(part, layer) for part in (0, 1) for layer in range(3)])
+    kept = torch.stack(
+        [masks.keep(part, layer, torch.device("cpu")) for part in (0, 1) for layer in range(3)]
+    )
     assert not torch.equal(sparse, dense)
     assert 0.45 < kept.float().mean() < 0.55 and density == pytest.approx(
         kept.float().mean().item(), abs=0.05
@@ -75,7 +77,7 @@ def test_bits_by_hand():
         model="Toy",
     )
     assert file.bits[0, 0, 0, 0].tolist() == [1 + 8, 2]
-    assert torch.equal(file.keep(0, 0), keep[0, 0])
+    assert torch.equal(file.keep(0, 0, torch.device("cpu")), keep[0, 0])
 
 
 def test_each_head_gets_the_order_in_which_what_it_looks_at_lies_together():

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import block_counts
 from accel.policies.parts.ordering.orders import AxesName
@@ -23,7 +24,7 @@ FORMAT = "sparse-accel masks 1"
 AXES: tuple[AxesName, ...] = get_args(AxesName)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskFile:
     """What was found for one model at one size.
 
@@ -64,9 +65,10 @@ class MaskFile:
         bits = (eights * 2 ** torch.arange(8)).sum(dim=-1, dtype=torch.uint8)
         return cls(bits, **rest)  # type: ignore[arg-type]
 
-    def keep(self, part: int, layer: int) -> Tensor:
+    def keep(self, part: int, layer: int, device: torch.device) -> Tensor:
         """Bool [H, Mb, Nb] of one layer in one part of the schedule."""
-        bits = self.bits[part, layer, ..., None] >> torch.arange(8, dtype=torch.uint8) & 1
+        shifts = torch.arange(8, dtype=torch.uint8, device=device)
+        bits = _bits_on(self, device)[part, layer, ..., None] >> shifts & 1
         return bits.flatten(-2)[..., : block_counts(self.grid, self.block_size)[1]].bool()
 
     def save(self, path: str | Path) -> None:
@@ -74,6 +76,11 @@ class MaskFile:
         about = {"until": self.until, "grid": grid, "block_size": self.block_size, "model": self.model}
         tensors = {"bits": self.bits.contiguous(), "orders": self.orders.contiguous()}
         save_file(tensors, path, {"format": FORMAT, "about": json.dumps(about), "sha256": _checksum(tensors)})
+
+
+@from_sizes(4)
+def _bits_on(masks: MaskFile, device: torch.device) -> Tensor:
+    return masks.bits.to(device)
 
 
 def axes_of(numbers: Tensor) -> tuple[AxesName, ...]:

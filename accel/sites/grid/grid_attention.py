@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
 from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.schedule import FIRST_STEPS, REFRESH
+from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import LayoutCache
 from accel.sites.grid.padding import (
     hidden_last,
@@ -42,12 +42,12 @@ class Planned:
 
     Args:
         layout: its blocks.
-        key: what another call must have in common with it to use what it leaves behind.
+        call: which one it is.
         captured: of a dense call that captures the residual of these blocks, why it is dense.
     """
 
     layout: BlockLayout
-    key: Hashable
+    call: Call
     captured: str | None = None
 
     @property
@@ -110,8 +110,8 @@ class GridAttention(SiteAttention):
                 assert self.few is not None
                 return self.few(q, k, v, mask, dense)
             context = self._context(forward, q.shape[1])
-            call = forward.call_of(self)
-            shared = self._shared_pass(q, k, v, context, forward, call)
+            number = forward.call_of(self)
+            shared = self._shared_pass(q, k, v, context, forward, number)
             if shared is not None and (out := shared.take(q)) is not None:
                 self.record.count_shared(context.step)
                 return out
@@ -130,8 +130,8 @@ class GridAttention(SiteAttention):
                     context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
                 out = self.sparse(
                     q,
-                    partial(self._plan, heads, context, forward, call, reason),
-                    partial(self._attend, heads, arrival, context, forward, call),
+                    partial(self._plan, heads, context, forward, number, reason),
+                    partial(self._attend, heads, arrival),
                     dense,
                     context.step,
                     alone=context.heads is None or not self.policy.spans_heads,
@@ -153,14 +153,14 @@ class GridAttention(SiteAttention):
         return forward.kept.setdefault((id(self), FIRST_STEPS), context.turn) == context.turn
 
     def _shared_pass(
-        self, q: Tensor, k: Tensor, v: Tensor, context: Context, forward: Forward, call: int
+        self, q: Tensor, k: Tensor, v: Tensor, context: Context, forward: Forward, number: int
     ) -> SharedPass | None:
         """Where a call leaves its output for the other pass of guidance; None where passes never share."""
         if not self.shares or forward.dense or forward.parallel:
             return None
         if self.never_sparse(q, k, v) or interceptor():
             return None
-        place = id(self), SharedPass, call
+        place = id(self), SharedPass, number
         return SharedPass(context, (context.grid, forward.adapters), forward.kept, place)
 
     def _captures(self, reason: str, context: Context) -> bool:
@@ -173,56 +173,38 @@ class GridAttention(SiteAttention):
         context, heads = forward.context, forward.heads(self.heads)
         return replace(context, layer=self.layer, n_layers=self.n_layers, heads=heads).of_call(tokens)
 
-    def _attend(
-        self,
-        qkv: Heads,
-        arrival: Tensor | None,
-        context: Context,
-        forward: Forward,
-        call: int,
-        planned: Planned,
-    ) -> Tensor:
+    def _attend(self, qkv: Heads, arrival: Tensor | None, planned: Planned) -> Tensor:
         """[B, H, N, D] each, in the layout's order -> [B, M, H, D] in the model's."""
         q, k, v = qkv
         tier_check.check_if_unknown(q.device, q.dtype, q.shape[3], self.precision)
         if planned.captured is not None:
             assert self.residual is not None
-            out = self.residual.capture(qkv, planned.layout, context, planned.key, forward.kept, call)
+            out = self.residual.capture(qkv, planned.layout, planned.call)
         else:
             out, _ = attention_with_lse(q, k, v, planned.layout, precision=self.precision)
             if self.residual is not None:
-                out = self.residual.apply(out, v, context, planned.key, forward.kept, call)
+                out = self.residual.apply(out, v, planned.call)
         return put_back(out.transpose(1, 2), arrival)
 
     def _plan(
-        self, qkv: Heads, context: Context, forward: Forward, call: int, captured: str | None
+        self, qkv: Heads, context: Context, forward: Forward, number: int, captured: str | None
     ) -> Planned:
         """The blocks of a call, and for a dense one that captures its residual, the reason it is dense."""
         q, k, _ = qkv
         adapters = (self.layouts.reuses or self.residual is not None) and forward.adapters
-        key = (q.shape, k.shape, q.device, context.grid, adapters)
-        place = context, key, forward.kept, call
-        layout = self._layout(partial(self._choose, q, k, context), *place, captured is not None)
+        call = Call(context, (q.shape, k.shape, q.device, context.grid, adapters), forward.kept, number)
+        layout = self._layout(partial(self._choose, q, k, context), call, captured is not None)
         if context.kv_lengths is not None:
             layout = replace(layout, kv_lengths=context.kv_lengths)
-        return Planned(layout, key, captured)
+        return Planned(layout, call, captured)
 
-    def _layout(
-        self,
-        choose: Callable[[], BlockLayout],
-        context: Context,
-        key: Hashable,
-        kept: dict[Hashable, Any],
-        call: int,
-        captures: bool,
-    ) -> BlockLayout:
+    def _layout(self, choose: Callable[[], BlockLayout], call: Call, captures: bool) -> BlockLayout:
         """The blocks that a residual is kept for, or is about to be; otherwise the cache's."""
         if self.residual is not None and captures:
-            shares = self.layouts.reuse.branches
-            known = self.residual.shared_layout(context, key, kept, call) if shares else None
+            known = self.residual.shared_layout(call) if self.layouts.reuse.branches else None
             return choose() if known is None else known
-        known = None if self.residual is None else self.residual.layout(context, key, kept, call)
-        return self.layouts.layout(context, key, choose, kept, call) if known is None else known
+        known = None if self.residual is None else self.residual.layout(call)
+        return self.layouts.layout(call, choose) if known is None else known
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         policy = at_progress(self.policy, context.progress)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.reuse import Reuse
+from accel.sites.grid.call import Call
 
 LARGE = 1 << 20
 
@@ -83,24 +83,10 @@ class LayoutCache:
         """Whether layouts are kept at all."""
         return self.reuse != Reuse()
 
-    def layout(
-        self,
-        context: Context,
-        key: Hashable,
-        make: Callable[[], BlockLayout],
-        store: dict[Hashable, Any],
-        call: int = 0,
-    ) -> BlockLayout:
-        """The kept layout if it still serves this call, else a new one.
-
-        Args:
-            context: of the call.
-            key: whatever else the layout depends on; another key is another layout.
-            make: chooses the blocks.
-            store: what the call's generation keeps.
-            call: which of the forward's calls to the site; some models make one for each sample.
-        """
-        place = (id(self), 0 if self.reuse.branches else context.branch, call)
+    def layout(self, call: Call, make: Callable[[], BlockLayout]) -> BlockLayout:
+        """The kept layout if it still serves this call, else a new one, which `make` chooses."""
+        context, key, store = call.context, call.key, call.kept
+        place = (id(self), 0 if self.reuse.branches else context.branch, call.number)
         known = store.get(place)
         if known is not None and known.key == key and self._serves(known.context, context):
             return served(known.layout)

@@ -17,7 +17,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from accel.kernels.attention.operation import attention_with_lse, block_sparse_a
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
+from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import PackedLayout, served
 from accel.sites.grid.layout_cache import kept as packed
 from accel.sites.grid.residual_store import Stored, stored
@@ -85,10 +85,10 @@ class Branches:
         first = self.captured.get(0)
         return None if first is None or first.key != key else first
 
-    def shared_layout(self, context: Context, key: Hashable) -> BlockLayout | None:
+    def shared_layout(self, call: Call) -> BlockLayout | None:
         """The blocks that the first branch chose for the same step; None if it has not."""
-        first = self.first(key)
-        if context.branch == 0 or first is None or first.context.turn != context.turn:
+        first = self.first(call.key)
+        if call.context.branch == 0 or first is None or first.context.turn != call.context.turn:
             return None
         return served(first.layout)
 
@@ -109,26 +109,15 @@ class Residual:
         self.counts: Counter[str] = Counter()
         self.nbytes = 0
 
-    def capture(
-        self,
-        qkv: tuple[Tensor, ...],
-        layout: BlockLayout,
-        context: Context,
-        key: Hashable,
-        kept: dict[Hashable, Any],
-        call: int,
-    ) -> Tensor:
+    def capture(self, qkv: tuple[Tensor, ...], layout: BlockLayout, call: Call) -> Tensor:
         """The dense output [B, H, M, D], its residual kept.
 
         Args:
             qkv: [B, H, N, D] each, in the layout's order.
             layout: the blocks of the sparse steps to come.
-            key: another key is another residual.
-            kept: what the generation keeps.
-            call: which of the forward's calls to the site.
         """
-        q, k, v = qkv
-        branches = self.branches(kept, call)
+        (q, k, v), context, key = qkv, call.context, call.key
+        branches = self.branches(call)
         # A failure half-way must not leave the residual of a step before for blocks that are gone.
         branches.captured.pop(context.branch, None)
         sparse, residual = split(q, k, v, layout)
@@ -145,25 +134,19 @@ class Residual:
         self.nbytes = max(self.nbytes, branches.nbytes)
         return dense.to(q.dtype)
 
-    def layout(
-        self, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
-    ) -> BlockLayout | None:
+    def layout(self, call: Call) -> BlockLayout | None:
         """The blocks that a residual is kept for, while it may be added; None without a residual."""
-        captured = self._current(self.branches(kept, call), context, key)
+        captured = self._current(self.branches(call), call)
         return None if captured is None else served(captured.layout)
 
-    def shared_layout(
-        self, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
-    ) -> BlockLayout | None:
+    def shared_layout(self, call: Call) -> BlockLayout | None:
         """The blocks that another branch captures in this step; None if no branch has yet."""
-        return self.branches(kept, call).shared_layout(context, key)
+        return self.branches(call).shared_layout(call)
 
-    def apply(
-        self, out: Tensor, v: Tensor, context: Context, key: Hashable, kept: dict[Hashable, Any], call: int
-    ) -> Tensor:
+    def apply(self, out: Tensor, v: Tensor, call: Call) -> Tensor:
         """`out` [B, H, M, D] over the blocks that `layout` gave, with the residual added."""
-        branches = self.branches(kept, call)
-        captured = self._current(branches, context, key, count=True)
+        branches, context = self.branches(call), call.context
+        captured = self._current(branches, call, count=True)
         if captured is None:
             return out
         branches.seen[context.branch] = context.turn
@@ -182,13 +165,12 @@ class Residual:
         self.counts[APPLIED] += 1
         return (out.float() + residual).to(out.dtype)
 
-    def branches(self, kept: dict[Hashable, Any], call: int) -> Branches:
-        return kept.setdefault((id(self), call), Branches())
+    def branches(self, call: Call) -> Branches:
+        return call.kept.setdefault((id(self), call.number), Branches())
 
-    def _current(
-        self, branches: Branches, context: Context, key: Hashable, count: bool = False
-    ) -> Captured | None:
+    def _current(self, branches: Branches, call: Call, count: bool = False) -> Captured | None:
         """What was captured for this branch, if it may be added now."""
+        context, key = call.context, call.key
         captured = branches.captured.get(context.branch)
         reason = None
         if captured is None or captured.key != key or captured.context.generation != context.generation:

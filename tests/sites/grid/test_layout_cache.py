@@ -11,6 +11,7 @@ from accel.patches.context import Context
 from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe
 from accel.recipe.reuse import Reuse
+from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import LayoutCache
 
 
@@ -29,7 +30,7 @@ def made(reuse, contexts, keys=None):
     cache, make, kept = LayoutCache(reuse), Maker(), {}
     counts = []
     for context, key in zip(contexts, keys or [0] * len(contexts), strict=True):
-        cache.layout(context, key, make, kept)
+        cache.layout(Call(context, key, kept), make)
         counts.append(make.made)
     return counts
 
@@ -79,7 +80,7 @@ def test_each_call_of_a_forward_keeps_its_own():
     cache, make, kept = LayoutCache(Reuse(steps=2)), Maker(), {}
     for context in steps(2):
         for call in (0, 1):
-            cache.layout(context, "alike", make, kept, call)
+            cache.layout(Call(context, "alike", kept, call), make)
     assert make.made == 2
 
 

@@ -8,6 +8,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.recipe.reuse import Reuse
+from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import LayoutCache, PackedLayout, kept, served
 
 
@@ -62,7 +63,7 @@ def test_a_cache_hands_out_what_it_was_given(monkeypatch):
     cache, made, store = LayoutCache(Reuse(steps=3)), layout(), {}
     steps = [Context(step=n, n_steps=4, progress=n / 4, generation=1) for n in range(3)]
     for context in steps:
-        assert_alike(cache.layout(context, "key", lambda: made, store), made)
+        assert_alike(cache.layout(Call(context, "key", store), lambda: made), made)
 
 
 def test_it_needs_no_numbers():

@@ -16,6 +16,7 @@ from accel.patches.grid import TokenGrid
 from accel.recipe.compensate import Compensate, Rank
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import parse_recipe
+from accel.sites.grid.call import Call
 from accel.sites.grid.residual import APPLIED, CAPTURED, MISSING, TOO_OLD, Residual, split
 from accel.sites.grid.residual_store import stored, stored_bytes
 from tiny_wan_pipeline import attentions, latents, recipe, wan_pipeline
@@ -84,11 +85,11 @@ class Kept:
         self.residual, self.kept, self.layout = Residual(Compensate(**settings)), {}, a_layout()
 
     def capture(self, context, tensors, key="a"):
-        return self.residual.capture(tensors, self.layout, context, key, self.kept, 0)
+        return self.residual.capture(tensors, self.layout, Call(context, key, self.kept))
 
     def apply(self, context, tensors, key="a"):
         out, _ = split(*tensors, self.layout)
-        return self.residual.apply(out, tensors[2], context, key, self.kept, 0)
+        return self.residual.apply(out, tensors[2], Call(context, key, self.kept))
 
     def added(self, context, tensors, key="a"):
         return self.apply(context, tensors, key) - split(*tensors, self.layout)[0]
@@ -130,7 +131,7 @@ def test_another_key_gets_nothing(key):
     site, tensors = Kept(), qkv()
     site.capture(at(1), tensors)
     assert not site.added(at(2), tensors, key=key).any()
-    assert site.residual.layout(at(2), key, site.kept, 0) is None
+    assert site.residual.layout(Call(at(2), key, site.kept)) is None
     assert site.residual.counts[MISSING] == 1
 
 
@@ -146,7 +147,7 @@ def test_old_residuals_are_not_added_and_say_so():
     assert site.added(at(4), tensors).any()
     assert not site.added(at(5), tensors).any()
     assert site.residual.counts[TOO_OLD] == 1
-    assert site.residual.layout(at(5), "a", site.kept, 0) is None
+    assert site.residual.layout(Call(at(5), "a", site.kept)) is None
     site.capture(at(6), tensors)
     assert site.added(at(7), tensors).any()
 
@@ -161,7 +162,7 @@ def test_the_branches_difference_fades_and_their_mean_stays():
         left = math.exp(-(step - 1) / 10 / 0.3)
         for branch, tensors in enumerate((one, two)):
             expected = mean + left * (difference(tensors) - mean)
-            site.residual.branches(site.kept, 0).seen.update({0: step - 1, 1: step - 1})
+            site.residual.branches(Call(at(0), None, site.kept)).seen.update({0: step - 1, 1: step - 1})
             torch.testing.assert_close(site.added(at(step, branch), tensors), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -171,7 +172,7 @@ def test_text_is_each_branchs_own():
     grid = TokenGrid(1, 7, 10, text_tokens=7)
     for branch, tensors in enumerate((one, two)):
         site.capture(at(1, branch, grid=grid), tensors)
-    site.residual.branches(site.kept, 0).seen.update({0: 3, 1: 3})
+    site.residual.branches(Call(at(0), None, site.kept)).seen.update({0: 3, 1: 3})
     added = site.added(at(4, grid=grid), one)
     torch.testing.assert_close(added[:, :, 70:], difference(one)[:, :, 70:], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(added[:, :, :70], difference(one)[:, :, :70], atol=1e-2)
@@ -203,9 +204,9 @@ def test_one_map_serves_both_branches_of_a_step():
     for branch, tensors in enumerate((one, two)):
         site.capture(at(1, branch), tensors)
     site.added(at(2, 0), one)
-    first = site.residual.branches(site.kept, 0).transport
+    first = site.residual.branches(Call(at(0), None, site.kept)).transport
     site.added(at(2, 1), two)
-    assert site.residual.branches(site.kept, 0).transport is first
+    assert site.residual.branches(Call(at(0), None, site.kept)).transport is first
 
 
 @mark.parametrize("decay", [0, 0.2])
