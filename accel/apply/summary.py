@@ -249,7 +249,7 @@ def _tiers(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
 
 
 def _site_summary(one: InstalledSite) -> SiteSummary:
-    record = one.attention.record
+    record, residual = one.attention.record, getattr(one.attention, "residual", None)
     return SiteSummary(
         one.site.full_name,
         one.attention.policy.method,
@@ -260,10 +260,6 @@ def _site_summary(one: InstalledSite) -> SiteSummary:
         one.uninstall.in_force,
         record.phases(),
         record.shared_calls,
-        *_residual(one),
+        {} if residual is None else dict(residual.counts),
+        0 if residual is None else residual.nbytes,
     )
-
-
-def _residual(one: InstalledSite) -> tuple[dict[str, int], int]:
-    residual = getattr(one.attention, "residual", None)
-    return ({}, 0) if residual is None else (dict(residual.counts), residual.nbytes)

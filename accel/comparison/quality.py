@@ -104,7 +104,8 @@ def measure_quality(video: Tensor, reference: Tensor) -> Quality:
             is not finite or not in [0, 1].
     """
     _check(video, reference)
-    errors = _per_frame_mse(video, reference)
+    pairs = zip(video, reference, strict=True)
+    errors = torch.stack([(x.double() - y.double()).square().mean() for x, y in pairs])  # [F]
     return Quality(
         per_frame_psnr=tuple(_decibels(errors).tolist()),
         per_frame_ssim=tuple(_per_frame_ssim(video, reference).tolist()),
@@ -154,10 +155,6 @@ def _check(a: Tensor, b: Tensor) -> None:
         low, high = video.min().item(), video.max().item()
         if not (low >= 0 and high <= 1):
             raise ValueError(f"a video holds values in [0, 1], got values from {low:.4g} to {high:.4g}")
-
-
-def _per_frame_mse(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([(x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True)])  # [F]
 
 
 def _decibels(mse: Tensor) -> Tensor:

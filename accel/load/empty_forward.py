@@ -37,9 +37,12 @@ def empty_grid(model: Any, size: Size) -> TokenGrid:
     Raises:
         ValueError: if the model cuts the latent into no token at all.
     """
-    family = family_of(model)
-    assert family is not None
-    return family.read_grid(model, (), {**_conditions(), **_latent(model)(model, size)})
+    family, name = family_of(model), known_name(model, FAMILIES)
+    assert family is not None and name is not None
+    made = LATENTS.get(FAMILIES[name].rpartition(".")[2])
+    latent = {"hidden_states": _empty(1, 1, *size)} if made is None else made(model, size)
+    nothing = {**dict.fromkeys(CONDITIONS, _empty(1, 0, 1)), "encoder_attention_mask": torch.zeros(1, 0)}
+    return family.read_grid(model, (), {**nothing, **latent})
 
 
 def is_image_model(class_name: str) -> bool:
@@ -47,32 +50,8 @@ def is_image_model(class_name: str) -> bool:
     return ".families.image." in FAMILIES.get(class_name, "")
 
 
-def _latent(model: Any) -> Callable[[Any, Size], dict[str, Any]]:
-    name = known_name(model, FAMILIES)
-    assert name is not None
-    return LATENTS.get(FAMILIES[name].rpartition(".")[2], _video)
-
-
-def _conditions() -> dict[str, Any]:
-    nothing = torch.empty(1, 0, 1, device="meta")
-    return {**dict.fromkeys(CONDITIONS, nothing), "encoder_attention_mask": torch.zeros(1, 0)}
-
-
 def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
-
-
-def _video(model: Any, size: Size) -> dict[str, Any]:
-    return {"hidden_states": _empty(1, 1, *size)}
-
-
-def _frames_first(model: Any, size: Size) -> dict[str, Any]:
-    frames, height, width = size
-    return {"hidden_states": _empty(1, frames, 1, height, width)}
-
-
-def _channels_last(model: Any, size: Size) -> dict[str, Any]:
-    return {"hidden_states": _empty(1, *size, 1)}
 
 
 def _told(model: Any, size: Size) -> dict[str, Any]:
@@ -88,17 +67,9 @@ def _token_shapes(model: Any, size: Size) -> dict[str, Any]:
     return {"vision_token_shapes": [shape], "und_len": 0, "sequence_length": shape[0] * shape[1] * shape[2]}
 
 
-def _image(model: Any, size: Size) -> dict[str, Any]:
-    return {"hidden_states": _empty(1, 1, *size[1:])}
-
-
-def _positions(model: Any, size: Size) -> dict[str, Any]:
+def _positions(size: Size) -> Tensor:
     axes = [torch.arange(1), *(torch.arange(side // PACKED) for side in size[1:])]
-    return {"img_ids": torch.cartesian_prod(*axes)}
-
-
-def _joint_positions(model: Any, size: Size) -> dict[str, Any]:
-    return {"position_ids": _positions(model, size)["img_ids"]}
+    return torch.cartesian_prod(*axes)
 
 
 def _rows(model: Any, size: Size) -> dict[str, Any]:
@@ -107,29 +78,27 @@ def _rows(model: Any, size: Size) -> dict[str, Any]:
     return {"position_ids": positions, "video_indices": torch.arange(len(positions))}
 
 
-def _square_or_video(model: Any, size: Size) -> dict[str, Any]:
-    return _image(model, size) if len(model.config.patch_size) == 2 else _video(model, (1, *size[1:]))
-
-
-def _shapes(model: Any, size: Size) -> dict[str, Any]:
-    return {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]}
-
-
-def _listed(model: Any, size: Size) -> dict[str, Any]:
-    return {"x": [_empty(1, 1, *size[1:])], "cap_feats": [_empty(0, 1)]}
+def _image_or_video(model: Any, size: Size) -> dict[str, Any]:
+    frames = () if len(model.config.patch_size) == 2 else (1,)
+    return {"hidden_states": _empty(1, 1, *frames, *size[1:])}
 
 
 # By family; the others take a latent video [B, C, F, H, W].
 LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
-    **dict.fromkeys(("cogvideox", "anyflow"), _frames_first),
-    **dict.fromkeys(("kandinsky5", "kandinsky6"), _channels_last),
+    **dict.fromkeys(
+        ("cogvideox", "anyflow"), lambda _, size: {"hidden_states": _empty(1, size[0], 1, *size[1:])}
+    ),
+    **dict.fromkeys(("kandinsky5", "kandinsky6"), lambda _, size: {"hidden_states": _empty(1, *size, 1)}),
     "ltx": _told,
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,
-    **dict.fromkeys(("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image"), _image),
-    **dict.fromkeys(("flux", "flux3", "bria"), _positions),
-    "krea2": _joint_positions,
-    "hunyuan_image": _square_or_video,
-    "qwen_image": _shapes,
-    "z_image": _listed,
+    **dict.fromkeys(
+        ("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image"),
+        lambda _, size: {"hidden_states": _empty(1, 1, *size[1:])},
+    ),
+    **dict.fromkeys(("flux", "flux3", "bria"), lambda _, size: {"img_ids": _positions(size)}),
+    "krea2": lambda _, size: {"position_ids": _positions(size)},
+    "hunyuan_image": _image_or_video,
+    "qwen_image": lambda _, size: {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]},
+    "z_image": lambda _, size: {"x": [_empty(1, 1, *size[1:])], "cap_feats": [_empty(0, 1)]},
 }

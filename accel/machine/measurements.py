@@ -19,18 +19,13 @@ def measured_once(key: str, measure: Callable[[], float]) -> float:
         _KNOWN.update(entries(cache_file(), float))
     if key not in _KNOWN:
         _KNOWN[key] = measure()
-        _write_file()
+        # A cache that cannot be written is measured again by the next process.
+        with suppress(OSError):
+            cache_file().parent.mkdir(parents=True, exist_ok=True)
+            write_whole(cache_file(), json.dumps({**entries(cache_file(), float), **_KNOWN}, indent=1))
     return _KNOWN[key]
 
 
 def cache_file() -> Path:
     """Where they are kept; deleting the file measures again."""
     return results_file().with_name("crossover.json")
-
-
-def _write_file() -> None:
-    """Whole or not at all; a cache that cannot be written is measured again by the next process."""
-    path = cache_file()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({**entries(path, float), **_KNOWN}, indent=1))

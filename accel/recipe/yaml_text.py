@@ -44,7 +44,7 @@ def require_small(data: Any, source: str, path: str = "", depth: int = 0) -> Non
         raise RecipeError(f"{where}: {len(data)} entries; a recipe has at most {MAX_ITEMS} in one place")
     if isinstance(data, str) and len(data) > MAX_TEXT:
         raise RecipeError(f"{where}: {len(data)} characters; a text has at most {MAX_TEXT}")
-    if isinstance(data, str) and not data.isprintable() and _is_broken(data):
+    if isinstance(data, str) and any("\ud800" <= character <= "\udfff" for character in data):
         raise RecipeError(f"{where}: holds half of a character (a lone surrogate), which cannot be written")
     if isinstance(data, int | float) and math.isfinite(data) and abs(data) > MAX_NUMBER:
         raise RecipeError(f"{where}: the number is larger than {MAX_NUMBER}")
@@ -56,10 +56,6 @@ def require_small(data: Any, source: str, path: str = "", depth: int = 0) -> Non
     elif isinstance(data, list | tuple):
         for number, value in enumerate(data):
             require_small(value, source, f"{path}[{number}]", depth + 1)
-
-
-def _is_broken(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _PlainLoader(yaml.SafeLoader):

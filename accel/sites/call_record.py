@@ -22,9 +22,6 @@ class Densities:
     count: int
     total: Tensor
 
-    def and_one(self, density: Tensor) -> Densities:
-        return Densities(self.count + 1, self.total.to(density.device) + density)
-
 
 Part = int | str | None
 """What a call was part of: a denoising step, a language model's `PROMPT` or `DECODING`; None if unknown."""
@@ -55,8 +52,8 @@ class CallRecord:
 
     def count_sparse(self, density: Tensor, step: Part) -> None:
         with _COUNTING:
-            before = self.sparse.get(step)
-            self.sparse[step] = Densities(1, density) if before is None else before.and_one(density)
+            before = self.sparse.get(step, Densities(0, density.new_zeros(())))
+            self.sparse[step] = Densities(before.count + 1, before.total.to(density.device) + density)
 
     def count_shared(self, step: Part) -> None:
         with _COUNTING:
@@ -84,14 +81,10 @@ class CallRecord:
         """Calls of a language model's prompts and of its decoding, and their mean density, a dense call
         counting 1. Empty for models that know no such thing."""
         known = [part for part in (PROMPT, DECODING) if part in self.sparse or part in self.dense_steps]
-        return {part: (self._calls_at(part), self._mean_at(part)) for part in known}
+        return {part: self._at(part) for part in known}
 
-    def _calls_at(self, part: Part) -> int:
-        sparse = self.sparse.get(part)
-        return self.dense_steps[part] + (0 if sparse is None else sparse.count)
-
-    def _mean_at(self, step: Part) -> float:
-        dense_calls, sparse = self.dense_steps[step], self.sparse.get(step)
+    def _at(self, part: Part) -> tuple[int, float]:
+        dense, sparse = self.dense_steps[part], self.sparse.get(part)
         if sparse is None:
-            return 1.0
-        return (float(sparse.total) + dense_calls) / (sparse.count + dense_calls)
+            return dense, 1.0
+        return dense + sparse.count, (float(sparse.total) + dense) / (sparse.count + dense)

@@ -126,19 +126,15 @@ def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
     branches = 2 if settings.branch_decay else 1
     total = 0
     for step in plan.matched:
+        assert step.rule is not None
+        dense_layers = whole(plan.recipe.schedule_of(step.rule).dense_layers, step.site.n_layers)
         # A dense layer needs no residual.
-        if step.rule is None or step.rule.policy.method == "dense" or _is_dense_layer(plan, step):
+        if step.rule.policy.method == "dense" or step.site.layer < dense_layers:
             continue
         projection: Any = getattr(step.site.module, "to_q", None)
         width = getattr(projection, "out_features", 0)
         total += stored_bytes(settings.store, grid.tokens, step.site.heads, width // step.site.heads, 2)
     return branches * total
-
-
-def _is_dense_layer(plan: Plan, step: Step) -> bool:
-    assert step.rule is not None
-    schedule = plan.recipe.schedule_of(step.rule)
-    return step.site.layer < whole(schedule.dense_layers, step.site.n_layers)
 
 
 def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> dict[str, Any]:
@@ -159,7 +155,8 @@ def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list
     say(f"model    {model}")
     say(f"grid     {grid} (frames x rows x columns), {grid.tokens} tokens")
     say(f"recipe   {recipe}: {plan.recipe.description}")
-    say(f"schedule {_schedule(plan)}")
+    schedule = vars(plan.recipe.schedule).items()
+    say(f"schedule {', '.join(f'{name} {value}' for name, value in schedule)}")
     say(f"sites    {len(plan.matched)} of {len(plan.steps)} follow the recipe")
     rows = Counter(
         (step.site.component, step.rule.policy.method if step.rule else "left alone", _density(density))
@@ -168,11 +165,6 @@ def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list
     for (component, method, density), count in rows.items():
         say(f"         {count} in {component}: {method}, density {density}")
     say(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
-
-
-def _schedule(plan: Plan) -> str:
-    values = vars(plan.recipe.schedule)
-    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _density(density: float | None) -> str:

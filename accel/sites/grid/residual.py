@@ -240,7 +240,7 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
 
     The work of dense attention; with a tail, that of the tail's attention more.
     """
-    listed = attention_with_lse(q, k, v, without_tail(layout))
+    listed = attention_with_lse(q, k, v, replace(layout, tail=False))
     others = attention_with_lse(q, k, v, layout.complement)
     # A row that sees no key of its blocks is all of the others', and the other way round.
     share = torch.sigmoid(others[1] - listed[1]).nan_to_num(nan=0.0)[..., None]
@@ -250,10 +250,6 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
         return listed_out, residual
     with_tail = block_sparse_attention(q, k, v, layout).float()
     return with_tail, listed_out + residual - with_tail
-
-
-def without_tail(layout: BlockLayout) -> BlockLayout:
-    return replace(layout, tail=False) if layout.tail else layout
 
 
 def sampled(v: Tensor, heads: int) -> Tensor:

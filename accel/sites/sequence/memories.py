@@ -49,7 +49,8 @@ class Memories:
             if layer is not None:
                 self._of_caches[layer] = found
             else:
-                self._drop_freed()
+                for place in [place for place in list(self._of_storages) if place.expired()]:
+                    self._of_storages.pop(place, None)
                 self._of_storages[StorageWeakRef(call.k.untyped_storage())] = found
         return found
 
@@ -66,7 +67,3 @@ class Memories:
         if not self._of_storages:
             return None
         return self._of_storages.get(StorageWeakRef(call.k.untyped_storage()))
-
-    def _drop_freed(self) -> None:
-        for place in [place for place in list(self._of_storages) if place.expired()]:
-            self._of_storages.pop(place, None)

@@ -48,14 +48,13 @@ class SequenceDecode:
         assert self.search is not None
         if call.k.shape[2] <= self.search.most_keys:
             return COVERED
-        return SLOWER if self.measured and not self._is_worth_it(call, self.search) else None
-
-    def _is_worth_it(self, call: SequenceCall, search: DecodeSearch) -> bool:
-        """The machine's answer, looked up once per length, since every token needs it."""
+        if not self.measured:
+            return None
+        # Looked up once per length, since every token needs it.
         key = (floor_power_of_two(call.k.shape[2]), call.q.shape, call.q.dtype, call.q.device)
         if key not in self._pays:
-            self._pays[key] = decode_pays(call.q, call.k, search)
-        return self._pays[key]
+            self._pays[key] = decode_pays(call.q, call.k, self.search)
+        return None if self._pays[key] else SLOWER
 
     def plan(self, call: SequenceCall, memory: DecodeMemory) -> BlockLayout:
         """The lists of key blocks.
