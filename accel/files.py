@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from filelock import ReadWriteLock
@@ -87,32 +87,15 @@ class FolderLock:
         self.folder = folder
         self._held: ReadWriteLock | None = None
 
-    def take_alone(self) -> None:
-        """Hold the folder alone.
+    def hold(self, alone: bool = True, wait: bool = False) -> None:
+        """Hold the folder: alone, or with the other processes of this run.
+
+        Args:
+            wait: until no process of another run holds it.
 
         Raises:
-            BlockingIOError: if a process of another run holds it.
+            BlockingIOError: if one does and this does not wait.
         """
-        self._take("write", blocking=False)
-
-    def wait(self) -> None:
-        """Hold the folder alone, as soon as nobody else does."""
-        self._take("write", blocking=True)
-
-    def share(self) -> None:
-        """Let the other processes of this run hold it too; they call this one only.
-
-        Raises:
-            BlockingIOError: if another run took the folder between `take_alone` and this call.
-        """
-        self._take("read", blocking=False)
-
-    def release(self) -> None:
-        if self._held is not None:
-            self._held.close()
-            self._held = None
-
-    def _take(self, mode: Literal["read", "write"], blocking: bool) -> None:
         import sqlite3
 
         from filelock import ReadWriteLock, Timeout
@@ -120,7 +103,7 @@ class FolderLock:
         self.release()
         lock = ReadWriteLock(self.folder / LOCK, is_singleton=False)
         try:
-            (lock.acquire_read if mode == "read" else lock.acquire_write)(blocking=blocking)
+            (lock.acquire_write if alone else lock.acquire_read)(blocking=wait)
             self._held = lock
         except Timeout:
             raise BlockingIOError(
@@ -128,3 +111,8 @@ class FolderLock:
             ) from None
         except sqlite3.OperationalError:
             return
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None

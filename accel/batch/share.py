@@ -33,7 +33,7 @@ def share_of(jobs: Sequence[Job], batch: Batch, state: PartialState) -> Iterator
     if isinstance(answer[0], Exception):
         raise answer[0]
     try:
-        lock.share()
+        lock.hold(alone=False)
         with state.split_between_processes(answer[0]) as own:
             yield list(own)
     finally:
@@ -44,12 +44,12 @@ def _missing(jobs: Sequence[Job], batch: Batch, lock: FolderLock) -> list[Job] |
     """What is sent to all processes: the jobs, or the error that stops the run."""
     try:
         batch.manifest.create()
-        lock.take_alone()
+        lock.hold()
         for folder in (batch.folder, batch.manifest.records):
             remove_leftovers(folder)
         missing = batch.missing(jobs)
         batch.manifest.merge()
-        lock.share()
+        lock.hold(alone=False)
     except (ValueError, OSError) as error:
         lock.release()
         return error

@@ -43,13 +43,9 @@ def report_as_dict(report: Report) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    return {
-        "label": run.label,
-        "seconds_total": run.seconds_total,
-        "seconds_transformer": run.seconds_transformer,
-        "seconds_attention": run.seconds_attention,
-        "video": None if run.video_path is None else str(run.video_path),
-    }
+    facts = asdict(run)
+    video = facts.pop("video_path")
+    return {**facts, "video": None if video is None else str(video)}
 
 
 def _cell(density: float | None) -> float | str | None:

@@ -75,7 +75,7 @@ def _alone() -> Iterator[None]:
     with _ONE_AT_A_TIME:
         with suppress(OSError):
             lock.folder.mkdir(parents=True, exist_ok=True)
-            lock.wait()
+            lock.hold(wait=True)
         try:
             yield
         finally:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from accel.accelerate import accelerated, patches_of
 from accel.apply.patch import Patch
@@ -58,6 +56,8 @@ def complete(
     Raises:
         Mistake: if the prompt is empty or longer than the model's positions allow.
     """
+    from accel.run.token_clock import TokenClock
+
     if not prompt.strip():
         raise Mistake("the prompt is empty")
     inputs = encoded(tokenizer, prompt, chat).to(model.device)
@@ -65,7 +65,7 @@ def complete(
     check_length(model, length, max_new_tokens)
     with accelerated(model, recipe), torch.no_grad():
         (patch,) = patches_of(model)
-        clock = TokenClock(None if show is None else Shown(tokenizer, show))
+        clock = TokenClock(tokenizer, show)
         output = model.generate(
             **{name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs},
             max_new_tokens=max_new_tokens,
@@ -98,36 +98,6 @@ def has_chat(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-class Shown:
-    """Text as its tokens come: what further tokens could change is held back until they are there."""
-
-    def __init__(self, tokenizer: Any, show: Callable[[str], None]) -> None:
-        self.tokenizer = tokenizer
-        self.show = show
-        self.tokens: list[int] = []
-        self.written = 0
-
-    def add(self, token: int) -> None:
-        self.tokens.append(token)
-        text = self._text()
-        # Half a character decodes to the replacement character.
-        if not text.endswith("\ufffd"):
-            self._show(text)
-
-    def end(self) -> None:
-        self._show(self._text())
-
-    def _text(self) -> str:
-        return self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-
-    def _show(self, text: str) -> None:
-        self.show(text[self.written :])
-        self.written = max(self.written, len(text))
-        if text.endswith("\n"):
-            # A line that is over is not decoded again with every token of the next.
-            self.tokens, self.written = [], 0
-
-
 def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
     """Raise a Mistake where a prompt and its answer cannot fit the model's positions."""
     if prompt_tokens < 1:
@@ -138,35 +108,6 @@ def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
             f"{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the {most} "
             "positions of the model"
         )
-
-
-class TokenClock:
-    """A streamer that looks at the clock: transformers hands it the prompt, then every token."""
-
-    def __init__(self, shown: Shown | None = None) -> None:
-        self.shown = shown
-        self.started = time.perf_counter()
-        self.ticks: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        # Tokens arrive on the host, so an accelerator has been waited for.
-        self.ticks.append(time.perf_counter())
-        if self.shown is not None and len(self.ticks) > 1:
-            self.shown.add(int(value))
-
-    def end(self) -> None:
-        """The generation is over."""
-        if self.shown is not None:
-            self.shown.end()
-
-    @property
-    def seconds_to_first(self) -> float:
-        return self.ticks[1] - self.started
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        after_first = len(self.ticks) - 2
-        return after_first / (self.ticks[-1] - self.ticks[1]) if after_first > 0 else None
 
 
 def agreement(a: Completion, b: Completion) -> float:

@@ -128,14 +128,14 @@ def test_equal_data_have_equal_fingerprints():
 
 def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path):
     first, worker, second = (FolderLock(tmp_path) for _ in range(3))
-    first.take_alone()
+    first.hold()
     with raises(BlockingIOError, match="another run is writing to this folder"):
-        second.take_alone()
-    first.share()
-    worker.share()
+        second.hold()
+    first.hold(alone=False)
+    worker.hold(alone=False)
     first.release()
     with raises(BlockingIOError):
-        second.take_alone()
+        second.hold()
     worker.release()
-    second.take_alone()
+    second.hold()
     second.release()

@@ -21,8 +21,9 @@ from accel.mistake import Mistake
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.recipe import DENSE
-from accel.run.complete import Completion, Shown, agreement, check_length, encoded
+from accel.run.complete import Completion, agreement, check_length, encoded
 from accel.run.complete import complete as run
+from accel.run.token_clock import TokenClock
 
 
 @fixture(scope="module")
@@ -129,16 +130,18 @@ class Letters:
     words: ClassVar = {0: b"a", 1: b"\xc3", 2: b"\xa9", 3: b"\n"}
 
     def decode(self, tokens, skip_special_tokens):
+        tokens = tokens if isinstance(tokens, list) else [tokens]
         return b"".join(self.words[token] for token in tokens).decode(errors="replace")
 
 
 def test_half_a_character_is_held_back_until_the_other_half_is_there():
     parts: list[str] = []
-    shown = Shown(Letters(), parts.append)
-    for token in (0, 1, 2, 3, 0):
-        shown.add(token)
-    shown.end()
-    assert parts == ["a", "\u00e9", "\n", "a", ""]
+    clock = TokenClock(Letters(), parts.append)
+    for token in (0, 0, 1, 2, 3, 0):
+        clock.put(torch.tensor([token]))
+    clock.end()
+    assert "".join(parts) == "a\u00e9\na" and not any("\ufffd" in part for part in parts)
+    assert len(clock.ticks) == 6
 
 
 def test_a_prompt_goes_into_the_chat_template_of_a_model_that_has_one(demo):
