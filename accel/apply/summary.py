@@ -84,10 +84,7 @@ class Summary:
 
     @property
     def dense_reasons(self) -> dict[str, int]:
-        total: Counter[str] = Counter()
-        for site in self.sites:
-            total.update(site.dense_reasons)
-        return dict(total.most_common())
+        return dict(sum((Counter(site.dense_reasons) for site in self.sites), Counter()).most_common())
 
     @property
     def shared_calls(self) -> int:
@@ -96,10 +93,7 @@ class Summary:
     @property
     def residual(self) -> dict[str, int]:
         """How often residuals were captured, applied, or missing."""
-        total: Counter[str] = Counter()
-        for site in self.sites:
-            total.update(site.residual)
-        return dict(total)
+        return dict(sum((Counter(site.residual) for site in self.sites), Counter()))
 
     @property
     def residual_bytes(self) -> int:
@@ -143,22 +137,27 @@ class Summary:
         rows = [_row("td", group.cells) for group in groups(self.sites)]
         return f"{head}<table>{_row('th', COLUMNS)}{''.join(rows)}</table>"
 
+    @property
+    def account(self) -> list[str]:
+        """Density and dense reasons, in sentences."""
+        if not self.calls:
+            return []
+        sparse = self.sparse_density
+        alone = f" ({sparse:.3f} in the sparse calls alone)" if sparse is not None else ""
+        share = f"density {self.density:.3f}{alone}: share of dense attention's blocks that were executed"
+        return [share, *(f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items())]
+
     def _head(self) -> list[str]:
         by = f" by recipe {self.recipe}" if self.recipe else ""
-        lines = [f"{len(self.sites)} attention sites accelerated{by}, {self.calls} calls{self._during()}"]
+        during = f" in {self.forwards} forwards" if self.forwards else ""
+        lines = [f"{len(self.sites)} attention sites accelerated{by}, {self.calls} calls{during}"]
         if self.devices:
             tier = f"; sparse calls by the {' and '.join(self.tiers)} tier" if self.tiers else ""
             lines.append(f"on {' and '.join(self.devices)}{tier}; dense calls by {', '.join(self.dense_on)}")
         if self.saving is not None:
             lines.append(self._saved(self.saving))
-        if self.calls:
-            sparse = self.sparse_density
-            alone = f" ({sparse:.3f} in the sparse calls alone)" if sparse is not None else ""
-            lines.append(
-                f"density {self.density:.3f}{alone}: share of dense attention's blocks that were executed"
-            )
+        lines += self.account
         lines += [f"{name}: {n} calls at density {mean:.3f}" for name, (n, mean) in self.phases.items()]
-        lines += [f"dense: {count} calls, {reason}" for reason, count in self.dense_reasons.items()]
         if self.shared_calls:
             lines.append(f"{self.shared_calls} calls shared: both passes of guidance compute the same there")
         if self.residual:
@@ -177,9 +176,6 @@ class Summary:
             lines.append(f"never called: {', '.join(self.never_called)}")
         lines += [f"replaced by someone else since: {site.site}" for site in self.sites if not site.in_force]
         return lines
-
-    def _during(self) -> str:
-        return f" in {self.forwards} forwards" if self.forwards else ""
 
     @staticmethod
     def _saved(saving: Saving) -> str:

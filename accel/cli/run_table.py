@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from accel.apply.summary import Summary, summarize
+from accel.apply.summary import summarize
 from accel.cli.terminal import print_table, say
 from accel.run.generate import Generated
 
@@ -26,21 +26,8 @@ def print_runs(runs: Mapping[str, Generated]) -> None:
     ]
     print_table(("", *runs, *(["times faster"] if ratios else [])), rows, "seconds")
     if "accelerated" in runs:
-        for line in account(summarize([runs["accelerated"].patch])):
+        for line in summarize([runs["accelerated"].patch]).account:
             say(line)
-
-
-def account(summary: Summary) -> list[str]:
-    """Density and dense reasons of an accelerated run, in sentences."""
-    lines = []
-    if summary.density is not None:
-        sparse = summary.sparse_density
-        alone = f", {sparse:.3f} in the sparse calls alone" if sparse is not None else ""
-        lines.append(f"density {summary.density:.3f}{alone} (blocks executed, as a share of dense)")
-    lines += [
-        f"dense: {count} of {summary.calls} calls, {why}" for why, count in summary.dense_reasons.items()
-    ]
-    return lines
 
 
 def speedups(runs: Mapping[str, Generated]) -> dict[str, float]:

@@ -14,7 +14,6 @@ from accel.accelerate import plan_for
 from accel.apply.plan import require_for_text
 from accel.apply.summary import summarize
 from accel.cli import options
-from accel.cli.run_table import account
 from accel.cli.terminal import print_table, say, write
 from accel.demo.needle import needle_prompt
 from accel.load.gguf import DOWNLOAD, SMOLLM2, fetch_smollm2, require_reader, smollm2
@@ -136,7 +135,7 @@ def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
         say(f"first token {facts['times_faster']:.2f} times as fast as dense")
         say(f"agreement of the continuations {facts['agreement']:.3f}")
     if "accelerated" in runs:
-        for line in account(summarize([runs["accelerated"].patch])):
+        for line in summarize([runs["accelerated"].patch]).account:
             say(line)
 
 
