@@ -21,7 +21,7 @@ from accel.tuning.target import Target
 from accel.tuning.write import with_evidence
 
 METRICS = ("perplexity", "retrieval", "speedup")
-METHOD, START = "llm-wanted", 0.2
+START = 0.2
 
 
 @dataclass(frozen=True)
