@@ -24,6 +24,9 @@ def read_policy(value: Any) -> Policy:
         return _named(value)
     if isinstance(value, type) and issubclass(value, Policy):
         raise PydanticCustomError("policy", f"an object is expected, not a class: write {value.__name__}()")
+    if isinstance(value, str):
+        example = {"example": f"{{method: {value}}}"}
+        raise PydanticCustomError("policy", "a mapping is expected: write {example}", example)
     name = _method(value)
     if name is None:
         raise PydanticKnownError("union_tag_not_found", {"discriminator": "method"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -113,8 +114,10 @@ def _path(steps: list[str | int]) -> str:
 
 
 def _lower(message: str) -> str:
+    """What pydantic says, in the words of YAML."""
     message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    message = re.sub(r" or an instance of \w+| after validation", "", message[:1].lower() + message[1:])
+    return message.replace("tuple", "list").replace("dictionary", "mapping")
 
 
 def _short(value: object) -> str:

@@ -23,6 +23,11 @@ WRONG = {
         {"match": "*", "policy": RADIAL, "schedule": {"dense_stps": 0.1}},
         "schedule: .*dense_steps",
     ),
+    "name": ({"match": "*", "policy": "radial"}, "policy: a mapping is expected: write {method: radial}"),
+    "mapping": (
+        {"match": "*", "policy": RADIAL, "schedule": 5},
+        "schedule: input should be a mapping, got 5",
+    ),
 }
 
 

@@ -19,8 +19,7 @@ from accel.accelerate import patches_of
 from accel.patches.site import Site
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
-from accel.recipe.recipe import Recipe
-from accel.recipe.schedule import Schedule
+from accel.recipe.recipe import Recipe, Rule
 from accel.sites.faults import PATIENCE, STRICT_VARIABLE, FaultWarning, kind_of
 from accel.sites.site_attention import SiteAttention
 
@@ -271,7 +270,8 @@ def test_a_copy_remembers_and_applying_again_forgets(monkeypatch):
 def test_a_fault_holds_no_tensors(failing):
     """The memory that planning took must be free again when dense attention starts."""
     site = Site("blocks.0.attn1", "", torch.nn.Identity(), 0, 1, 4)
-    attention, alive = SiteAttention(site, Radial(), Schedule()), []
+    rule = Rule(match="*", policy=Radial())
+    attention, alive = SiteAttention(site, rule, Recipe(rules=(rule,))), []
 
     def plan():
         planned = torch.zeros(1000)

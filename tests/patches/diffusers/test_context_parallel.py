@@ -11,8 +11,7 @@ from accel.patches.diffusers.ulysses import require_shares
 from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
 from accel.patches.site import Site
-from accel.policies.dense import Dense
-from accel.recipe.schedule import Schedule
+from accel.recipe.recipe import DENSE
 from accel.sites.site_attention import SiteAttention
 from processes import in_processes
 from tiny_parallel import PER_HEAD, PER_LAYER, RADIAL, everything, pipeline, run
@@ -197,4 +196,4 @@ def test_an_error_is_raised_where_others_would_wait(monkeypatch):
     with raises(RuntimeError, match="no memory for a plan"):
         site = Site("blocks.0.attn1", "", None, 0, 1, 2)
         q = torch.zeros(1, 1, 1, 1)
-        SiteAttention(site, Dense(), Schedule()).sparse(q, plan, None, None, 0, alone=False)
+        SiteAttention(site, DENSE.rules[0], DENSE).sparse(q, plan, None, None, 0, alone=False)
