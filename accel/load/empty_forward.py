@@ -83,6 +83,12 @@ def _image_or_video(model: Any, size: Size) -> dict[str, Any]:
     return {"hidden_states": _empty(1, 1, *frames, *size[1:])}
 
 
+def _prompt_and_image(model: Any, size: Size) -> dict[str, Any]:
+    tokens = size[1] * size[2]
+    given = {"hidden_states": _empty(1, tokens, 1), "img_mask": _empty(1, tokens // 4)}
+    return {**given, "img_shapes": [[(1, *size[1:])]]}
+
+
 # By family; the others take a latent video [B, C, F, H, W].
 LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     **dict.fromkeys(
@@ -100,5 +106,6 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "krea2": lambda _, size: {"position_ids": _positions(size)},
     "hunyuan_image": _image_or_video,
     "qwen_image": lambda _, size: {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]},
+    "qwen_image21": _prompt_and_image,
     "z_image": lambda _, size: {"x": [_empty(1, 1, *size[1:])], "cap_feats": [_empty(0, 1)]},
 }

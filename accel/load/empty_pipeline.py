@@ -22,6 +22,7 @@ LATENT_SCALES = {
     "MiniMaxH3Transformer3DModel": (4, 16),
     "HunyuanImageTransformer2DModel": (1, 32),
     "ErnieImageTransformer2DModel": (1, 16),
+    "QwenImage21Transformer2DModel": (1, 16),
 }
 
 # What a class has no usable default for, as in the weights that were released.

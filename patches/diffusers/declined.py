@@ -9,10 +9,13 @@ from torch import nn
 from accel.patches.class_names import known_name
 
 _IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
-_UNREAD = "how its sequence is ordered and masked has not been established"
 _FLEX = "it runs flex attention with its own block masks"
 _LINEAR = "its self-attention is already linear: there is nothing to leave out"
 _AUDIO = "an audio model: its sequence is one-dimensional and short"
+_BUCKETS = (
+    "its pipeline puts every picture into a bucket of about 1024 x 1024 pixels: with one it edits, 8,192 "
+    "tokens, where dense attention is a small share of the time"
+)
 _SHORT = "its attention runs over the tokens of one frame, or over the frames of one token: both are short"
 
 DECLINED: dict[str, str] = {
@@ -31,11 +34,8 @@ DECLINED: dict[str, str] = {
     ),
     "HunyuanDiT2DModel": _IMAGE,
     "Ideogram4Transformer2DModel": "it masks every call with a matrix of segments that may see each other",
-    "JoyImageEditPlusTransformer3DModel": _UNREAD,
-    "JoyImageEditTransformer3DModel": (
-        "its pipeline puts every picture into a bucket of about 1024 x 1024 pixels: with the one it edits, "
-        "8,192 tokens, where dense attention is a small share of the time"
-    ),
+    "JoyImageEditPlusTransformer3DModel": _BUCKETS,
+    "JoyImageEditTransformer3DModel": _BUCKETS,
     "Kandinsky6SRTransformer3DModel": _FLEX,
     "LatteTransformer3DModel": _SHORT,
     "LongCatAudioDiTTransformer": _AUDIO,
@@ -47,12 +47,17 @@ DECLINED: dict[str, str] = {
     "OmniGenTransformer2DModel": _IMAGE,
     "PRXTransformer2DModel": _IMAGE,
     "PriorTransformer": "it makes one embedding, not an image",
-    "QwenImage21Transformer2DModel": _FLEX,
     "RFD4ProteinaTransformer": "a protein model",
     "SanaTransformer2DModel": _LINEAR,
     "SanaVideoTransformer3DModel": _LINEAR,
-    "SanaWMLTX2RefinerTransformer3DModel": _UNREAD,
-    "SanaWMTransformer3DModel": _UNREAD,
+    "SanaWMLTX2RefinerTransformer3DModel": (
+        "it refines three latent frames at a time beside at most eight kept ones, so its calls stay short "
+        "however long the video"
+    ),
+    "SanaWMTransformer3DModel": (
+        "three of four of its layers are linear, and the others call PyTorch's attention themselves, with no "
+        "processor to replace"
+    ),
     "StableAudio3DiTModel": _AUDIO,
     "StableAudioDiTModel": _AUDIO,
     "T5FilmDecoder": _AUDIO,

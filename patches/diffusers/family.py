@@ -44,6 +44,7 @@ FAMILIES: dict[str, str] = {
     "FluxTransformer2DModel": "accel.patches.diffusers.families.image.flux",
     "Flux2Transformer2DModel": "accel.patches.diffusers.families.image.flux",
     "QwenImageTransformer2DModel": "accel.patches.diffusers.families.image.qwen_image",
+    "QwenImage21Transformer2DModel": "accel.patches.diffusers.families.image.qwen_image21",
     "SD3Transformer2DModel": "accel.patches.diffusers.families.image.sd3",
     "ZImageTransformer2DModel": "accel.patches.diffusers.families.image.z_image",
     "LongCatImageTransformer2DModel": "accel.patches.diffusers.families.image.flux",

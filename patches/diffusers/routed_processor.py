@@ -56,6 +56,12 @@ class RoutedProcessor:
         """The attention the stock processor runs."""
         return dense_sdpa
 
+    @staticmethod
+    def least_keys(*args: Any, **kwargs: Any) -> int:
+        """How many keys a call of attention has at least, for it to go through the slot; of the processor's
+        arguments."""
+        return 0
+
 
 def stock_class(cls: type) -> type:
     """The stock processor's class that a routed one is a subclass of."""
@@ -141,7 +147,7 @@ def rerouted(stock_call: Callable) -> Callable:
     def call(self: RoutedProcessor, *args: Any, **kwargs: Any) -> Any:
         if is_recorded():
             return self.original(*args, **kwargs)
-        with Rerouted(self.slot.handle):
+        with Rerouted(self.slot.handle, self.least_keys(*args, **kwargs)):
             return stock_call(self, *args, **kwargs)
 
     return call
@@ -152,18 +158,19 @@ class Rerouted(TorchFunctionMode):
 
     Args:
         handle: the slot's number.
+        least_keys: of a call that is sent.
     """
 
-    def __init__(self, handle: Tensor) -> None:
+    def __init__(self, handle: Tensor, least_keys: int = 0) -> None:
         super().__init__()
-        self.handle = handle
+        self.handle, self.least_keys = handle, least_keys
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         func = traceable(func)
-        if func is not scaled_dot_product_attention or not is_plain(*args, **kwargs):
+        if func is not scaled_dot_product_attention or not is_plain(self.least_keys, *args, **kwargs):
             return func(*args, **kwargs)
         return routed_sdpa(self.handle, *args, **kwargs)
 
@@ -173,11 +180,11 @@ def traceable(func: Callable) -> Callable:
     return torch.unflatten if func is Tensor.unflatten else func
 
 
-def is_plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> bool:
-    """Whether a call asks for nothing but a mask, and may be hidden from a compiler."""
+def is_plain(least_keys: int, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> bool:
+    """Whether a call over that many keys asks for nothing but a mask, and may be hidden from a compiler."""
     odd = args[1:] or kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("scale") is not None
     traced_backward = torch.compiler.is_compiling() and records_gradients(query, key, value)
-    return not odd and not traced_backward
+    return not odd and not traced_backward and key.shape[2] >= least_keys
 
 
 def routed_sdpa(

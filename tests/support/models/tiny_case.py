@@ -35,6 +35,7 @@ class Case:
             block and layout of its inputs.
         pads: name of the argument that holds the padded text, where padding is attended to by nobody.
         image: one frame only.
+        even: whether its images have even sides, in tokens.
         calls: attention calls of a site in one forward of a batch of two.
     """
 
@@ -48,6 +49,7 @@ class Case:
     graphs: int = 1
     pads: str | None = None
     image: bool = False
+    even: bool = False
     calls: int = 1
 
     def model(self, **changes: Any) -> Any:

@@ -74,6 +74,22 @@ CASES: dict[str, Case] = {
         pads="encoder_hidden_states",
         image=True,
     ),
+    "qwen-image-2.1": Case(
+        "QwenImage21Transformer2DModel",
+        {
+            **SMALL,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 3,
+            "context_in_dim": 16,
+            "axes_dims_rope": ROPE,
+        },
+        inputs.qwen_image21,
+        text=TEXT + 18,
+        text_first=True,
+        image=True,
+        even=True,
+    ),
     "krea2": Case(
         "Krea2Transformer2DModel",
         {

@@ -394,6 +394,18 @@ def qwen_image_edit(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     }
 
 
+def qwen_image21(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """A prompt that speaks of an image of 4 x 6 tokens, which takes 6 of its places."""
+    words, image = torch.zeros(b, TEXT - 6, dtype=torch.bool), torch.ones(b, 6 + h * w // 4, dtype=torch.bool)
+    return {
+        "hidden_states": noise(b, 24 + h * w, 4),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": timestep(b, 0.5),
+        "img_shapes": [[(1, 4, 6), (1, h, w)]] * b,
+        "img_mask": torch.cat([words[:, :4], image[:, :6], words[:, 4:], image[:, 6:]], dim=1),
+    }
+
+
 def krea2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, h * w, 4),

@@ -10,7 +10,7 @@ import torch
 from accel.patches.grid import TokenGrid
 from modular_case import ModularCase
 from pipeline_case import PipelineCase, Size, two_texts
-from stand_ins import vae
+from stand_ins import StandInProcessor, vae
 from tiny_inputs import TEXT, VALID, noise, text_mask
 
 
@@ -44,6 +44,20 @@ PIPELINES: dict[str, PipelineCase] = {
         grids=lambda size: {TokenGrid(*size, text_tokens=TEXT, text_first=True, tail_tokens=35)},
     ),
     "qwen-image": PipelineCase("QwenImagePipeline", "qwen-image"),
+    "qwen-image-2.1": PipelineCase(
+        "QwenImage21Pipeline",
+        "qwen-image-2.1",
+        "none",
+        components=lambda: {"processor": StandInProcessor()},
+        call=lambda size, b: {
+            "prompt_embeds_mask": text_mask(b),
+            "negative_prompt_embeds": None,
+            "height": 16 * even(size)[1],
+            "width": 16 * even(size)[2],
+        },
+        grids=lambda size: {TokenGrid(*even(size), text_tokens=TEXT)},
+        pads=True,
+    ),
     "krea2": PipelineCase(
         "Krea2Pipeline",
         "krea2",

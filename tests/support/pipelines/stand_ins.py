@@ -117,6 +117,15 @@ class StandInTokenizer:
         return SimpleNamespace(input_ids=[3 + ord(letter) % 29 for letter in letters])
 
 
+class StandInProcessor(StandIn):
+    """Qwen-Image 2.1's processor, asked for the length of its system prompt and the token of an image."""
+
+    tokenizer = SimpleNamespace(encode=lambda text: [1])
+
+    def apply_chat_template(self, conversation: Any, **_: Any) -> list[list[int]]:
+        return [[0, 1, 2]]
+
+
 class PassOn(StandIn):
     """LTX-2's text connectors: video and audio get the embeddings as they are."""
 

@@ -1,55 +1,23 @@
 """Cosmos 3: text, then video tokens, then those of sound or action if there are any; one sample a forward.
 
 Text tokens attend among themselves, causally, in a separate call, which is short and stays PyTorch's. In
-the other call the queries of video and sound attend to all keys, those of the text first. The slot is given
-queries for the text too, zeros whose output is dropped: so a sequence attends to itself, as methods on a grid
-expect, for the price of a few rows of blocks.
+the other call the queries of video and sound attend to all keys, those of the text first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_cosmos3 import Cosmos3AttnProcessor
 from torch import Tensor
-from torch.nn.functional import pad
 
+from accel.patches.diffusers.filled_queries import FillingProcessor
 from accel.patches.diffusers.reading import modules_named
-from accel.patches.diffusers.routed_processor import DispatchingProcessor, rerouted
+from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
-from accel.patches.site import AttentionFn
 
-
-@dataclass(frozen=True)
-class WithTextQueries:
-    """An attention function whose queries are the last of the sequence, called with queries for all of it.
-
-    Args:
-        fn: is given as many queries as keys.
-    """
-
-    fn: AttentionFn
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
-    ) -> Tensor:
-        missing = (0, 0, 0, 0, k.shape[1] - q.shape[1], 0)
-        return self.fn(pad(q, missing), k, v, mask, lambda: pad(dense(), missing))[:, missing[4] :]
-
-
-class RoutedCosmos3Processor(DispatchingProcessor, Cosmos3AttnProcessor):  # type: ignore[misc]
-    """Cosmos 3 attention of the generated tokens with a slot."""
-
-    def __init__(self, original: Any, fn: AttentionFn) -> None:
-        super().__init__(original, WithTextQueries(fn))
-
-    __call__ = rerouted(Cosmos3AttnProcessor.__call__)
-
-
-PROCESSORS: dict[type, type] = {Cosmos3AttnProcessor: RoutedCosmos3Processor}
+PROCESSORS = routed(Cosmos3AttnProcessor, mixin=FillingProcessor)
 attention_modules = modules_named("layers.*.self_attn")
 
 

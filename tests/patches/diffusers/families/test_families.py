@@ -27,7 +27,9 @@ def recipe(**policy) -> Recipe:
 
 
 def of_image(case, size):
-    return (1, *size[1:]) if case.image else size
+    if not case.image:
+        return size
+    return 1, *(side + side % 2 if case.even else side for side in size[1:])
 
 
 @fixture(params=CASES)
