@@ -15,7 +15,7 @@ from accel.apply.patch import Patch, apply
 from accel.apply.plan import Plan, make_plan
 from accel.apply.summary import Summary, summarize
 from accel.apply.supported import require_models, require_scheduler, warn_of_foreign_processors
-from accel.machine import tier_check
+from accel.machine import tier_check, tier_timing
 from accel.patches.diffusers.forwards.clock import Clock
 from accel.patches.hook import hook_of
 from accel.patches.models import find_sites, supported_models
@@ -99,6 +99,7 @@ def prove_for(plan: Plan) -> None:
         if isinstance(weight, Tensor)
     }:
         tier_check.check_if_unknown(device, dtype, head_dim, precision)
+        tier_timing.time_if_unknown(device, dtype, head_dim)
 
 
 def restore_model(pipe_or_model: Model) -> Model:

@@ -48,11 +48,13 @@ def only_compiling(threads: int) -> Iterator[None]:
 
 
 def launch_fitting(about: Hashable, ladder: Sequence[Config], start: Callable[[Config], None]) -> None:
-    """Start with the first configuration of a ladder that the device has room for, remembered by `about`.
+    """Start with the first configuration of a ladder that the device has room for, remembered by `about` and
+    by the ladder's first.
 
     Raises:
         OutOfResources: if it has no room for the last one either.
     """
+    about = (about, *ladder[0].items())
     for rung in range(_FITTING.get(about, 0), len(ladder)):
         try:
             start(ladder[rung])

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from accel.kernels.attention.check_results import results_file
+from accel.kernels.check_results import results_file
 from accel.load.errors import LoadError
 
 STANDARD_ERROR = 2

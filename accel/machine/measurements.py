@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from accel.files import write_whole
-from accel.kernels.attention.check_results import entries, results_file
+from accel.kernels.check_results import entries, results_file
 
 _KNOWN: dict[str, float] = {}
 

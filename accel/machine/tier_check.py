@@ -1,6 +1,6 @@
 """The check of a tier: made once a machine, before the first call that it could run; the result is kept.
 
-`accel.kernels.check.forms` says what is run; `accel.kernels.attention.check_results` reads what is kept here.
+`accel.kernels.check.forms` says what is run; `accel.kernels.check_results` reads what is kept here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 import torch
 
 from accel.files import FolderLock, write_whole
-from accel.kernels.attention.check_results import PASSED, check_result, key, known, read_file, results_file
 from accel.kernels.attention.tier import Precision
 from accel.kernels.attention.tiers import cannot_run, checked_tiers
+from accel.kernels.check_results import PASSED, check_result, key, known, read_file, results_file
 from accel.machine.tier_check_process import NOT_CHECKED, SECONDS, check_in_process
 
 SWITCH = "ACCEL_CHECK"
@@ -60,7 +60,7 @@ def check_tier(tier: str, device: torch.device, dtype: torch.dtype, head_dim: in
         again: check it even if there already is a result.
     """
     about = key(tier, device, dtype, head_dim)
-    with _alone():
+    with alone():
         known().update(read_file())
         if again or about not in known():
             known()[about] = check_in_process(tier, device, dtype, head_dim)
@@ -69,7 +69,7 @@ def check_tier(tier: str, device: torch.device, dtype: torch.dtype, head_dim: in
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """No other thread or process checks a tier meanwhile, where the folder of the results can be locked."""
     lock = FolderLock(results_file().parent)
     with _ONE_AT_A_TIME:

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
 
 import torch
 
-from accel.kernels.attention.check_results import PASSED
 from accel.kernels.check.forms import OUT_OF_MEMORY, compile_calls, first_failure
+from accel.kernels.check_results import PASSED
 
 SECONDS = 300
 COMPILE_SECONDS = 1800
@@ -34,27 +34,42 @@ def check_in_process(tier: str, device: torch.device, dtype: torch.dtype, head_d
 
     A result that begins with `NOT_CHECKED` says nothing about the tier.
     """
-    return outcome(command(tier, device, dtype, head_dim), SECONDS, COMPILE_SECONDS)
+    return outcome(command(child, tier, device, dtype, head_dim), SECONDS, COMPILE_SECONDS)
 
 
-def command(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
-    """What runs `child` in an interpreter that imports from the same places."""
-    arguments = (tier, str(device), str(dtype).removeprefix("torch."), head_dim)
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import child; child{arguments!r}"
-    return [sys.executable, "-c", code]
+def command(
+    run: Callable[[str, str, str, int], None],
+    tiers: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+) -> list[str]:
+    """What calls `run`, a function of a module, in an interpreter that imports from the same places."""
+    arguments = (tiers, str(device), str(dtype).removeprefix("torch."), head_dim)
+    imports = f"import sys; sys.path[:] = {sys.path!r}; from {run.__module__} import {run.__name__}"
+    return [sys.executable, "-c", f"{imports}; {run.__name__}{arguments!r}"]
 
 
 def child(tier: str, device: str, dtype: str, head_dim: int) -> None:
     """Print the name of each form of call before it runs and, last, the result."""
+
+    def check() -> str:
+        compile_calls(tier, device, getattr(torch, dtype), head_dim)
+        said(COMPILED)
+        failure = first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)
+        return PASSED if failure is None else f"failed its check on this machine: {failure}"
+
+    end_with(check, device)
+
+
+def end_with(check: Callable[[], str], device: str) -> None:
+    """Print, last, the result that `check` returns; what a full GPU leaves of it says nothing."""
     if hasattr(signal, "alarm"):
         # Ends a check that hangs after the parent has gone.
         signal.alarm(COMPILE_SECONDS + SECONDS + 10)
     torch.zeros(1, device=device)
     try:
-        compile_calls(tier, device, getattr(torch, dtype), head_dim)
-        said(COMPILED)
-        failure = first_failure(tier, device, getattr(torch, dtype), head_dim, tell=said)
-        found = PASSED if failure is None else f"failed its check on this machine: {failure}"
+        found = check()
     except RuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
@@ -72,8 +87,15 @@ def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> s
     Args:
         seconds: how long it may run once it has compiled, which may take `compile_seconds`.
     """
+    return printed_and_outcome(command, seconds, compile_seconds)[1]
+
+
+def printed_and_outcome(
+    command: Sequence[str], seconds: float, compile_seconds: float
+) -> tuple[list[str], str]:
+    """The lines that a child process printed, and its `outcome`."""
     if getattr(sys, "frozen", False) or not sys.executable:
-        return f"{NOT_CHECKED}: this program is not a Python interpreter that can start another"
+        return [], f"{NOT_CHECKED}: this program is not a Python interpreter that can start another"
     # The same devices, and the compiled kernels: an interpreted one says nothing about them.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complaints:
@@ -83,15 +105,16 @@ def outcome(command: Sequence[str], seconds: float, compile_seconds: float) -> s
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            return f"{NOT_CHECKED}: {error}"
+            return [], f"{NOT_CHECKED}: {error}"
         try:
             late = _late(process, printed, seconds, compile_seconds)
         finally:
             _end(process)
+        lines = _text(printed).splitlines()
         if late is None and process.returncode in KILLED_FROM_OUTSIDE:
-            return f"{NOT_CHECKED}: its check was killed from outside"
+            return lines, f"{NOT_CHECKED}: its check was killed from outside"
         end = late or f"ended the process of its check with code {process.returncode}"
-        return judged(_text(printed), _text(complaints), end)
+        return lines, judged(lines, _text(complaints), end)
 
 
 def _late(
@@ -126,9 +149,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=10)
 
 
-def judged(printed: str, complaints: str, end: str) -> str:
+def judged(lines: Sequence[str], complaints: str, end: str) -> str:
     """The result from the lines on the child's two outputs and from how it ended."""
-    lines = printed.splitlines()
     if end.startswith(NOT_CHECKED):
         return end
     for line in lines:

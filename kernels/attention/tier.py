@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 if TYPE_CHECKING:
+    from accel.kernels.launch import Config
     from accel.kernels.layout.layout import BlockLayout
 
 Precision = Literal["int8", "fp8"]
@@ -41,6 +42,7 @@ class Tier:
         error: the norm of the error over that of the output, in float64, which a tier that rounds may have in
             its check; None for those held to the tolerance of all.
         function: the name of the implementation in its module.
+        configurations: the module of its `candidates`, of which each machine takes the fastest.
     """
 
     module: str
@@ -50,6 +52,15 @@ class Tier:
     precision: Precision | None = None
     error: float | None = None
     function: str = "block_sparse_attention"
+    configurations: str | None = None
+
+    def candidates(self, target: tuple[str, str], block: tuple[int, int], head_dim: int) -> list[Config]:
+        """Configurations of its kernel for half types, the usual one first; empty if it has no others."""
+        if self.configurations is None:
+            return []
+        module = importlib.import_module(self.configurations)
+        found: list[Config] = module.candidates(target, *block, head_dim, itemsize=2)
+        return found
 
     def load(self) -> Callable[..., Any]:
         """Its function; what it needs (Triton, say) is imported now and not before."""

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.check_results import PASSED, check_result
 from accel.kernels.attention.tier import FLOATS, Precision, Tier
+from accel.kernels.check_results import PASSED, check_result
+from accel.kernels.timings import USUAL_BLOCK, Call, fastest_first
 
 if TYPE_CHECKING:
     from accel.kernels.layout.layout import BlockLayout
 
-# Where each tier's `TIER` is. Of the tiers that need a check, the first that has passed it runs.
+# Where each tier's `TIER` is. Of Triton and the tiers that have passed their check, the fastest on the
+# machine runs; if they have not been timed, the first.
 TIERS: dict[str, str] = {
     "reference": "accel.kernels.attention.reference",
     "torch": "accel.kernels.attention.gathered",
@@ -65,7 +67,7 @@ def choose_tier(
     precision: Precision | None = None,
 ) -> TierChoice:
     """The tier for heads of `head_dim` in `dtype` on `device`, and for `layout` if one is given: Triton on a
-    GPU, or a faster one that has passed its check there; PyTorch elsewhere.
+    GPU, or one that has passed its check there, unless it was timed and is slower; PyTorch elsewhere.
 
     Args:
         precision: what queries and keys may be rounded to, where a tier that does so has passed its check.
@@ -89,8 +91,8 @@ def _choose_on_gpu(
     layout: BlockLayout | None,
     precision: Precision | None,
 ) -> TierChoice:
-    reason = "a Triton kernel for any GPU"
     rounding = checked_tiers(precision) if precision else ()
+    passed, others = [], ""
     for name in (*rounding, *checked_tiers()):
         if cannot_run(name, device, dtype, head_dim) is not None:
             continue
@@ -98,9 +100,15 @@ def _choose_on_gpu(
         if against is None and layout is not None:
             against = cannot_take(name, layout)
         if against is None:
-            return TierChoice(name, "a kernel for this GPU, which has passed its check on this machine")
-        reason += f"; the {name} tier {against}"
-    return TierChoice("triton", reason)
+            passed.append(name)
+        else:
+            others += f"; the {name} tier {against}"
+    call = Call(device, dtype, head_dim, USUAL_BLOCK if layout is None else layout.block_size)
+    fastest = fastest_first([*passed, "triton"], call)[0]
+    if fastest != "triton":
+        return TierChoice(fastest, "a kernel for this GPU, which has passed its check on this machine")
+    others = "".join(f"; the {name} tier was slower here" for name in passed) + others
+    return TierChoice("triton", f"a Triton kernel for any GPU{others}")
 
 
 def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

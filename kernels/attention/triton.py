@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.attention.configurations import ladder
+from accel.kernels.attention.configurations import candidates, ladder
 from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.launch import Config, apart, launch, launch_fitting, strides, target, unit_of
 from accel.kernels.layout.layout import BlockLayout
@@ -26,6 +26,7 @@ from accel.kernels.layout.order import by_head
 from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
+from accel.kernels.timings import Call, with_fastest_first
 
 
 @triton.jit(
@@ -162,4 +163,9 @@ def _launch(
         )  # fmt: skip
 
     about = (block_sparse_kernel, q.device, q.dtype, dim, rows, columns, masked, layout.q_order is None)
-    launch_fitting(about, ladder(target(), rows, columns, dim, q.itemsize), start)
+    card = target()
+    rungs = ladder(card, rows, columns, dim, q.itemsize)
+    if q.itemsize == 2:
+        call = Call(q.device, q.dtype, dim, layout.block_size)
+        rungs = with_fastest_first("triton", call, candidates(card, rows, columns, dim, 2), rungs)
+    launch_fitting(about, rungs, start)

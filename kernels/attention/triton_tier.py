@@ -30,4 +30,8 @@ def cannot_run(device: torch.device, dtype: torch.dtype, head_dim: int) -> str |
     return None
 
 
-TIER = Tier("accel.kernels.attention.triton", cannot_run)
+TIER = Tier(
+    "accel.kernels.attention.triton",
+    cannot_run,
+    configurations="accel.kernels.attention.configurations",
+)

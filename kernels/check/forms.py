@@ -107,19 +107,25 @@ def first_failure(
             tell(f"{name}, key blocks of {columns}")
             for tiles in TILES:
                 q, k, v, layout = problem(form, columns, tiles, device, dtype, head_dim)
-                if cannot_take(tier, layout) is None and (wrong := _wrong(tier, q, k, v, layout)):
+                if cannot_take(tier, layout) is None and (found := wrong(tier, q, k, v, layout)):
                     call = f"{name}, key blocks of {columns}, {layout.q_len} queries, {layout.kv_len} keys"
-                    return f"{call}: {wrong}"
+                    return f"{call}: {found}"
     return None
 
 
 def problem(
-    form: Form, columns: int, tiles: int, device: torch.device, dtype: torch.dtype, head_dim: int
+    form: Form,
+    columns: int,
+    tiles: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    rows: int = ROWS,
 ) -> tuple[Tensor, Tensor, Tensor, BlockLayout]:
     """q, k, v, views of [B, N, H, D] for odd `tiles`, and lists: in full, random ones, and empty ones."""
     draw = torch.Generator(device).manual_seed(1000 * columns + tiles)
     q_len, kv_len = (304, ROWS * tiles) if form.even else (301, ROWS * tiles - 27)
-    q_blocks, kv_blocks = math.ceil(q_len / ROWS), math.ceil(kv_len / columns)
+    q_blocks, kv_blocks = math.ceil(q_len / rows), math.ceil(kv_len / columns)
     at_once = 0 if form.few else processors(device) // (BATCH * q_blocks * form.group)
     heads = form.group * max(2, at_once + 1)
     keep = torch.rand(BATCH, heads, q_blocks, kv_blocks, generator=draw, device=device) < 0.5
@@ -141,7 +147,7 @@ def problem(
 
     kv_heads = heads // form.group
     layout = BlockLayout.from_mask(
-        keep, (ROWS, columns), q_len, kv_len,
+        keep, (rows, columns), q_len, kv_len,
         causal=form.causal, window=form.window, kv_lengths=lengths,
         q_order=order(q_len, heads), kv_order=order(kv_len, kv_heads), tail=form.tail,
     )  # fmt: skip
@@ -151,7 +157,7 @@ def problem(
     return tokens(heads, q_len), tokens(kv_heads, kv_len), tokens(kv_heads, kv_len), layout
 
 
-def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> str | None:
+def wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> str | None:
     """What is wrong with a tier's output and LSE of one call; None if nothing is."""
     try:
         with new_tensors_of_nan():
@@ -164,13 +170,13 @@ def _wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> s
             raise
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     rounding = tier_of(tier).error
-    wrong = (
+    against = (
         disagreement(first, q, k, v, layout)
         if rounding is None
         else rounded_too_far(first, q, k, v, layout, rounding)
     )
-    if wrong:
-        return wrong
+    if against:
+        return against
     same = all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     return None if same else "repeated, it gave other bits"
 

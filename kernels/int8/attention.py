@@ -15,17 +15,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from accel.kernels.attention.configurations import config
 from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.attention.tier import require
+from accel.kernels.int8.configurations import candidates, ladder
 from accel.kernels.int8.quantise import operands
 from accel.kernels.int8.tier import does_not_take
-from accel.kernels.launch import Config, apart, launch, launch_fitting
+from accel.kernels.launch import Config, apart, launch, launch_fitting, target
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
 from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
+from accel.kernels.timings import Call, with_fastest_first
 
 
 @triton.jit
@@ -174,19 +175,11 @@ def block_sparse_attention(
 
     by_positions = kv_positions is not None
     about = (int8_kernel, q.device, dim, rows, columns, by_positions)
-    launch_fitting(about, ladder(rows, columns, by_positions), start)
+    rungs = ladder(rows, columns, by_positions)
+    if not by_positions:
+        call = Call(q.device, q.dtype, dim, layout.block_size)
+        rungs = with_fastest_first("int8", call, candidates(target(), rows, columns, dim), rungs)
+    launch_fitting(about, rungs, start)
     if layout.tail:
         add_tail(q, in_blocks[1], in_blocks[2], layout, out, lse, scale, q_positions)
     return out, lse
-
-
-def ladder(rows: int, columns: int, by_positions: bool) -> list[Config]:
-    """Configurations to try, the first that fits.
-
-    Fewer queries for as many warps, or masks by the positions of keys, leave registers for fewer keys.
-    """
-    queries, keys, warps = (128, 64, 8) if rows == 128 else (rows, 32, 4)
-    if by_positions:
-        queries, keys, warps = min(rows, 64), 32, 8 if rows >= 64 else 4
-    tiles = ((keys, 3), (keys, 2), (32, 1))
-    return [config(queries, min(columns, n), warps, stages) for n, stages in tiles]

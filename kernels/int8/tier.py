@@ -29,4 +29,11 @@ def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
     return None if head_dim in HEAD_DIMS else f"takes head dims 64 and 128, not {head_dim}"
 
 
-TIER = Tier("accel.kernels.int8.attention", cannot_run, needs_check=True, precision="int8", error=0.015)
+TIER = Tier(
+    "accel.kernels.int8.attention",
+    cannot_run,
+    needs_check=True,
+    precision="int8",
+    error=0.015,
+    configurations="accel.kernels.int8.configurations",
+)

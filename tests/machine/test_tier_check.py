@@ -15,8 +15,8 @@ import tiny
 import tiny_language
 from accel import accelerate_model
 from accel.cli.commands import doctor
-from accel.kernels.attention.check_results import PASSED, results_file
 from accel.kernels.attention.tiers import cannot_run, choose_tier
+from accel.kernels.check_results import PASSED, results_file
 from accel.machine import tier_check, tier_check_process
 from accel.machine.tier_check import check_if_unknown, check_tier
 from accel.machine.tier_check_process import NOT_CHECKED, command, outcome
@@ -128,7 +128,9 @@ def test_an_interrupt_takes_the_child_along(monkeypatch):
 
 def test_the_child_runs_the_check_and_says_how_it_ended(monkeypatch):
     """The true child, on the PyTorch tier and a few of the calls."""
-    interpreter, flag, code = command("torch", torch.device("cpu"), torch.float32, 16)
+    interpreter, flag, code = command(
+        tier_check_process.child, "torch", torch.device("cpu"), torch.float32, 16
+    )
     few = (
         "from accel.kernels.check import forms; forms.TILES = (2,); forms.KEY_ROWS = (64,); "
         "from accel.machine.tier_check_process"
@@ -308,6 +310,7 @@ def test_a_dense_recipe_asks_for_no_check(monkeypatch):
 
 def checks(patch: MonkeyPatch, capsys: CaptureFixture, **options) -> str:
     patch.setattr(doctor, "best_device", lambda: "cuda")
+    patch.setattr(doctor, "time_tiers", lambda *call: "it is fake")
     try:
         doctor.doctor(checking=True, **options)
     except Exit as end:
@@ -320,6 +323,7 @@ def test_the_doctor_tries_every_type_and_head_dim(hopper, tried, capsys):
     printed = checks(hopper, capsys)
     assert "NVIDIA H200, bfloat16, head dim 128: passed" in printed and "FAILED" not in printed
     assert "tier     hopper: " in printed and str(results_file()) in printed
+    assert "time     NVIDIA H200, bfloat16, head dim 128, 128 x 64: it is fake" in printed
     assert {(call[2], call[3]) for call in tried} >= {
         (dtype, dim) for dtype in (torch.bfloat16, torch.float16) for dim in (64, 128)
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels.attention import check_results
+from accel.kernels import check_results, timings
 
 
 @contextmanager
@@ -32,3 +32,4 @@ def forget() -> None:
     """What a new process knows: nothing."""
     check_results.known.cache_clear()
     check_results.key.cache_clear()
+    timings.known.cache_clear()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,10 +13,13 @@ import typer
 
 from accel.cli.options import Json
 from accel.cli.terminal import say
-from accel.kernels.attention.check_results import PASSED, key, results_file
+from accel.kernels.attention.tier import HALVES
 from accel.kernels.attention.tiers import cannot_run, checked_tiers, choose_tier
+from accel.kernels.check_results import PASSED, key, results_file
+from accel.kernels.timings import BLOCKS, Call, known
 from accel.load.pipeline import best_device
 from accel.machine.tier_check import check_tier
+from accel.machine.tier_timing import time_tiers
 from accel.machine.versions import device_name, versions
 from accel.recipe.files import shipped_recipes
 
@@ -37,32 +41,58 @@ def doctor(checking: Checking = False, as_json: Json = False) -> None:
     for package, version in versions().items():
         tell(f"{package:<13} {version}")
     checks = check_all(tell) if checking else []
+    times = time_all(tell) if checking else []
     choice = choose_tier(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
     tell(f"tier     {choice.name}: {choice.reason}")
     tell(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
     if as_json:
         facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
-        print(json.dumps({**facts, "checks": checks, "recipes": list(shipped_recipes())}, default=str))
+        print(
+            json.dumps(
+                {**facts, "checks": checks, "times": times, "recipes": list(shipped_recipes())}, default=str
+            )
+        )
     if any(one["result"] != PASSED for one in checks):
         raise typer.Exit(1)
 
 
 def check_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Check every tier that needs it, for every type and head dim, on each kind of GPU that PyTorch sees."""
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    calls = {
-        key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)
-        for gpu in reversed(gpus)
-        for tier in checked_tiers()
-        for dtype in (torch.bfloat16, torch.float16)
-        for head_dim in HEAD_DIMS
-        if cannot_run(tier, gpu, dtype, head_dim) is None
-    }
     checks = []
-    for tier, gpu, dtype, head_dim in calls.values():
+    for tier, gpu, dtype, head_dim in _calls(checked_tiers()):
         found = check_tier(tier, gpu, dtype, head_dim)
         checks.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "result": found})
         tell(f"check    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
     kept = f"kept in {results_file()}" if checks else "no kernel of this machine needs a check"
     tell(f"check    {kept}")
     return checks
+
+
+def time_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Time the tiers that have passed, and the configurations of their kernels, for the same calls."""
+    times = []
+    for _, gpu, dtype, head_dim in _calls(("triton",)):
+        problem = time_tiers(gpu, dtype, head_dim)
+        for block in BLOCKS:
+            call = Call(gpu, dtype, head_dim, block)
+            found = {name: known().get(call.key(name), math.inf) for name in (*checked_tiers(), "triton")}
+            found = {name: seconds for name, seconds in found.items() if seconds < math.inf}
+            taken = ", ".join(f"{name} {1000 * found[name]:.3g} ms" for name in sorted(found, key=found.get))
+            times.append({"device": gpu, "dtype": dtype, "head_dim": head_dim, "block": block, **found})
+            what = f"{device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}, {block[0]} x {block[1]}"
+            tell(f"time     {what}: {taken or problem or 'nothing ran'}")
+    return times
+
+
+def _calls(tiers: Sequence[str]) -> list[tuple[str, torch.device, torch.dtype, int]]:
+    """Every call of these tiers that can run here, one for each kind of GPU."""
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    calls = {
+        key(tier, gpu, dtype, head_dim): (tier, gpu, dtype, head_dim)
+        for gpu in reversed(gpus)
+        for tier in tiers
+        for dtype in HALVES
+        for head_dim in HEAD_DIMS
+        if cannot_run(tier, gpu, dtype, head_dim) is None
+    }
+    return list(calls.values())

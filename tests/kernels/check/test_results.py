@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from accel.kernels.attention import check_results
-from accel.kernels.attention.check_results import PASSED, check_result, key, results_file
+from accel.kernels import check_results
 from accel.kernels.attention.tiers import UNCHECKED, choose_tier
+from accel.kernels.check_results import PASSED, check_result, key, results_file
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from fake_hopper import fake_hopper, forget
@@ -131,7 +131,7 @@ def test_the_file_is_read_once(hopper):
 def test_importing_and_calling_on_a_cpu_reads_no_file():
     code = (
         "import torch\n"
-        "from accel.kernels.attention import check_results\n"
+        "from accel.kernels import check_results\n"
         "check_results.read_file = check_results.results_file = None\n"
         "from accel.kernels.attention.operation import block_sparse_attention\n"
         "from accel.kernels.layout.layout import BlockLayout\n"

@@ -50,7 +50,7 @@ def results_file() -> Path:
     return Path(base) / "sparse-accel" / "tiers.json"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def key(tier: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """All that a result depends on: tier, type, head dim, GPU, versions and kernel sources."""
     return " | ".join((tier, str(dtype).removeprefix("torch."), str(head_dim), *_machine(device), _sources()))
@@ -79,5 +79,5 @@ def _driver() -> str:
 @cache
 def _sources() -> str:
     """A hash of all kernel sources: tiers share files, and one check too many costs little."""
-    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
