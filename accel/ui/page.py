@@ -20,7 +20,11 @@ footer { display: none !important; }
 #numbers table { font-variant-numeric: tabular-nums; }
 #numbers :is(th, td) { padding: 4px 8px; overflow-wrap: normal; word-break: normal; }
 #verdict p:nth-child(-n+2) { font-weight: 600; }
-@media (max-width: 700px) { #sides { flex-direction: column; } #sides > .column { width: 100%; } }
+@media (max-width: 700px) {
+  #sides { flex-direction: column; }
+  #sides > .column { width: 100%; }
+  #numbers :is(th, td) { padding: 4px; font-size: 14px; }
+}
 """
 # Fonts of the system: a page on the loopback interface asks no other machine for anything.
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
@@ -51,10 +55,10 @@ def build(session: Session) -> Any:
             for now in shown_of(session, dict(zip(fields, values, strict=True))):
                 yield [gr.update(**update._asdict()) for update in updates(now)]
 
-        event = go.click(
+        go.click(
             run, list(fields.values()), shown, concurrency_limit=1, show_progress="hidden", api_name=False
         )
-        stop.click(None, None, None, cancels=[event], api_name=False)
+        stop.click(session.stop, None, None, queue=False, api_name=False)
     return page.queue(max_size=1, default_concurrency_limit=1)
 
 

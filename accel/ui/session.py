@@ -72,6 +72,7 @@ class Session:
         self.output = output
         self._one = threading.Lock()
         self._loaded: tuple[LoadSettings, Any] | None = None
+        self._teller: Teller | None = None
 
     def run(self, form: Form) -> Iterator[Shown]:
         """What to show, repeatedly until the run is over. Closing the iterator stops the run."""
@@ -79,7 +80,7 @@ class Session:
             yield Shown(BUSY, failed=True)
             return
         told: queue.SimpleQueue[Shown | None] = queue.SimpleQueue()
-        teller = Teller(told)
+        teller = self._teller = Teller(told)
         thread = threading.Thread(target=self._work, args=(form, teller), daemon=True)
         thread.start()
         try:
@@ -90,13 +91,19 @@ class Session:
             thread.join()
             self._one.release()
 
+    def stop(self) -> None:
+        """End the current run, if there is one, at its next step."""
+        if self._teller is not None:
+            self._teller.stop()
+
     def _work(self, form: Form, teller: Teller) -> None:
         try:
-            with suppress(Stopped):
-                self._compare(form.checked(), teller)
+            self._compare(form.checked(), teller)
+        except Stopped:
+            teller.show(status="stopped", preview=None)
         except Exception as error:
             said = sentence_of(error)
-            teller.tell(status=said or f"{type(error).__name__}: {error}. This is a defect.", failed=True)
+            teller.show(status=said or f"{type(error).__name__}: {error}. This is a defect.", failed=True)
         finally:
             teller.told.put(None)
 
@@ -205,8 +212,17 @@ class Teller(Watcher):
         """
         if self.stopped:
             raise Stopped
+        self.show(**changes)
+
+    def show(self, **changes: Any) -> None:
+        """The same, whether anybody wants to know or not."""
         self.shown = replace(self.shown, **changes)
         self.told.put(self.shown)
+
+    def stop(self) -> None:
+        """End the run at its next step."""
+        self.stopped = True
+        self.show(status="stopping at the next step")
 
     def begins(self, name: str, number: int, of: int) -> None:
         self.name = name

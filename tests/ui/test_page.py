@@ -13,6 +13,9 @@ class Recorder:
     def __init__(self):
         self.forms = []
 
+    def stop(self):
+        pass
+
     def run(self, form):
         self.forms.append(form)
         yield Shown("running")

@@ -73,6 +73,17 @@ def test_whoever_leaves_stops_the_run(told):
     assert next(shown_of(session, {**SMALL, "recipe": "radail"})).status != BUSY
 
 
+def test_a_run_is_stopped_at_its_next_step_and_says_so(told):
+    _, session = told
+    said = []
+    for now in shown_of(session, {**SMALL, "steps": 50}):
+        said.append(now)
+        if now.status.endswith("step 1"):
+            session.stop()
+    assert [now.status for now in said[-2:]] == ["stopping at the next step", "stopped"]
+    assert not said[-1].failed and said[-1].preview is None and not patches_of(session._loaded[1])
+
+
 def test_one_run_at_a_time(tmp_path, monkeypatch):
     waiting, go_on = threading.Event(), threading.Event()
 
