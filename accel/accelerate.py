@@ -63,7 +63,7 @@ def accelerate_model(
     bare = "" in models
     require_scheduler(scheduler, pipe_or_model, bare)
     plan = plan_for(pipe_or_model, recipe, **overrides)
-    prove_for(plan)
+    check_kernels_for(plan)
     restore_model(pipe_or_model)
     apply(plan, models, Clock(None if bare else pipe_or_model, scheduler))
     return pipe_or_model
@@ -86,7 +86,7 @@ def plan_for(pipe_or_model: Any, recipe: AnyRecipe | None = None, **overrides: A
     return replace(make_plan(sites, recipe), name=f"{name}, changed" if name and overrides else name)
 
 
-def prove_for(plan: Plan) -> None:
+def check_kernels_for(plan: Plan) -> None:
     """Check the kernels that a plan's sites will use, as far as weights show: a model still on the CPU, or
     quantised, shows it at its first sparse call."""
     steps = [(step.site, step.rule) for step in plan.matched if step.rule]
