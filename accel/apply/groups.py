@@ -91,6 +91,14 @@ def common_name(names: Sequence[str]) -> str:
     return NUMBER.sub(lambda _: next(numbers), names[0])
 
 
+def common_names(names: Sequence[str]) -> str:
+    """The names, separated by commas, with those that differ only in their numbers as one."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(NUMBER.sub("*", name), []).append(name)
+    return ", ".join(common_name(together) for together in alike.values())
+
+
 def _runs(numbers: Sequence[int]) -> str:
     """`1-3,7` for 1, 2, 3 and 7."""
     runs: list[list[int]] = []

@@ -14,6 +14,7 @@ from accel.patches.diffusers.install import Uninstall
 from accel.patches.diffusers.skipping import may_be_skipped
 
 REPLACED = "processor replaced since"
+SWITCHED = "attention implementation set since"
 
 
 class Notices:
@@ -39,6 +40,19 @@ class Notices:
         self._backend_chosen(in_force)
         if not torch.is_grad_enabled():
             self._passed_by(model, in_force)
+
+    def before_forward(self, installed: Sequence[InstalledSite]) -> None:
+        """Look at the installed layers of the language model that begins a forward."""
+        for one in installed:
+            undo = one.uninstall
+            if not isinstance(undo, Uninstall) and not undo.slot.is_wanted:
+                one.attention.record.count_dense(SWITCHED, None)
+                self._tell(
+                    SWITCHED,
+                    f"the attention implementation {undo.slot.stock._attn_implementation!r} was set after "
+                    "accelerate_model and runs every call. Each forward is counted in summary(); call "
+                    "accelerate_model again to make it sparse.",
+                )
 
     def _replaced(self, installed: Sequence[InstalledSite], context: Context) -> None:
         for one in installed:

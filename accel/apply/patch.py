@@ -78,13 +78,17 @@ class Patch:
         """
         self.notices.after_forward(model, self._installed_of(hook), context)
 
+    def before_forward(self, hook: ModelHook) -> None:
+        """Notice what a language model shows before a forward, see `Notices`."""
+        self.notices.before_forward(self._installed_of(hook))
+
     def left_alone(self, hook: RootHook, reason: str) -> None:
         """Count a forward in which the sites run the model's own attention and are not asked."""
         for one in self._installed_of(hook):
             if one.uninstall.in_force:
                 one.attention.record.count_dense(reason, None)
 
-    def _installed_of(self, hook: RootHook) -> list[InstalledSite]:
+    def _installed_of(self, hook: ModelHook) -> list[InstalledSite]:
         components = {name for name, attached in self.hooks.items() if attached is hook}
         return [one for one in self.installed if one.site.component in components]
 

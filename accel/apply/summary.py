@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from accel.apply.groups import COLUMNS, Group, groups
+from accel.apply.groups import COLUMNS, Group, common_names, groups
 from accel.apply.installed_site import InstalledSite
 from accel.apply.notices import chosen_backends
 from accel.apply.patch import Patch
@@ -173,8 +173,9 @@ class Summary:
         if self.dense_backend:
             lines.append(f"dense calls run on {self.dense_backend}, chosen since")
         if self.calls and self.never_called:
-            lines.append(f"never called: {', '.join(self.never_called)}")
-        lines += [f"replaced by someone else since: {site.site}" for site in self.sites if not site.in_force]
+            lines.append(f"never called: {common_names(self.never_called)}")
+        if replaced := [site.site for site in self.sites if not site.in_force]:
+            lines.append(f"replaced by someone else since: {common_names(replaced)}")
         return lines
 
     @staticmethod

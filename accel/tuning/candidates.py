@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from accel.kernels.layout.layout import KEY_ROWS, QUERY_ROWS
+from accel.mistake import Mistake
 from accel.patches.context import Context
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import Recipe
@@ -28,6 +30,9 @@ class Candidate:
         dense_every: share of the schedule after which a residual is captured again.
         score: what ranks the blocks.
         shared: layers, from the first, that both passes of guidance share: dense, for half of the work.
+
+    Raises:
+        Mistake: if no kernel has blocks of that size.
     """
 
     block_size: tuple[int, int]
@@ -37,6 +42,14 @@ class Candidate:
     dense_every: float = 0.35
     score: str = "strided"
     shared: int = 0
+
+    def __post_init__(self) -> None:
+        rows, columns = self.block_size
+        if rows not in QUERY_ROWS or columns not in KEY_ROWS:
+            sizes = " or ".join(map(str, QUERY_ROWS)), " or ".join(map(str, KEY_ROWS))
+            raise Mistake(
+                f"block size {rows}x{columns}: query rows are {sizes[0]}, key rows {sizes[1]}, such as 128x64"
+            )
 
     @property
     def name(self) -> str:
@@ -110,9 +123,9 @@ class Candidate:
         return data | {"rules": [{"match": "*", "policy": policy}]}
 
 
-def candidates(block_sizes: Sequence[tuple[int, int]], shared: int = 0) -> tuple[Candidate, ...]:
+def candidates(block_sizes: Sequence[tuple[int, int]]) -> tuple[Candidate, ...]:
     """What is tried: a centre, and what differs from it in one thing."""
-    centre = Candidate(block_sizes[0], shared=shared)
+    centre = Candidate(block_sizes[0])
     return (
         centre,
         *(replace(centre, block_size=size) for size in block_sizes[1:]),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +114,14 @@ def tune(
         Unreachable: if no recipe meets the target; holds the best one.
     """
     target = Target.parse(target) if isinstance(target, str) else target
-    aside = len(prompts) // 2 if kept_aside is None else kept_aside
-    if len(prompts) < 2 or not 0 <= aside < len(prompts):
-        raise Mistake(
-            f"tune needs at least two prompts and one to choose on, got {len(prompts)}, {aside} aside"
-        )
+    aside = prompts_aside(prompts, kept_aside)
+    families = candidates(block_sizes)
     began = time.perf_counter()
     settings = settings or GenerateSettings(prompt=prompts[0])
     pace = Pace(progress)
     subject = Subject(pipe, settings, tuple(prompts), Path(folder), target.metric == "ssim", pace)
     try:
-        search, best, reached, held_out, corrected = _found(
-            subject, target, len(prompts) - aside, block_sizes
-        )
+        search, best, reached, held_out, corrected = _found(subject, target, len(prompts) - aside, families)
         videos = subject.shown(reached.recipe, len(prompts) - 1)
     finally:
         seconds = subject.took(time.perf_counter() - began)
@@ -138,13 +133,28 @@ def tune(
     )  # fmt: skip
 
 
+def prompts_aside(prompts: Sequence[str], kept_aside: int | None) -> int:
+    """How many of the prompts to keep aside. Needs no model.
+
+    Raises:
+        Mistake: if no prompt is left to choose on.
+    """
+    aside = len(prompts) // 2 if kept_aside is None else kept_aside
+    if len(prompts) < 2 or not 0 <= aside < len(prompts):
+        raise Mistake(
+            f"tune needs at least two prompts and one to choose on, got {len(prompts)}, {aside} aside"
+        )
+    return aside
+
+
 def _found(
-    subject: Subject, target: Target, chosen_on: int, block_sizes: Sequence[tuple[int, int]]
+    subject: Subject, target: Target, chosen_on: int, families: Sequence[Candidate]
 ) -> tuple[_Search, Candidate, Point, Point | None, bool]:
     """The search when it is over, the best family, and what `_checked` says of it."""
     prompts = len(subject.prompts)
     n_steps = len(subject.dense(0).course.velocities)
-    families = candidates(block_sizes, shared_layers(subject.pipe))
+    shared = shared_layers(subject.pipe)
+    families = tuple(replace(family, shared=shared) for family in families)
     _announce(subject, len(families), chosen_on, prompts - chosen_on)
     search = _Search(
         subject, target, range(chosen_on), range(chosen_on, prompts),

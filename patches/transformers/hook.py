@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from accel.patches.hook import ModelHook
@@ -39,4 +40,6 @@ class SequenceHook(ModelHook):
         super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Nothing: layers look at what they need themselves."""
+        """Layers look at what they need themselves; those that no longer run ours cannot."""
+        if self.owner is not None and not torch.compiler.is_compiling():
+            self.owner.before_forward(self)

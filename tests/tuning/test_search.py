@@ -155,7 +155,7 @@ def test_bisection_takes_few_generations_and_does_not_repeat_itself():
 
 @mark.parametrize(("n_steps", "n_layers"), [(8, 8), (24, 8), (4, 3)])
 def test_the_work_of_a_family_and_its_density_are_each_other_s_inverse(n_steps, n_layers):
-    for family in candidates((BLOCK, (32, 32)), shared=1):
+    for family in (replace(family, shared=1) for family in candidates((BLOCK, (32, 32)))):
         work = family.work(0.4, n_steps, n_layers)
         assert 0.4 < work < 1
         assert family.density_at(work, n_steps, n_layers) == approx(0.4)

@@ -88,13 +88,18 @@ def tune(
         raise Mistake(f"tune is for videos; {asked.pipeline.__name__} makes images")
     if is_modular(asked.pipeline):
         raise Mistake(f"tune needs every step's latents, which {asked.pipeline.__name__} does not show")
-    options.require_folder("--output", output)
 
     from accel.cli.terminal import say
+    from accel.tuning.candidates import candidates
     from accel.tuning.point import Unreachable
+    from accel.tuning.search import prompts_aside
     from accel.tuning.search import tune as find
     from accel.tuning.write import write_best, write_page, write_recipe, write_tried
 
+    # Refused before weights are read.
+    prompts_aside(texts, kept_aside)
+    candidates(blocks)
+    options.require_folder("--output", output)
     pipe = asked.load()
     pipe.set_progress_bar_config(disable=True)
     try:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import torch
-from pytest import fixture, mark, raises, skip
+from pytest import fixture, mark, raises, skip, warns
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -165,8 +165,12 @@ def test_restored_when_the_block_raises(model):
 def test_an_implementation_the_user_sets_is_reported_and_kept(model):
     accelerate_model(model, hip())
     model.set_attn_implementation("eager")
-    logits(model)
-    assert summary(model).calls == 0 and not any(site.in_force for site in summary(model).sites)
+    with warns(UserWarning, match="'eager' was set after accelerate_model and runs every call") as warned:
+        logits(model)
+        logits(model)
+    assert len(warned) == 1
+    assert summary(model).dense_reasons == {"attention implementation set since": 4}
+    assert "replaced by someone else since: model.layers.0-1.self_attn" in str(summary(model))
     restore_model(model)
     assert model.config._attn_implementation == "eager"
 
