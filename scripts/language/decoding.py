@@ -28,7 +28,7 @@ from accel.policies.decode.search import DecodeSearch
 from accel.policies.decode.stages import Decode
 from accel.recipe.recipe import DENSE, Rule
 from accel.recipe.schedule import Schedule
-from scripts.language.facts import SPLITS, Prompt
+from scripts.language.facts import FACTS, SPLITS, Prompt
 from scripts.language.real import judge, prompt_of
 from scripts.language.side_by_side import DecodeOnly, SideBySide
 from scripts.language.weights import in_bfloat16, load
@@ -57,9 +57,16 @@ def ways(budget: int) -> dict[str, DecodeSearch]:
     }
 
 
-def recipe_of(search: DecodeSearch) -> Recipe:
+def recipe_of(search: SideBySide) -> Recipe:
     schedule = Schedule(sparse_decode=True, min_tokens=0)
     return Recipe(rules=(Rule(match="*", policy=DecodeOnly(search)),), schedule=schedule)
+
+
+def up_to(prompt: Prompt, questions: int) -> Prompt:
+    """The prompt until a number of the questions in its last lines are answered, and no other question."""
+    answers = sorted(answer for answer in prompt.answers if answer[0] == "end")[:questions]
+    _, first, count = answers[-1]
+    return Prompt(prompt.tokens[:, : first + count + 1], tuple(answers), prompt.text)
 
 
 @torch.no_grad()
@@ -126,6 +133,7 @@ def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[d
                 continue
             name = SPLITS[options.split].texts.get(text, text)
             prompt = prompt_of(tokenizer, options.split, name, options.length, number)
+            prompt = up_to(prompt, options.questions)
             cache, start = prefill(model, prompt)
             for names, searches in runs:
                 measured = measure(model, prompt, cache, start, searches)
@@ -163,6 +171,7 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="choosing")
     parser.add_argument("--texts", nargs="+", default=["prose", "code"])
     parser.add_argument("--prompts", type=int, default=2, help="of each text")
+    parser.add_argument("--questions", type=int, default=FACTS, help="of the last lines of a prompt")
     parser.add_argument("--budgets", type=int, nargs="+", default=[512], help="keys found for a token")
     parser.add_argument("--page", type=Path, help="write the table into this page, measure nothing")
     options = parser.parse_args()

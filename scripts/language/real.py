@@ -35,7 +35,7 @@ from accel.recipe.choose import LANGUAGE_MODELS
 from accel.recipe.recipe import DENSE, Rule
 from scripts.language.facts import SPLITS, Prompt, draw
 from scripts.language.methods import solve, turn_of, with_policy
-from scripts.language.real_report import PAGE, page, price
+from scripts.language.real_report import PAGE, SHIP, page, price
 from scripts.language.texts import read
 from scripts.language.weights import SHIPPED, in_bfloat16, load
 from scripts.page import insert
@@ -53,7 +53,6 @@ METHODS = (
     "llm-vertical-slash",
     "llm-a-shape",
 )
-SHIP = "@ship"
 # The default with another score; rows that share it are the same in all else.
 SCORES = {
     "oracle": Wanted(query=1, channels=1.0),

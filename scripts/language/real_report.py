@@ -9,6 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from accel.policies.parts.scores import BlockScore, Pooled, Wanted
+from accel.recipe.choose import LANGUAGE_MODELS
 from scripts.page import markdown
 
 if TYPE_CHECKING:
@@ -19,6 +20,16 @@ HEAD = (
     "method", "density asked for", "executed", "scattered: tokens right", "exact", "end: tokens right",
     "exact", "text NLL over dense", "share of QKᵀ in the score",
 )  # fmt: skip
+
+OVERVIEW = (
+    "model, tokens",
+    "prompts",
+    "blocks executed",
+    "scattered (dense)",
+    "end (dense)",
+    "text NLL over dense",
+)
+SHIP = "@ship"  # after the name of a recipe that keeps its own budget
 
 
 def price(score: BlockScore | None) -> float | None:
@@ -32,17 +43,39 @@ def price(score: BlockScore | None) -> float | None:
 
 
 def page(rows: Iterable[Row], prices: dict[str, float | None]) -> str:
-    """Markdown: a table for each model, split and length.
+    """Markdown: the default in all cells, then two tables for each model, split and length.
 
     Args:
         prices: of each method, see `price`.
     """
     ordered = sorted(rows, key=lambda row: (row.split, row.model, row.length))
-    tables = (
-        table(cell, list(group), prices)
+    cells = {
+        cell: list(group)
         for cell, group in groupby(ordered, key=lambda row: (row.split, row.model, row.length))
-    )
-    return "\n\n".join(tables)
+    }
+    tables = (table(cell, group, prices) for cell, group in cells.items())
+    return "\n\n".join([overview(cells), *tables])
+
+
+def overview(cells: dict[tuple[str, str, int], list[Row]]) -> str:
+    """Markdown: a line for each cell of prompts to report on, and each density of the default."""
+    lines = []
+    for (split, model, length), rows in cells.items():
+        dense = {(row.text, row.number): row for row in rows if row.method == "dense"}
+        for asked in (None, *sorted({row.asked for row in rows if row.asked is not None}, reverse=True)):
+            name = LANGUAGE_MODELS + (SHIP if asked is None else "")
+            of_default = [row for row in rows if (row.method, row.asked) == (name, asked)]
+            if split == "reporting" and of_default:
+                lines.append([f"{model}, {length:,}", len(of_default), *beside_dense(of_default, dense)])
+    return markdown(OVERVIEW, lines)
+
+
+def beside_dense(rows: list[Row], dense: dict[tuple[str, int], Row]) -> list[str]:
+    """Density, the share found in each place beside dense's on the same prompts, and text NLL over dense."""
+    of_dense = [dense[row.text, row.number] for row in rows]
+    shares = (f"{share(rows, place):.2f} ({share(of_dense, place):.2f})" for place in ("scattered", "end"))
+    over = mean(row.text_nll - other.text_nll for row, other in zip(rows, of_dense, strict=True))
+    return [f"{mean(row.density for row in rows):.3f}", *shares, f"{over:+.3f}"]
 
 
 def table(cell: tuple[str, str, int], rows: list[Row], prices: dict[str, float | None]) -> str:

@@ -17,8 +17,8 @@ from accel.policies.permuted import Permuted
 
 
 @dataclass(frozen=True)
-class SideBySide(DecodeSearch):
-    """What several searches find, each for one sample, as one batch of lists.
+class SideBySide:
+    """What several searches find, each for one sample, as one batch of lists; used like a `DecodeSearch`.
 
     Args:
         searches: all of the same block size; as many as samples.
@@ -33,15 +33,8 @@ class SideBySide(DecodeSearch):
         return cls(tuple(searches), tuple([] for _ in searches))
 
     @property
-    def block(self) -> int:
-        return self.searches[0].block
-
-    @property
     def most_keys(self) -> int:
         return min(search.most_keys for search in self.searches)
-
-    def search(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("each search runs on its own sample")
 
     def layout(self, q: Tensor, k: Tensor, visible: Tensor | None, memory: DecodeMemory) -> BlockLayout:
         """The lists [B, Hkv, 1, S] of all samples, padded to the longest."""
@@ -69,9 +62,9 @@ class SideBySide(DecodeSearch):
 
 @dataclass(frozen=True)
 class DecodeOnly(Policy):
-    """Decodes by any search; of prompts it keeps what `Permuted` does."""
+    """Decodes by several searches; of prompts it keeps what `Permuted` does."""
 
-    decode: DecodeSearch
+    decode: SideBySide
     method: str = "decode_only"
 
     def layout(self, q: Tensor, k: Tensor, grid: Any, context: Context) -> BlockLayout:

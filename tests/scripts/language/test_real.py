@@ -91,6 +91,7 @@ def test_decoding_with_a_budget_for_everything_answers_as_dense_does(demo):
     tokens = torch.randint(300, (1, 420), generator=torch.Generator().manual_seed(0))
     prompt = real.Prompt(tokens, (("scattered", 200, 2), ("end", 410, 3), ("end", 416, 2)), torch.arange(20))
     cache, start = decoding.prefill(demo.model, prompt)
+    assert decoding.up_to(prompt, 1).tokens.shape[1] == 414 and len(decoding.up_to(prompt, 9).answers) == 2
     assert start == 410 - decoding.LONGEST_QUESTION and cache.get_seq_length() == start
     (dense,) = decoding.measure(demo.model, prompt, cache, start, None)
     assert (dense["asked_for"], dense["facts"], dense["density"]) == (5, 2, 1.0)
@@ -155,6 +156,10 @@ def test_the_page_shows_what_rows_say(tmp_path):
         "| prose 0 (6 + 6) | prose 1 (6 + 6) |" in text and "| dense | 6 + 6, 2.000 | 6 + 6, 3.000 |" in text
     )
     assert "| llm-wanted at 0.3 | 3 + 6, +0.500 |  |" in text
+    reported = page(
+        [row(split="reporting"), row(split="reporting", method="llm-wanted@ship", density=0.3)], {}
+    )
+    assert "| m, 64 | 1 | 0.300 | 1.00 (1.00) | 1.00 (1.00) | +0.000 |" in reported
     path.write_text("a page without markers")
     with raises(ValueError, match="no lines"):
         insert(path, PAGE, "")
