@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
@@ -44,6 +45,7 @@ class Row:
         accelerated: models of these classes were accelerated.
         declined: classes that were not accelerated, and why.
         sparse: attention calls that ran sparse.
+        dropped: those of them that left blocks out.
         dense: those that did not, by reason.
         error: the last line of the failure.
     """
@@ -54,6 +56,7 @@ class Row:
     accelerated: set[str] = field(default_factory=set)
     declined: dict[str, str] = field(default_factory=dict)
     sparse: int = 0
+    dropped: int = 0
     dense: dict[str, int] = field(default_factory=dict)
     error: str = ""
 
@@ -97,9 +100,10 @@ class Accelerator:
         """Count the calls of every site, those of copied models too."""
         count_sparse, count_dense = CallRecord.count_sparse, CallRecord.count_dense
 
-        def sparse(record: CallRecord, *args: Any) -> None:
+        def sparse(record: CallRecord, density: Tensor, *args: Any) -> None:
             self.row.sparse += 1
-            count_sparse(record, *args)
+            self.row.dropped += bool(density < 1)
+            count_sparse(record, density, *args)
 
         def dense(record: CallRecord, reason: str, *args: Any) -> None:
             self.row.dense[reason] = self.row.dense.get(reason, 0) + 1
@@ -118,14 +122,21 @@ class Accelerator:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.row = Row(item.nodeid)
         started = time.monotonic()
+        try:
+            return (yield)
+        finally:
+            self.row.seconds = round(time.monotonic() - started, 2)
+            self._write()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Iterator[None]:
+        """End a test that takes too long; an error outside of it would end the session."""
         signal.signal(signal.SIGALRM, self._too_late)
         signal.alarm(self.seconds)
         try:
             return (yield)
         finally:
             signal.alarm(0)
-            self.row.seconds = round(time.monotonic() - started, 2)
-            self._write()
 
     def _too_late(self, *_: Any) -> None:
         signal.alarm(5)  # Once more, should the first be swallowed.

@@ -18,7 +18,8 @@ from scripts.suites.groups import GROUPS
 from scripts.suites.rows import rows_of
 
 MODES = ("kept", "sparse")
-# Known: it fails stock too, or has an excuse. Sparse: the share of tests in which a call ran sparse.
+# Known: it fails stock too, or has an excuse. Sparse: the share of tests in which a call ran sparse; in the
+# sparse mode also of those in which one left blocks out.
 COLUMNS = "pass | fail | known | skipped | sparse"
 HEAD = f"| library | group | kept: {COLUMNS} | sparse: {COLUMNS} |"
 
@@ -55,11 +56,12 @@ class Run:
         return next((excuse.why for excuse in self.known if excuse.covers(test, self.mode)), "")
 
     def cells(self) -> tuple[int, int, int, int, str]:
-        """Passes, failures, those with a reason, skipped, the share of tests in which a call ran sparse."""
+        """Passes, failures, those with a reason, skipped, shares of tests in which a call ran sparse."""
         outcomes = Counter(row["outcome"] for row in self.rows.values())
         ran = outcomes["passed"] + outcomes["failed"]
-        sparse = sum(row["sparse"] > 0 for row in self.rows.values())
-        share = f"{sparse / ran:.0%}" if ran else ""
+        counted = ["sparse"] if self.mode == "kept" else ["sparse", "dropped"]
+        shares = [sum(row.get(which, 0) > 0 for row in self.rows.values()) / max(1, ran) for which in counted]
+        share = ", ".join(f"{share:.0%}" for share in shares) if ran else ""
         reasons = sum(map(bool, map(self.reason, self.failed())))
         return outcomes["passed"], outcomes["failed"], reasons, outcomes["skipped"], share
 
