@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""Operands of the int8 kernel in Triton: a pass over queries, one over keys and values, one for their mean.
+"""Operands of the int8 kernel in Triton: a pass over keys and values for their mean, and one over all three.
 
 Each query has a scale, and each block of keys. The mean key of a head is taken out first: what keys have in
 common would take most of eight bits, and moves all logits of a query alike. Values go to float16, divided by
@@ -82,13 +82,30 @@ def statistics_kernel(
     tl.store(out_ptr + D, most)
 
 
-@triton.jit(do_not_specialize=["heads", "group", "blocks", "M", "scale"])
-def queries_kernel(
-    q_ptr, mean_ptr, out_ptr, scales_ptr, shift_ptr, q_strides, heads, group, blocks, M, scale,
+@triton.jit(do_not_specialize=["chunks", "N"])
+def mean_kernel(
+    parts_ptr, mean_ptr, v_scales_ptr, chunks, N, MOST: tl.constexpr, D: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """The mean key of one head, and the power of two that its values are divided by."""
+    head, dims = tl.program_id(0).to(tl.int64), tl.arange(0, D)
+    total, most = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
+    for start in range(0, chunks, STEP):
+        chunk = start + tl.arange(0, STEP)
+        places = (head * chunks + chunk)[:, None] * 2 * D + dims[None, :]
+        inside = (chunk < chunks)[:, None]
+        total += tl.sum(tl.load(parts_ptr + places, mask=inside, other=0.0), 0)
+        most = tl.maximum(most, tl.max(tl.load(parts_ptr + places + D, mask=inside, other=0.0), 0))
+    tl.store(mean_ptr + head * D + dims, total / N)
+    scale = tl.exp2(tl.ceil(tl.log2(tl.maximum(tl.max(most, 0) / MOST, 1.0))))
+    tl.store(v_scales_ptr + head, scale)
+
+
+@triton.jit
+def _queries(
+    q_ptr, mean_ptr, out_ptr, scales_ptr, shift_ptr, q_strides, head, block, heads, group, M, scale,
     D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """ROWS queries of one head: int8, their scales, and what the mean key adds to their logits."""
-    head, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     b, h = (head // heads).to(tl.int64), (head % heads).to(tl.int64)
     rows, dims = block * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     q = _tokens(q_ptr, q_strides, b, h, rows, M, D, UNIT)
@@ -104,13 +121,12 @@ def queries_kernel(
              mask=rows < M)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["heads", "blocks", "N"])
-def keys_values_kernel(
-    k_ptr, v_ptr, mean_ptr, v_scales_ptr, k_out_ptr, v_out_ptr, scales_ptr, k_strides, v_strides, heads,
-    blocks, N, D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+@triton.jit
+def _keys_values(
+    k_ptr, v_ptr, mean_ptr, v_scales_ptr, k_out_ptr, v_out_ptr, scales_ptr, k_strides, v_strides, head, block,
+    heads, blocks, N, D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One block of ROWS keys without their mean, in int8, their scale, and as many values in float16."""
-    head, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     b, h = (head // heads).to(tl.int64), (head % heads).to(tl.int64)
     rows, dims = block * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     inside = (rows < N)[:, None]
@@ -119,11 +135,29 @@ def keys_values_kernel(
     whole = tl.min(tl.min(_finite(k).to(tl.int32), 1), 0)
     k = tl.where(inside & _finite(k), k - tl.load(mean_ptr + head.to(tl.int64) * D + dims)[None, :], 0.0)
     most = tl.maximum(tl.max(tl.max(tl.abs(k), 1), 0), 1e-20)
-    tl.store(scales_ptr + tl.program_id(0), tl.where(whole > 0, most / 127.0, float("nan")))
+    tl.store(scales_ptr + head * blocks + block, tl.where(whole > 0, most / 127.0, float("nan")))
     places = (head.to(tl.int64) * N + rows)[:, None] * D + dims[None, :]
     tl.store(k_out_ptr + places, _eight(k, most), mask=inside)
     v = _tokens(v_ptr, v_strides, b, h, rows, N, D, UNIT) / tl.load(v_scales_ptr + head)
     tl.store(v_out_ptr + places, v.to(tl.float16), mask=inside)
+
+
+@triton.jit(do_not_specialize=["q_programs", "heads", "group", "q_blocks", "kv_blocks", "M", "N", "scale"])
+def quantise_kernel(
+    q_ptr, k_ptr, v_ptr, mean_ptr, q_out_ptr, q_scales_ptr, shift_ptr, k_out_ptr, k_scales_ptr, v_out_ptr,
+    v_scales_ptr, q_strides, k_strides, v_strides, q_programs, heads, group, q_blocks, kv_blocks, M, N, scale,
+    D: tl.constexpr, UNIT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """QUERIES queries in the first programs, a block of KEYS keys and their values in those behind them."""
+    program = tl.program_id(0)
+    if program < q_programs:
+        _queries(q_ptr, mean_ptr, q_out_ptr, q_scales_ptr, shift_ptr, q_strides, program // q_blocks,
+                 program % q_blocks, heads, group, M, scale, D, UNIT, QUERIES)  # fmt: skip
+    else:
+        program -= q_programs
+        _keys_values(k_ptr, v_ptr, mean_ptr, v_scales_ptr, k_out_ptr, v_out_ptr, k_scales_ptr, k_strides,
+                     v_strides, program // kv_blocks, program % kv_blocks, heads // group, kv_blocks, N, D,
+                     UNIT, KEYS)  # fmt: skip
 
 
 def operands(q: Tensor, k: Tensor, v: Tensor, columns: int, scale: float) -> Operands:
@@ -131,32 +165,34 @@ def operands(q: Tensor, k: Tensor, v: Tensor, columns: int, scale: float) -> Ope
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
     _, kv_heads, kv_len, _ = k.shape
-    blocks, chunks = triton.cdiv(q_len, QUERY_ROWS), triton.cdiv(kv_len, STATISTICS_ROWS)
-    unit = unit_of(q, k, v)
+    chunks, unit = triton.cdiv(kv_len, STATISTICS_ROWS), unit_of(q, k, v)
     parts = k.new_empty(batch, kv_heads, chunks, 2, dim, dtype=torch.float32)
     launch(
         statistics_kernel, chunks * batch * kv_heads,
         k, v, parts, strides(k, unit), strides(v, unit), kv_heads, chunks, kv_len,
         D=dim, UNIT=unit, ROWS=STATISTICS_ROWS, TILE=64, num_warps=4,
     )  # fmt: skip
-    mean = parts[:, :, :, 0].sum(dim=2) / kv_len  # [B, Hkv, D]
-    most = parts[:, :, :, 1].amax(dim=(2, 3))
-    v_scales = (most / MOST_HALF).clamp(min=1.0).log2().ceil().exp2()
-
-    eight_q = torch.empty(batch, heads, q_len, dim, dtype=torch.int8, device=q.device)
-    q_scales = q.new_empty(batch, heads, q_len, dtype=torch.float32)
-    shift = q.new_empty(batch, heads, q_len, dtype=torch.float32)
+    mean = k.new_empty(batch, kv_heads, dim, dtype=torch.float32)
+    v_scales = k.new_empty(batch, kv_heads, dtype=torch.float32)
     launch(
-        queries_kernel, blocks * batch * heads,
-        q, mean, eight_q, q_scales, shift, strides(q, unit), heads, heads // kv_heads, blocks, q_len, scale,
-        D=dim, UNIT=unit, ROWS=QUERY_ROWS, num_warps=4,
+        mean_kernel, batch * kv_heads,
+        parts, mean, v_scales, chunks, kv_len, MOST=MOST_HALF, D=dim, STEP=16, num_warps=4,
     )  # fmt: skip
-    eight_k = torch.empty(batch, kv_heads, kv_len, dim, dtype=torch.int8, device=k.device)
-    k_scales = k.new_empty(batch, kv_heads, triton.cdiv(kv_len, columns), dtype=torch.float32)
-    halves = v.new_empty(batch, kv_heads, kv_len, dim, dtype=torch.float16)
+    q_blocks, kv_blocks = triton.cdiv(q_len, QUERY_ROWS), triton.cdiv(kv_len, columns)
+    found = Operands(
+        q=torch.empty(batch, heads, q_len, dim, dtype=torch.int8, device=q.device),
+        q_scales=q.new_empty(batch, heads, q_len, dtype=torch.float32),
+        k=torch.empty(batch, kv_heads, kv_len, dim, dtype=torch.int8, device=k.device),
+        k_scales=k.new_empty(batch, kv_heads, kv_blocks, dtype=torch.float32),
+        v=v.new_empty(batch, kv_heads, kv_len, dim, dtype=torch.float16),
+        v_scales=v_scales,
+        shift=q.new_empty(batch, heads, q_len, dtype=torch.float32),
+    )
+    q_programs = q_blocks * batch * heads
     launch(
-        keys_values_kernel, k_scales.numel(),
-        k, v, mean, v_scales, eight_k, halves, k_scales, strides(k, unit), strides(v, unit), kv_heads,
-        k_scales.shape[2], kv_len, D=dim, UNIT=unit, ROWS=columns, num_warps=4,
+        quantise_kernel, q_programs + kv_blocks * batch * kv_heads,
+        q, k, v, mean, found.q, found.q_scales, found.shift, found.k, found.k_scales, found.v, v_scales,
+        *(strides(x, unit) for x in (q, k, v)), q_programs, heads, heads // kv_heads, q_blocks, kv_blocks,
+        q_len, kv_len, scale, D=dim, UNIT=unit, QUERIES=QUERY_ROWS, KEYS=columns, num_warps=4,
     )  # fmt: skip
-    return Operands(eight_q, q_scales, eight_k, k_scales, halves, v_scales, shift)
+    return found

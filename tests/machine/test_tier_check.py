@@ -15,6 +15,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model
 from accel.cli.commands import doctor
+from accel.kernels import timings
 from accel.kernels.attention.tiers import cannot_run, choose_tier
 from accel.kernels.check_results import PASSED, results_file
 from accel.machine import tier_check, tier_check_process
@@ -339,11 +340,25 @@ def test_the_doctor_fails_with_the_tier(hopper, tried, capsys):
     assert {one["result"] for one in data["checks"]} == {FAILED}
 
 
+def test_the_doctor_offers_int8_where_it_can_run(hopper, tried, capsys):
+    call = timings.Call(*CALL, timings.USUAL_BLOCK)
+    printed = checks(hopper, capsys)
+    assert "`accel doctor --check --precision int8` finds out" in printed
+    assert "int8" not in {tier for tier, *_ in tried}
+    printed = checks(hopper, capsys, precision="int8")
+    assert "int8" in {tier for tier, *_ in tried} and "0.011, has passed its check here" in printed
+    timings.known().update({call.key("hopper"): 2.0, call.key("int8"): 1.5, call.key("triton"): 3.0})
+    assert "takes 0.75 of the time of hopper here" in checks(hopper, capsys)
+    assert "time     NVIDIA H200, bfloat16, head dim 128, 128 x 64: int8 1.5e+03 ms, hopper" in checks(
+        hopper, capsys
+    )
+
+
 def test_the_doctor_has_nothing_to_try_on_a_cpu(capsys):
     if torch.cuda.is_available():
         skip("there is a GPU")
     doctor.doctor(checking=True)
-    assert "nothing here" in capsys.readouterr().out
+    assert "no kernel of this machine needs a check" in capsys.readouterr().out
 
 
 @mark.gpu

@@ -13,10 +13,10 @@ import typer
 
 from accel.cli.options import Json
 from accel.cli.terminal import say
-from accel.kernels.attention.tier import HALVES
-from accel.kernels.attention.tiers import cannot_run, checked_tiers, choose_tier
-from accel.kernels.check_results import PASSED, key, results_file
-from accel.kernels.timings import BLOCKS, Call, known
+from accel.kernels.attention.tier import HALVES, Precision
+from accel.kernels.attention.tiers import TIERS, cannot_run, checked_tiers, choose_tier
+from accel.kernels.check_results import PASSED, check_result, key, results_file
+from accel.kernels.timings import BLOCKS, USUAL_BLOCK, Call, known
 from accel.load.pipeline import best_device
 from accel.machine.tier_check import check_tier
 from accel.machine.tier_timing import time_tiers
@@ -24,13 +24,20 @@ from accel.machine.versions import device_name, versions
 from accel.recipe.files import shipped_recipes
 
 HEAD_DIMS = (64, 96, 128, 256)
+INT8_ERROR = 0.011  # on random normal inputs (docs/kernels.md)
 Checking = Annotated[
     bool,
     typer.Option("--check", help="Check again the tiers that run only after passing a check."),
 ]
 
 
-def doctor(checking: Checking = False, as_json: Json = False) -> None:
+Rounding = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="With --check: also the tiers that round queries and keys to this."),
+]
+
+
+def doctor(checking: Checking = False, precision: Rounding = None, as_json: Json = False) -> None:
     """Say what this machine has and which kernel tier it gets, and why.
 
     Exits with 1 if a tier is checked and fails.
@@ -40,10 +47,12 @@ def doctor(checking: Checking = False, as_json: Json = False) -> None:
     tell(f"device   {device_name(device)}")
     for package, version in versions().items():
         tell(f"{package:<13} {version}")
-    checks = check_all(tell) if checking else []
+    checks = check_all(tell, precision) if checking else []
     times = time_all(tell) if checking else []
     choice = choose_tier(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
     tell(f"tier     {choice.name}: {choice.reason}")
+    if (offer := int8_offer(device, choice.name)) is not None:
+        tell(f"int8     {offer}")
     tell(f"recipes  {len(shipped_recipes())} shipped; `accel recipes list` shows them")
     if as_json:
         facts = {"device": device_name(device), "versions": versions(), "tier": asdict(choice)}
@@ -56,10 +65,28 @@ def doctor(checking: Checking = False, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def check_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def int8_offer(device: torch.device, otherwise: str) -> str | None:
+    """What `precision: int8` would bring for heads of 128 in place of a tier; None if it cannot run here."""
+    call = Call(device, torch.bfloat16, 128, USUAL_BLOCK)
+    if cannot_run("int8", *call[:3]) is not None:
+        return None
+    asked = f"`precision: int8` in a recipe's rule, at a relative error of {INT8_ERROR}"
+    found = check_result("int8", *call[:3])
+    if found is None:
+        return f"{asked}, may be faster here: `accel doctor --check --precision int8` finds out"
+    if found != PASSED:
+        return f"the int8 tier {found}"
+    eight, usual = (known().get(call.key(name), math.inf) for name in ("int8", otherwise))
+    if math.inf in (eight, usual):
+        return f"{asked}, has passed its check here"
+    return f"{asked}, takes {eight / usual:.2f} of the time of {otherwise} here"
+
+
+def check_all(tell: Callable[[str], None], precision: Precision | None = None) -> list[dict[str, Any]]:
     """Check every tier that needs it, for every type and head dim, on each kind of GPU that PyTorch sees."""
     checks = []
-    for tier, gpu, dtype, head_dim in _calls(checked_tiers()):
+    rounding = checked_tiers(precision) if precision else ()
+    for tier, gpu, dtype, head_dim in _calls((*checked_tiers(), *rounding)):
         found = check_tier(tier, gpu, dtype, head_dim)
         checks.append({"tier": tier, "device": gpu, "dtype": dtype, "head_dim": head_dim, "result": found})
         tell(f"check    {tier}, {device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}: {found}")
@@ -75,7 +102,7 @@ def time_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
         problem = time_tiers(gpu, dtype, head_dim)
         for block in BLOCKS:
             call = Call(gpu, dtype, head_dim, block)
-            found = {name: known().get(call.key(name), math.inf) for name in (*checked_tiers(), "triton")}
+            found = {name: known().get(call.key(name), math.inf) for name in TIERS}
             found = {name: seconds for name, seconds in found.items() if seconds < math.inf}
             taken = ", ".join(f"{name} {1000 * found[name]:.3g} ms" for name in sorted(found, key=found.get))
             times.append({"device": gpu, "dtype": dtype, "head_dim": head_dim, "block": block, **found})
