@@ -62,6 +62,8 @@ def fastest_first(tiers: Sequence[str], call: Call) -> list[str]:
 
     Blocks of sizes that are not timed go by those of the usual size.
     """
+    if len(tiers) == 1 or not known():
+        return list(tiers)
     timed = call if call.block in BLOCKS else call._replace(block=USUAL_BLOCK)
     seconds = {tier: known().get(timed.key(tier), math.inf) for tier in tiers}
     return sorted(tiers, key=seconds.__getitem__) if math.inf not in seconds.values() else list(tiers)
@@ -73,6 +75,8 @@ def with_fastest_first(
     """`ladder` with the fastest of a tier's `candidates` above it, where they have been timed."""
     if (only := _TRYING.get()) is not None:
         return [only]
+    if not known():
+        return ladder
     best = min(candidates, key=lambda config: known().get(call.key(tier, config), math.inf))
     if best == ladder[0] or call.key(tier, best) not in known():
         return ladder
