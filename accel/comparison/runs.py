@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -14,15 +14,14 @@ from accel.comparison.anchors import BACKEND, MP4, SEED, Anchor, as_usual_mp4, c
 from accel.comparison.quality import measure_quality, relative_error
 from accel.comparison.report import Comparison
 from accel.comparison.worst import Worst, find_worst
-from accel.recipe.override import override
 from accel.recipe.recipe import DENSE, Recipe, dense_like
-from accel.run.generate import Generated, Seconds, generate
+from accel.run.arms import Arm, run_arms, warm_up
+from accel.run.generate import Generated, Seconds
 from accel.run.settings import GenerateSettings
-from accel.run.watcher import WARM_UP, Watcher
+from accel.run.watcher import Watcher
 
 ANCHORS = {"noise floor": BACKEND, "other seed": SEED}
 MOST_SEED = 2**63 - 1
-WARM_UP_STEPS = 2  # fewer make no schedule of MiniMax-H3
 EXPLANATIONS = {
     "accelerated": "The same prompt and seed, accelerated.",
     "noise floor": "Dense again under another exact attention backend: the best any method can hope for.",
@@ -52,30 +51,15 @@ def compare_runs(
 ) -> Compared:
     """Run dense and accelerated from the same seed; with `placing` another seed as well, with `floor` dense
     under another exact backend, which may be much slower.
-
-    Two accelerated steps go first and are thrown away: the first run of a process pays for allocation and
-    compilation, and whichever run came first would look slow.
     """
-    watcher = watcher or Watcher()
     other = settings.seed + 1 if settings.seed < MOST_SEED else 0
-    all_dense = dense_like(recipe)
-    all_sparse = override(recipe, {"dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0})
-    few = min(WARM_UP_STEPS, settings.num_inference_steps or WARM_UP_STEPS)
-    arms: dict[str, tuple[GenerateSettings, Recipe]] = {
-        WARM_UP: (settings.model_copy(update={"num_inference_steps": few}), all_sparse),
-        "dense": (settings, all_dense),
-        "accelerated": (settings, recipe),
-    }
-    arms |= {"noise floor": (settings, DENSE)} if floor else {}
-    arms |= {"other seed": (settings.model_copy(update={"seed": other}), all_dense)} if placing else {}
-    runs = {}
-    for number, (name, (chosen, under)) in enumerate(arms.items(), start=1):
-        watcher.begins(name, number, len(arms))
-        backend = other_exact_backend(pipe.device.type) if name == "noise floor" else nullcontext()
-        with backend:
-            runs[name] = generate(pipe, chosen, under, watcher=watcher)
-        watcher.made(name, runs[name])
-    del runs[WARM_UP]
+    dense_arm, fast = Arm(settings, dense_like(recipe)), Arm(settings, recipe)
+    arms = {**warm_up(fast), "dense": dense_arm, "accelerated": fast}
+    if floor:
+        arms["noise floor"] = Arm(settings, DENSE, partial(other_exact_backend, pipe.device.type))
+    if placing:
+        arms["other seed"] = replace(dense_arm, settings=settings.model_copy(update={"seed": other}))
+    runs = run_arms(pipe, arms, watcher or Watcher())
     dense = runs.pop("dense")
     if "other seed" in runs:
         # The same work before and after the accelerated run: a machine that slowly gets slower is no gain.

@@ -10,10 +10,29 @@ import io
 import re
 import shlex
 import sys
+import textwrap
 import typing
 from pathlib import Path
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.M | re.S)
+DEMO = 'str(__import__("accel.demo.paths", fromlist=["DEMO_VIDEO"]).DEMO_VIDEO)'
+SMALL = "height=64, width=64, num_frames=9, num_inference_steps=2, max_sequence_length=32"
+# What stands in for what a test machine lacks: a GPU, weights of gigabytes, minutes.
+STAND_INS = {
+    '"Wan-AI/Wan2.1-T2V-14B-Diffusers"': DEMO,
+    '"Wan-AI/Wan2.1-T2V-1.3B-Diffusers"': DEMO,
+    '"Qwen/Qwen3-8B"': f'{DEMO}.replace("shapes-wan", "needle-llama")',
+    '"cuda"': '"cpu"',
+    "torch.bfloat16": "torch.float32",
+    "height=480, width=832, num_frames=81": SMALL,
+    'pipe("a cat on a skateboard").': f'pipe("a cat on a skateboard", {SMALL}).',
+    "pipe.enable_model_cpu_offload()": "",
+    "**long_prompt, max_new_tokens=200": "input_ids=torch.arange(300)[None] % 50, max_new_tokens=2",
+    'pipe("a red fox", num_inference_steps=8)': f'pipe("a red fox", {SMALL})',
+    'torch.distributed.init_process_group("cpu:gloo,cuda:nccl")': "",
+    "torch.cuda.set_device(torch.distributed.get_rank())": "",
+    "ulysses_degree=4": "ulysses_degree=2",
+}
 SAVED_AS = {"yaml": "mine.yaml", "text": "prompts.txt", "json": "prompts.jsonl"}
 
 
@@ -26,6 +45,18 @@ class Block(typing.NamedTuple):
 
 def blocks_of(page: Path) -> list[Block]:
     return [Block(*found) for found in FENCE.findall(page.read_text(encoding="utf-8"))]
+
+
+def snippets_of(page: Path) -> list[str]:
+    """A page's Python, as it stands."""
+    return [textwrap.dedent(block.text) for block in blocks_of(page) if block.language == "python"]
+
+
+def standing_in(text: str) -> str:
+    """A snippet that runs on a small machine."""
+    for real, other in STAND_INS.items():
+        text = text.replace(real, other)
+    return text
 
 
 def commands_of(block: Block) -> list[str]:

@@ -62,17 +62,17 @@ def generate(
     from accel.cli.progress import named_bars
     from accel.cli.run_table import print_runs, runs_as_dict
     from accel.recipe.recipe import DENSE, dense_like
-    from accel.run.generate import generate as run
+    from accel.run.arms import Arm, run_arms, warm_up
 
     pipe = asked.load()
-    recipes = {"dense": DENSE if found is None else dense_like(found)} if dense or only_dense else {}
-    recipes |= {} if found is None else {"accelerated": found}
-    runs = {}
+    fast = None if found is None else Arm(settings, found)
+    arms = warm_up(fast) if fast and dense else {}
+    if dense or only_dense:
+        arms["dense"] = Arm(settings, DENSE if found is None else dense_like(found))
+    if fast:
+        arms["accelerated"] = fast
     with named_bars(pipe, preview and not as_json) as bars:
-        for number, (name, each) in enumerate(recipes.items(), start=1):
-            bars.begins(name, number, len(recipes))
-            runs[name] = run(pipe, settings, each, watcher=bars)
-            bars.made(name, runs[name])
+        runs = run_arms(pipe, arms, bars)
     try:
         if not as_json:
             print_runs(runs)

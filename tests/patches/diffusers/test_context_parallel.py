@@ -68,7 +68,7 @@ HYBRID_JOBS = {"rings and heads": ("wan", 4, VIDEO, PER_LAYER, HYBRID, "accelera
 @fixture(scope="module")
 def two():
     """What two processes found, by rank."""
-    more = ("gradients", "compiled", "refusals", "pipeline")
+    more = ("gradients", "compiled", "refusals", "pipeline", "shown")
     return in_processes(2, everything, list(TWO_JOBS.values()), list(RING_JOBS.values()), *more)
 
 
@@ -197,3 +197,8 @@ def test_an_error_is_raised_where_others_would_wait(monkeypatch):
         site = Site("blocks.0.attn1", "", None, 0, 1, 2)
         q = torch.zeros(1, 1, 1, 1)
         SiteAttention(site, DENSE.rules[0], DENSE).sparse(q, plan, None, None, 0, alone=False)
+
+
+def test_what_the_page_shows_runs(two):
+    for process in two:
+        assert process["shown"]["frames"] == (9, 64, 64, 3) and process["shown"]["density"] is not None

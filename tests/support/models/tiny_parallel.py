@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.load.pipeline import load_pipeline
 from accel.recipe.recipe import Recipe
+from documents import snippets_of, standing_in
 from keep_everything import KeepEverything
 from tiny_families import CASES, output
 
+PAGE = Path(__file__).parents[3] / "docs" / "multi-gpu.md"
 PER_HEAD = {
     "method": "compose",
     "score": {"kind": "pooled"},
@@ -214,6 +217,14 @@ def pipeline(parallel: bool = True) -> dict[str, Any]:
         "reasons": account.dense_reasons,
         "density": account.sparse_density,
     }
+
+
+def shown() -> dict[str, Any]:
+    """What docs/multi-gpu.md shows, on the demo in two processes; what was counted."""
+    (text,) = snippets_of(PAGE)
+    names: dict[str, Any] = {}
+    exec(compile(standing_in(text), str(PAGE), "exec"), names)
+    return {"frames": names["video"].shape, "density": summary(names["pipe"]).density}
 
 
 def everything(jobs: list[tuple], ring_jobs: list[tuple], *more: str) -> dict[str, Any]:
