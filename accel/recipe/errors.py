@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from accel.mistake import Mistake
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+MAPPING_EXPECTED = ("dataclass_type", "model_type", "model_attributes_type")
 
 
 class RecipeError(Mistake):
@@ -34,8 +37,21 @@ def explain(error: ValidationError, source: str, schema: dict[str, Any]) -> Reci
         schema: JSON schema of the whole, to name the valid keys of a place.
     """
     findings = error.errors()
-    lines = [f"{source}: {_line(found, schema)}" for found in findings if not _follows(found, findings)]
-    return RecipeError("\n".join(dict.fromkeys(lines)))
+    places = [_path(_walk(found, schema)[0]) for found in findings]
+    kept = [
+        found
+        for found, place in zip(findings, places, strict=True)
+        if not _follows(found, findings) and not _was_not_meant(found, place, findings, places)
+    ]
+    return RecipeError("\n".join(dict.fromkeys(f"{source}: {_line(found, schema)}" for found in kept)))
+
+
+def _was_not_meant(finding: Any, place: str, findings: Sequence[Any], places: Sequence[str]) -> bool:
+    """Whether a place may be a mapping or something else, and this is about the one that it is not."""
+    if finding["type"] in MAPPING_EXPECTED:
+        both = zip(findings, places, strict=True)
+        return any(where == place and other["type"] not in MAPPING_EXPECTED for other, where in both)
+    return isinstance(finding["input"], Mapping) and any(where.startswith(f"{place}.") for where in places)
 
 
 def _follows(finding: Any, findings: Iterable[Any]) -> bool:
@@ -48,10 +64,9 @@ def _follows(finding: Any, findings: Iterable[Any]) -> bool:
 
 def _line(finding: Any, schema: dict[str, Any]) -> str:
     kind = finding["type"]
-    unknown = kind in ("extra_forbidden", "unexpected_keyword_argument")
-    steps, properties = _walk(finding["loc"], schema, unknown)
+    steps, properties = _walk(finding, schema)
     path = _path(steps)
-    if unknown:
+    if kind in UNKNOWN:
         parent = _path(steps[:-1])
         where = f"{parent}: " if parent else ""
         return f"{where}unknown key {steps[-1]!r}; {nearest(steps[-1], properties)}"
@@ -63,6 +78,8 @@ def _line(finding: Any, schema: dict[str, Any]) -> str:
         return f"{path}.{_tag(finding)}: this key is required"
     if kind in ("missing", "missing_argument"):
         return f"{path}: this key is required"
+    if kind == "model_attributes_type" and isinstance(finding["input"], str):
+        return f"{path}: a mapping is expected: write {{kind: {finding['input']}}}"
     if not path:
         return _lower(finding["msg"])
     return f"{path}: {_lower(finding['msg'])}, got {_short(finding['input'])}"
@@ -74,15 +91,13 @@ def _tag(finding: Any) -> str:
     return name if name.isidentifier() else "method"
 
 
-def _walk(location: tuple, schema: dict[str, Any], unknown: bool) -> tuple[list[str | int], list[str]]:
-    """The location without pydantic's labels of union members, and the valid keys at its last step.
-
-    Args:
-        unknown: whether that step is an unknown key rather than such a label.
-    """
+def _walk(finding: Any, schema: dict[str, Any]) -> tuple[list[str | int], list[str]]:
+    """A finding's place without pydantic's labels of union members, and the valid keys at its last step."""
     node, keys = _object(schema, schema), list[str]()
     steps: list[str | int] = []
-    for part in location:
+    location = finding["loc"]
+    for number, part in enumerate(location, 1):
+        unknown = finding["type"] in UNKNOWN and number == len(location)
         if isinstance(part, int):
             steps.append(part)
             node = _object(node.get("items", {}), schema)
@@ -116,7 +131,11 @@ def _path(steps: list[str | int]) -> str:
 def _lower(message: str) -> str:
     """What pydantic says, in the words of YAML."""
     message = message.removeprefix("Value error, ")
-    message = re.sub(r" or an instance of \w+| after validation", "", message[:1].lower() + message[1:])
+    message = re.sub(
+        r" or (an )?(instance of \w+|object to extract fields from)| after validation",
+        "",
+        message[:1].lower() + message[1:],
+    )
     return message.replace("tuple", "list").replace("dictionary", "mapping")
 
 

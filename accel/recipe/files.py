@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from accel.policies.policy import Policy
+from accel.policies.registry import policy_names
 from accel.recipe.errors import RecipeError, explain, nearest
 from accel.recipe.recipe import Recipe, recipe_schema
 from accel.recipe.yaml_text import parse_yaml, require_small
@@ -79,6 +80,11 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
         return shipped[name], f"{name}.yaml"
     if name.strip() and (len(path.parts) > 1 or exists(path)):
         raise RecipeError(f"{name}: a recipe file ends in .yaml; shipped recipes go by their name alone")
+    if name in policy_names():
+        raise RecipeError(
+            f"{name!r} is a method, not a shipped recipe: name it in a recipe, such as "
+            f"{{rules: [{{match: '*', policy: {{method: {name}}}}}]}}"
+        )
     raise RecipeError(
         f"no shipped recipe is called {name!r}; {nearest(name, shipped)} A file must end in .yaml."
     )

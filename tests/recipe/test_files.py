@@ -12,7 +12,14 @@ from accel.patches.diffusers.family import FAMILIES
 from accel.recipe.choose import default_recipe_name
 from accel.recipe.compensate import Compensate, Rank
 from accel.recipe.errors import RecipeError
-from accel.recipe.files import build_recipe, load_recipe, parse_recipe, recipe_data, shipped_recipes
+from accel.recipe.files import (
+    as_recipe,
+    build_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_data,
+    shipped_recipes,
+)
 from accel.recipe.override import override
 from accel.recipe.recipe import Recipe
 
@@ -233,3 +240,28 @@ def test_a_residual_can_be_asked_for_by_an_override():
 def test_few_steps_choose_blocks_in_every_step():
     reuse = load_recipe("auto").reuse
     assert reuse.branches and 1 / 8 > reuse.max_progress > 4 / 40
+
+
+@mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "input should be less than or equal to 1, got 3"),
+        ("a", "input should be a valid number, unable to parse string as a number, got 'a'"),
+        ({"ramps": 1}, "unknown key 'ramps'; did you mean 'ramp'?"),
+        ({"ramp": [[0, 1], [1, 2]]}, "less than or equal to 1, got 2"),
+    ],
+)
+def test_of_a_number_or_a_ramp_only_what_is_there_is_explained(value, said):
+    rule = {"match": "*", "policy": {"method": "hip", "density": value}}
+    with raises(RecipeError) as refused:
+        build_recipe({"rules": [rule]}, "x")
+    lines = [line for line in str(refused.value).splitlines() if "is required" not in line]
+    assert len(lines) == 1 and lines[0].startswith("x: rules[0].policy.density") and said in lines[0]
+
+
+def test_what_to_write_for_a_bare_kind_or_a_method_is_said():
+    policy = {"method": "compose", "order": "hilbert", "score": {"kind": "pooled"}}
+    with raises(RecipeError, match=r"policy.order: a mapping is expected: write \{kind: hilbert\}"):
+        build_recipe({"rules": [{"match": "*", "policy": policy}]}, "x")
+    with raises(RecipeError, match=r"'compose' is a method, not a shipped recipe: .*\{method: compose\}"):
+        as_recipe("compose")
