@@ -11,11 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accel.mistake import Mistake
+
 if TYPE_CHECKING:
     from filelock import ReadWriteLock
 
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.part(\.\w+)?")
+
+
+def text_of(path: Path, called: str, refusal: type[Mistake] = Mistake) -> str:
+    """What a UTF-8 file holds.
+
+    Raises:
+        Mistake: of the class `refusal`, if it cannot be read; the file is called `called` there.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise refusal(f"{called}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise refusal(f"{called}: is not UTF-8 text") from error
 
 
 @contextmanager

@@ -42,7 +42,8 @@ accel.kernels.attention
 accel.kernels.planning
 accel.kernels.layout
 accel.kernels
-accel.demo accel.files accel.mistake accel.plain_text
+accel.demo accel.files accel.plain_text
+accel.mistake
 """
 FLOOR = {room: number for number, floor in enumerate(HOUSE.split("\n")) for room in floor.split()}
 # What the floors alone would allow.

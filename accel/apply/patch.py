@@ -17,7 +17,6 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import prepare
 from accel.patches.hook import ModelHook
 from accel.patches.models import is_language_model
-from accel.patches.slot import Slot
 from accel.sites.faults import Doing, hook_fault
 from accel.sites.grid.grid_attention import GridAttention
 from accel.sites.sequence.sequence_attention import SequenceAttention
@@ -129,16 +128,13 @@ class Patch:
         assert isinstance(hook, RootHook)
         attention = GridAttention(site, rule, recipe, hook, self.warned)
         uninstall = prepare(self.models[site.component], site, attention)
-        if attention.schedule.dense_backend is not None:
-            self._prefer(attention.schedule.dense_backend, uninstall.routed.slot)
+        if (backend := attention.schedule.dense_backend) is not None:
+            # Not before it is asked for: it needs diffusers.
+            from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
+
+            shared = self.dense_backends.setdefault(backend, DenseBackend(backend))
+            uninstall.routed.slot.dense = PreferredDense(uninstall.routed.slot.dense, shared)
         self._put_in(InstalledSite(site, attention, uninstall))
-
-    def _prefer(self, backend: str, slot: Slot) -> None:
-        """Run a slot's dense calls on one of diffusers' backends, which requires importing diffusers."""
-        from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
-
-        shared = self.dense_backends.setdefault(backend, DenseBackend(backend))
-        slot.dense = PreferredDense(slot.dense, shared)
 
     def _put_in(self, one: InstalledSite) -> None:
         # Listed first, so that an interrupt in between leaves nothing that `remove` does not know.

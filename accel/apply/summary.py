@@ -191,11 +191,11 @@ class Summary:
 def _table(lines: Sequence[Group]) -> list[str]:
     cells = [COLUMNS, *(line.cells for line in lines)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS) - 1)]
-    return ["  ".join([*map(_aligned, row, widths, range(len(widths))), row[-1]]).rstrip() for row in cells]
-
-
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
+    aligned = (str.ljust, str.ljust, *(str.rjust,) * (len(widths) - 2))
+    return [
+        "  ".join([*(pad(*cell) for pad, *cell in zip(aligned, row, widths, strict=False)), row[-1]]).rstrip()
+        for row in cells
+    ]
 
 
 def _row(kind: str, cells: Iterable[str]) -> str:

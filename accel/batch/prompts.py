@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, ValidationError
 
+from accel.files import text_of
 from accel.mistake import Mistake
 from accel.recipe.errors import explain
 from accel.run.settings import GenerateSettings
@@ -63,7 +64,7 @@ def read_prompts(path: str | Path, defaults: Mapping[str, Any]) -> list[Job]:
     path = Path(path)
     jobs: list[Job] = []
     mistakes: list[str] = []
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(text_of(path, str(path), PromptError).split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -76,15 +77,6 @@ def read_prompts(path: str | Path, defaults: Mapping[str, Any]) -> list[Job]:
     if not jobs:
         raise PromptError(f'{path}: holds no prompts; a line looks like {{"prompt": "a cat", "seed": 1}}')
     return jobs
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: is not UTF-8 text") from error
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _job(text: str, source: str, number: int, defaults: Mapping[str, Any]) -> Job:

@@ -125,20 +125,6 @@ def require_writable(option: str, path: Path, endings: Sequence[str]) -> None:
         raise Mistake(f"{option} {path}: cannot write to {folder}: {why}") from error
 
 
-def text_of(option: str, file: Path) -> str:
-    """What a UTF-8 file holds.
-
-    Raises:
-        Mistake: if it cannot be read.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise Mistake(f"{option} {file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Mistake(f"{option} {file}: is not UTF-8 text") from error
-
-
 def require_folder(option: str, folder: Path) -> None:
     """Make a folder to write to, and its parents.
 

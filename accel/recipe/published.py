@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accel.files import text_of
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import Recipe
@@ -27,10 +28,8 @@ def published_recipe(path: str | Path) -> Recipe:
     """
     source = str(path)
     try:
-        plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{source}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        plan = json.loads(text_of(Path(path), source, RecipeError))
+    except json.JSONDecodeError as error:
         raise RecipeError(f"{source}: not JSON: {error}") from error
     if isinstance(plan, Mapping) and {"alphas", "betas"} <= plan.keys():
         heads, name = _spans(plan["alphas"], plan["betas"], source), "MoA"

@@ -16,6 +16,7 @@ from accel.apply.summary import summarize
 from accel.cli import options
 from accel.cli.terminal import print_table, say, write
 from accel.demo.needle import needle_prompt
+from accel.files import text_of
 from accel.load.gguf import DOWNLOAD, SMOLLM2, fetch_smollm2, require_reader, smollm2
 from accel.load.language_model import load_language_model
 from accel.mistake import Mistake
@@ -115,7 +116,7 @@ def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | N
     if prompt is not None and prompt_file is not None:
         raise Mistake("a prompt and --prompt-file exclude each other")
     if prompt_file is not None:
-        return options.text_of("--prompt-file", prompt_file)
+        return text_of(prompt_file, f"--prompt-file {prompt_file}")
     # Loading 'demo' says what it is.
     if prompt is None and model not in ("demo-llm", "demo"):
         raise Mistake(f"a prompt is needed: accel complete --model {model} --prompt-file story.txt")

@@ -79,10 +79,23 @@ def inspect(
 
 
 def _probed(model: str, chosen: dict[str, Any], as_json: bool) -> Profile:
-    from accel.cli.probe import probe
+    """The errors of a model's calls at every density, in one dense generation; shown unless `as_json`."""
+    from accel.cli import asked as checks
+    from accel.tuning.candidates import Candidate
     from accel.tuning.heat import lines
+    from accel.tuning.profile import profile
+    from accel.tuning.subject import last_latents
 
-    found = probe(model, chosen, PROBED_BLOCKS)
+    loading = checks.loading_of({"model": model})
+    settings = checks.settings_of(model, {name: value for name, value in chosen.items() if value is not None})
+    pipe = checks.asked_of(loading, settings).load()
+    pipe.set_progress_bar_config(disable=True)
+    family = Candidate(PROBED_BLOCKS)
+    found = profile(
+        pipe,
+        lambda: last_latents(pipe, settings),
+        lambda density: family.recipe(density).rules[0].policy,
+    )
     if not as_json:
         for line in lines(found):
             say(line)

@@ -12,6 +12,7 @@ import typer
 
 from accel.cli import options
 from accel.demo.paths import DEMO_PROMPTS
+from accel.files import text_of
 from accel.mistake import Mistake
 from accel.run.settings import GenerateSettings, LoadSettings
 
@@ -141,7 +142,7 @@ def _tune_language(
     from accel.load.language_model import load_language_model
     from accel.tuning.language.search import recipe_file, texts_aside, tune_language
 
-    texts = [options.text_of("--text", file) for file in files]
+    texts = [text_of(file, f"--text {file}") for file in files]
     texts_aside(texts, target, kept_aside)
     options.require_folder("--output", output)
     language = load_language_model(model, device)
@@ -187,7 +188,7 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
         if model != "demo":
             raise Mistake("--prompts: a file of your own prompts, one per line, is needed to tune for them")
         return list(DEMO_PROMPTS)
-    lines = options.text_of("--prompts", file).splitlines()
+    lines = text_of(file, f"--prompts {file}").splitlines()
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise Mistake(f"--prompts {file}: holds no prompt")

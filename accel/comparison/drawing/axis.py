@@ -43,6 +43,28 @@ class Axis:
         return tuple((self.at(value), f"{value:.{decimals}f}") for value in values)
 
 
+@dataclass(frozen=True)
+class LogAxis(Axis):
+    """The same for the logarithms of values: `low`, `high` and `step` are powers of `base`."""
+
+    base: int = 10
+
+    def at(self, value: float) -> float:
+        return super().at(math.log(value, self.base))
+
+    @property
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        powers = (self.base ** float(power) for power in range(int(self.low), int(self.high) + 1))
+        return tuple((self.at(value), f"{value:.12g}") for value in powers)
+
+
+def log_axis(label: str, values: Iterable[float], start: float, end: float, base: int) -> LogAxis:
+    """The axis from the power of `base` below all values to the one above them."""
+    powers = [math.log(value, base) for value in values]
+    low, high = math.floor(min(powers)), math.ceil(max(powers))
+    return LogAxis(label, low, max(high, low + 1), start, end, 1, base)
+
+
 def round_step(span: float, most: int = 6) -> float:
     """The smallest of 1, 2, 2.5, 5 times a power of ten that cuts `span` into at most `most` pieces."""
     if not span > 0:

@@ -85,13 +85,6 @@ class Branches:
         first = self.captured.get(0)
         return None if first is None or first.key != key else first
 
-    def shared_layout(self, call: Call) -> BlockLayout | None:
-        """The blocks that the first branch chose for the same step; None if it has not."""
-        first = self.first(call.key)
-        if call.context.branch == 0 or first is None or first.context.turn != call.context.turn:
-            return None
-        return served(first.layout)
-
 
 class Residual:
     """Compensation at one site.
@@ -140,8 +133,11 @@ class Residual:
         return None if captured is None else served(captured.layout)
 
     def shared_layout(self, call: Call) -> BlockLayout | None:
-        """The blocks that another branch captures in this step; None if no branch has yet."""
-        return self.branches(call).shared_layout(call)
+        """The blocks that the first branch captures in this step; None if it has not yet."""
+        first, context = self.branches(call).first(call.key), call.context
+        if context.branch == 0 or first is None or first.context.turn != context.turn:
+            return None
+        return served(first.layout)
 
     def apply(self, out: Tensor, v: Tensor, call: Call) -> Tensor:
         """`out` [B, H, M, D] over the blocks that `layout` gave, with the residual added."""

@@ -15,7 +15,7 @@ from accel.mistake import Mistake
 from accel.recipe.files import build_recipe, recipe_data
 from accel.recipe.recipe import Recipe
 from accel.tuning.bisection import Bisection
-from accel.tuning.language.texts import Reading, Sample, plant, read
+from accel.tuning.language.texts import Reading, plant, read
 from accel.tuning.pace import Progress, silent
 from accel.tuning.target import Target
 from accel.tuning.write import with_evidence
@@ -140,18 +140,14 @@ def tune_language(
 
     def point_at(density: float, which: slice) -> LanguagePoint:
         progress(f"density {density:.3f}", min(0.25 + 0.1 * len(points), 0.9))
-        points.append(_point(model, density, samples[which], dense[which]))
+        recipe = recipe_at(density)
+        readings = [read(model, sample, recipe) for sample in samples[which]]
+        points.append(LanguagePoint(density, recipe, tuple(zip(readings, dense[which], strict=True))))
         return points[-1]
 
     reached = Bisection(lambda density: point_at(density, chosen_on), target).search(START)
     held_out = point_at(reached.density, kept) if aside else None
     return TunedLanguage(target, recipe_data(reached.recipe), reached, held_out, tuple(points))
-
-
-def _point(model: Any, density: float, samples: Sequence[Sample], dense: Sequence[Reading]) -> LanguagePoint:
-    recipe = recipe_at(density)
-    readings = [read(model, sample, recipe) for sample in samples]
-    return LanguagePoint(density, recipe, tuple(zip(readings, dense, strict=True)))
 
 
 def recipe_at(density: float) -> Recipe:
