@@ -70,11 +70,7 @@ class Patch:
         return stopwatch
 
     def after_forward(self, hook: RootHook, model: nn.Module, context: Context) -> None:
-        """Notice what a finished forward shows, see `Notices`.
-
-        Raises:
-            RuntimeError: if it called none of its sites: the installed library may have changed.
-        """
+        """Notice what a finished forward shows, see `Notices.after_forward`."""
         self.notices.after_forward(model, self._installed_of(hook), context)
 
     def before_forward(self, hook: ModelHook) -> None:

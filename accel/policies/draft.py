@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -17,12 +16,10 @@ from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.always import Always
 from accel.policies.parts.grid_blocks import block_counts, require_grid
-from accel.policies.parts.ordering.orders import Tile, token_order
+from accel.policies.parts.ordering.orders import Side, Tile, token_order
 from accel.policies.parts.ramp import Ramp, fixed
 from accel.policies.parts.selectors import Share, TopK
 from accel.policies.policy import BlockSize, Policy
-
-Side = Annotated[int, Field(ge=1)]
 
 
 @noun

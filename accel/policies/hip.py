@@ -16,6 +16,7 @@ from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
+from accel.policies.parts.always import Tokens
 from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.ordering.orders import Hilbert, Order, token_order
 from accel.policies.parts.ramp import Ramp, fixed
@@ -24,8 +25,6 @@ from accel.policies.policy import BlockSize, Policy
 from accel.policies.search.candidates import Candidates, grid_candidates, sequence_candidates
 from accel.policies.search.stages import Stages
 from accel.policies.search.tree import Tree
-
-Tokens = Annotated[int, Field(ge=0)]
 
 CHUNK_ELEMENTS = 1 << 26
 

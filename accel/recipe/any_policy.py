@@ -21,7 +21,11 @@ def read_policy(value: Any) -> Policy:
         ValidationError, PydanticKnownError, PydanticCustomError: what pydantic makes part of its findings.
     """
     if isinstance(value, Policy):
-        return _named(value)
+        if not isinstance(_method(value), str):
+            raise PydanticCustomError(
+                "policy", "a method needs a name for reports: write `method = 'mine'` in its class"
+            )
+        return value
     if isinstance(value, type) and issubclass(value, Policy):
         raise PydanticCustomError("policy", f"an object is expected, not a class: write {value.__name__}()")
     if isinstance(value, str):
@@ -61,14 +65,6 @@ def policies_schema(template: str) -> tuple[dict[str, Any], dict[str, Any]]:
         mapping[name] = schema["$ref"]
     choices = [{"$ref": ref} for ref in mapping.values()]
     return {"oneOf": choices, "discriminator": {"propertyName": "method", "mapping": mapping}}, definitions
-
-
-def _named(policy: Policy) -> Policy:
-    if not isinstance(getattr(policy, "method", None), str):
-        raise PydanticCustomError(
-            "policy", "a method needs a name for reports: write `method = 'mine'` in its class"
-        )
-    return policy
 
 
 def _method(value: Any) -> Any:

@@ -96,7 +96,8 @@ def _choose_on_gpu(
     for name in (*rounding, *checked_tiers()):
         if cannot_run(name, device, dtype, head_dim) is not None:
             continue
-        against = untrusted(name, device, dtype, head_dim)
+        found = check_result(name, device, dtype, head_dim) or UNCHECKED
+        against = None if found == PASSED else found
         if against is None and layout is not None:
             against = cannot_take(name, layout)
         if against is None:
@@ -109,12 +110,6 @@ def _choose_on_gpu(
         return TierChoice(fastest, "a kernel for this GPU, which has passed its check on this machine")
     others = "".join(f"; the {name} tier was slower here" for name in passed) + others
     return TierChoice("triton", f"a Triton kernel for any GPU{others}")
-
-
-def untrusted(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why a tier that needs a check is not chosen for calls that it could run, or None."""
-    found = check_result(name, device, dtype, head_dim) or UNCHECKED
-    return None if found == PASSED else found
 
 
 def cannot_run(name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -126,9 +126,10 @@ def _prompt(model: str, prompt: str | None, prompt_file: Path | None) -> str | N
 def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
     if expected is not None:
         say(f"the right answer begins with: {expected}")
+    rates = [run.tokens_per_second for run in runs.values()]
     rows = [
         ("seconds to the first token", *(f"{run.seconds_to_first_token:.3f}" for run in runs.values())),
-        ("tokens a second after it", *(_rate(run) for run in runs.values())),
+        ("tokens a second after it", *("-" if rate is None else f"{rate:.1f}" for rate in rates)),
     ]
     print_table(("", *runs), rows, f"{next(iter(runs.values())).prompt_tokens} tokens of prompt")
     if len(runs) == 2:
@@ -138,10 +139,6 @@ def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
     if "accelerated" in runs:
         for line in summarize([runs["accelerated"].patch]).account:
             say(line)
-
-
-def _rate(run: Completion) -> str:
-    return "-" if run.tokens_per_second is None else f"{run.tokens_per_second:.1f}"
 
 
 def comparison(dense: Completion, accelerated: Completion) -> dict[str, float]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from accel.noun import noun
 from accel.policies.parts.grid_blocks import join_fragments
-from accel.policies.parts.ordering.orders import Order, Residues, RowMajor, Tile
-
-Side = Annotated[int, Field(ge=1)]
+from accel.policies.parts.ordering.orders import Order, Residues, RowMajor, Side, Tile
 
 
 @noun

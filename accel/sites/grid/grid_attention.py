@@ -148,10 +148,6 @@ class GridAttention(SiteAttention):
         self.overlay = why or self.overlay
         return why is not None
 
-    def _starts(self, context: Context, forward: Forward) -> bool:
-        """Whether this is the first step in which the generation calls the site."""
-        return forward.kept.setdefault((id(self), FIRST_STEPS), context.turn) == context.turn
-
     def _shared_pass(
         self, q: Tensor, k: Tensor, v: Tensor, context: Context, forward: Forward, number: int
     ) -> SharedPass | None:
@@ -232,6 +228,8 @@ class GridAttention(SiteAttention):
         only = self.policy.only_grid
         if only is not None and context.grid != only:
             return f"the method is for {only} tokens"
-        if self.starts_dense and self._starts(context, forward):
-            return FIRST_STEPS
+        if self.starts_dense:
+            started = forward.kept.setdefault((id(self), FIRST_STEPS), context.turn)
+            if started == context.turn:
+                return FIRST_STEPS
         return self.schedule.dense_reason(context, q.shape[1])
