@@ -9,6 +9,7 @@ from torch import Tensor
 
 Budget = Literal["row", "head", "layer"]
 
+LEAST_VARIANCE = 1e-6  # of a row's logarithms, so that equal ones do not stand out by rounding
 FIRST_POOLED_AXIS: dict[Budget, int] = {"row": 3, "head": 2, "layer": 1}
 
 

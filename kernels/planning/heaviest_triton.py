@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""keep_heaviest in Triton: a row that is its own budget in one program, larger budgets in a few passes."""
+"""keep_heaviest and keep_outstanding in Triton: a row by one program, larger budgets in a few passes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import triton.language as tl
 from torch import Tensor
 
 from accel.kernels.launch import launch
-from accel.kernels.planning.budgets import FIRST_POOLED_AXIS, Budget, bounds
+from accel.kernels.planning.budgets import FIRST_POOLED_AXIS, LEAST_VARIANCE, Budget, bounds
 from accel.kernels.planning.heaviest_pool import keep_of_pools
 
 NEVER = tl.constexpr(-(2**31))
 ALWAYS = tl.constexpr(2**31 - 1)
 LONGEST_ROW = 8192  # columns that one program holds in registers
+_jit_by_row = triton.jit(
+    do_not_specialize=["beta", "must_b", "must_h", "must_m", "may_b", "may_h", "may_m", "heads", "rows", "N"],
+    do_not_specialize_on_alignment=["must_ptr", "may_ptr"],
+)
 
 
 @triton.jit
@@ -45,10 +49,7 @@ def _row_keys(
     return keys, tl.where(may & is_number, mass, 0.0)
 
 
-@triton.jit(
-    do_not_specialize=["must_b", "must_h", "must_m", "may_b", "may_h", "may_m", "heads", "rows", "N"],
-    do_not_specialize_on_alignment=["must_ptr", "may_ptr"],
-)
+@_jit_by_row
 def row_keys_kernel(
     mass_ptr, must_ptr, may_ptr, keys_ptr, totals_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m,
     may_n, heads, rows, N, BLOCK: tl.constexpr,
@@ -66,10 +67,7 @@ def row_keys_kernel(
     tl.store(totals_ptr + row * 2 + 1, tl.sum(tl.where(keys == ALWAYS, wide, 0.0), 0))
 
 
-@triton.jit(
-    do_not_specialize=["must_b", "must_h", "must_m", "may_b", "may_h", "may_m", "heads", "rows", "N"],
-    do_not_specialize_on_alignment=["must_ptr", "may_ptr"],
-)
+@_jit_by_row
 def keep_rows_kernel(
     mass_ptr, must_ptr, may_ptr, keep_ptr, lowest_ptr, highest_ptr, share_ptr, must_b, must_h, must_m, must_n,
     may_b, may_h, may_m, may_n, heads, rows, N, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr,
@@ -115,6 +113,28 @@ def keep_rows_kernel(
     tl.store(keep_ptr + row * N + columns, keep, mask=columns < N)
 
 
+@_jit_by_row
+def outstanding_kernel(
+    mass_ptr, must_ptr, may_ptr, keep_ptr, beta, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n,
+    heads, rows, N, TINY: tl.constexpr, LEAST_VARIANCE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Which blocks of one row are kept: those whose log mass is beta deviations above the row's mean."""
+    keys, mass = _row_keys(
+        mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
+        N, BLOCK,
+    )  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    may = keys > NEVER
+    number = tl.maximum(tl.sum(may.to(tl.float32), 0), 1.0)
+    logs = tl.log(tl.maximum(mass, TINY))
+    mean = tl.sum(tl.where(may, logs, 0.0), 0) / number
+    apart = tl.where(may, logs - mean, 0.0)
+    deviation = tl.sqrt(tl.sum(apart * apart, 0) / number + LEAST_VARIANCE)
+    keep = (keys == ALWAYS) | (may & (logs > mean + beta * deviation))
+    tl.store(keep_ptr + row * N + columns, keep, mask=columns < N)
+
+
 def keep_heaviest(
     mass: Tensor,
     must: Tensor,
@@ -131,10 +151,7 @@ def keep_heaviest(
     # Triton hands floats over as float32, and the search is done in float64.
     goal_share = None if share is None else mass.new_full((), share, dtype=torch.float64)
     scene = (mass, must, may)
-    sizes = (*_strides(must, mass), *_strides(may, mass), mass.shape[1], mass.shape[2], columns)
-    block = triton.next_power_of_2(columns)
-    options = {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
-    programs = mass.shape[:3].numel()
+    programs, sizes, options = _rows_of(mass, must, may)
     if budget == "row" and columns <= LONGEST_ROW:
         keep = torch.empty_like(mass, dtype=torch.bool)
         limits = (lowest.contiguous(), highest.contiguous(), goal_share)
@@ -148,6 +165,25 @@ def keep_heaviest(
     totals = totals.reshape(pools.shape[0], -1, 2).sum(dim=1)
     keep = keep_of_pools(pools, totals, lowest.reshape(-1), highest.reshape(-1), share)
     return keep.view(mass.shape)
+
+
+def keep_outstanding(mass: Tensor, must: Tensor, may: Tensor | None, beta: float) -> Tensor:
+    """What `outstanding.keep_outstanding` computes, for rows of `LONGEST_ROW` at most."""
+    mass = mass.contiguous()
+    keep = torch.empty_like(mass, dtype=torch.bool)
+    programs, sizes, options = _rows_of(mass, must, may)
+    launch(
+        outstanding_kernel, programs, mass, must, may, keep, beta, *sizes,
+        TINY=torch.finfo(torch.float32).tiny, LEAST_VARIANCE=LEAST_VARIANCE, **options,
+    )  # fmt: skip
+    return keep
+
+
+def _rows_of(mass: Tensor, must: Tensor, may: Tensor | None) -> tuple[int, tuple[int, ...], dict[str, int]]:
+    """Programs, sizes and options of a kernel with one program for each row of blocks."""
+    sizes = (*_strides(must, mass), *_strides(may, mass), *mass.shape[1:])
+    block = triton.next_power_of_2(mass.shape[3])
+    return mass.shape[:3].numel(), sizes, {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 
 
 def _strides(flags: Tensor | None, mass: Tensor) -> tuple[int, ...]:

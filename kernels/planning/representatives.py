@@ -97,8 +97,12 @@ def every(tokens: Tensor, step: int, coarser: int) -> Representatives:
     So a query that is picked by a coarser step finds itself among the keys of a finer one: attention to the
     same place, in this frame and in others, is often the strongest there is.
     """
-    index = _every(tokens.shape[2], step, coarser // 2 % step, tokens.device)
-    return Representatives(tokens.index_select(2, index), Groups(tokens.shape[2], step))
+    groups, offset = Groups(tokens.shape[2], step), coarser // 2 % step
+    picked = tokens[:, :, offset::step]
+    if picked.shape[2] < groups.count:
+        # The last group ends before its offset.
+        picked = torch.cat([picked, tokens[:, :, -1:]], dim=2)
+    return Representatives(picked, groups)
 
 
 def strongest_channels(
@@ -165,12 +169,6 @@ def _cells(tokens: Tensor, rows: int) -> Tensor:
     if missing:
         tokens = torch.cat([tokens, tokens[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
     return tokens.unflatten(2, (groups, rows))
-
-
-@from_sizes()
-def _every(length: int, step: int, offset: int, device: torch.device) -> Tensor:
-    firsts = torch.arange(0, length, step)
-    return (firsts + offset).clamp(max=length - 1).to(device)
 
 
 @from_sizes()

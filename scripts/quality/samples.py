@@ -16,6 +16,7 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.diffusers.install import install
 from accel.patches.grid import TokenGrid
 from accel.patches.models import find_sites
+from accel.patches.noise import Noise
 from accel.patches.site import Site
 from scripts.quality.prompts import demo_settings, prompt_of
 
@@ -53,7 +54,7 @@ def demo_samples(
         if not file.exists():
             found = capture(number, layers, steps)
             torch.save([vars(sample) for sample in found], file)
-        with torch.serialization.safe_globals([Context, TokenGrid]):
+        with torch.serialization.safe_globals([Context, Noise, TokenGrid]):
             found = [Sample(**fields) for fields in torch.load(file)]
         for layer in layers:
             for step in steps:

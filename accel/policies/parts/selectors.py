@@ -17,6 +17,7 @@ from torch import Tensor
 
 from accel.kernels.planning.budgets import Budget
 from accel.kernels.planning.heaviest import keep_heaviest
+from accel.kernels.planning.outstanding import keep_outstanding
 from accel.noun import noun
 from accel.patches.context import HeadShare
 from accel.policies.parts.ramp import Ramp, fixed
@@ -138,14 +139,7 @@ class Deviation:
         return self
 
     def keep(self, mass: Tensor, must: Tensor, may: Tensor | None = None) -> Tensor:
-        logs = mass.nan_to_num(nan=0.0).clamp(min=torch.finfo(mass.dtype).tiny).log()
-        counts = torch.ones_like(logs) if may is None else may.expand(logs.shape).to(logs.dtype)
-        number = counts.sum(dim=-1, keepdim=True).clamp(min=1)
-        mean = (logs * counts).sum(dim=-1, keepdim=True) / number
-        variance = ((logs - mean).square() * counts).sum(dim=-1, keepdim=True) / number
-        heaviest = keep_heaviest(mass, must, may, "row", 0.0)
-        outstanding = logs > mean + self.beta * (variance + 1e-6).sqrt()
-        return heaviest | (outstanding if may is None else outstanding & may)
+        return keep_outstanding(mass, must, may, self.beta)
 
 
 Selector = Annotated[TopK | TopP | Deviation, Field(discriminator="kind")]

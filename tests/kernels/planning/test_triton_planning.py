@@ -37,6 +37,15 @@ def test_selection_compiles_without_spills(offline, capability, columns, share, 
     assert all(kernel.spills == 0 for kernel in {kernel.cubin: kernel for kernel in kernels}.values())
 
 
+@pytest.mark.parametrize(("capability", "columns"), [(89, 1182), (90, 8192), ("gfx942", 591)], ids=str)
+def test_a_threshold_compiles_without_spills(offline, capability, columns):
+    from accel.kernels.planning.heaviest_triton import keep_outstanding
+
+    mass, must = torch.rand(1, 2, 3, columns), torch.zeros(1, 1, 3, columns, dtype=torch.bool)
+    (kernel,) = offline(capability, keep_outstanding, mass, must, None, 1.3)
+    assert kernel.name == "outstanding_kernel" and kernel.spills == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "budget"), [((1, 32, 16_384, 16_384), "row"), ((1, 32, 8_192, 8_192), "layer")]
 )

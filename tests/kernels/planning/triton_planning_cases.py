@@ -17,6 +17,7 @@ from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
 from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
 from accel.kernels.planning import mass as policies_block_mass
 from accel.kernels.planning import mass_triton as triton_block_mass
+from accel.kernels.planning.outstanding import keep_outstanding
 from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock, Wanted
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -54,6 +55,19 @@ def test_the_same_blocks_are_kept_as_in_pytorch(small_spans, budget, kind, bound
     on_device = None if may is None else may.to(DEVICE)
     kept = triton_heaviest_blocks.keep_heaviest(mass.to(DEVICE), must.to(DEVICE), on_device, budget, *bounds)
     assert torch.equal(kept.cpu(), expected)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("beta", [-1.0, 0.8])
+def test_the_same_blocks_stand_out_as_in_pytorch(beta, masked):
+    mass = scores("random", (1, 2, 3, 21))
+    mass[0, 0, 1, 4:7], mass[0, 1, 2, :3], mass[0, 1, 0] = math.nan, 0.0, 0.125
+    must = torch.rand(1, 1, 3, 21) < 0.15
+    may = torch.rand(1, 2, 3, 21) < 0.7 if masked else None
+    expected = keep_outstanding(mass, must, may, beta)
+    on_device = None if may is None else may.to(DEVICE)
+    kept = triton_heaviest_blocks.keep_outstanding(mass.to(DEVICE), must.to(DEVICE), on_device, beta)
+    assert torch.equal(kept.cpu(), expected) and 0 < expected.sum() < expected.numel()
 
 
 def test_rows_too_long_for_a_program_are_searched_in_spans(monkeypatch, small_spans):
