@@ -8,7 +8,8 @@ import torch
 from pytest import mark, raises
 
 from accel.cli.app import main
-from accel.cli.options import require_writable, text_of
+from accel.cli.options import require_writable
+from accel.files import text_of
 
 # The modules: in the package these names may be the commands.
 app, bench, complete, asked = (
@@ -76,6 +77,8 @@ MISTAKES = {
     "inspect demo --recipe radail": "did you mean 'radial'",
     "inspect demo --height 1": "must be at least 1",
     "bench prefill --shape llama": "shape must be one of",
+    "bench prefill --recipe radial": "radial needs a token grid",
+    "bench prefill --recipe llm-a-shape --density 0.3": "unknown key 'density'",
     "bench prefill --lengths a": "numbers separated by commas",
     "bench prefill --lengths 1024 --device gpu": "device 'gpu' is unknown",
     "bench prefill --out x.txt": ".csv, .json or .svg",
@@ -138,7 +141,7 @@ def test_files_are_tried_before_the_work(command, tmp_path, monkeypatch, capsys)
 
 def test_a_byte_order_mark_is_not_part_of_a_text(tmp_path):
     (tmp_path / "a.txt").write_text("a cat", encoding="utf-8-sig")
-    assert text_of("--prompts", tmp_path / "a.txt") == "a cat"
+    assert text_of(tmp_path / "a.txt", "--prompts a.txt") == "a cat"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ def invoke(*arguments):
 
 
 def test_prefill_runs_dense_and_sparse_at_a_fixed_density(model):
+    assert bench_recipe("prefill", "llm-hip", density=0.3).rules[0].policy.density == 0.3
     measured = bench_prefill(model, 600, bench_recipe("prefill"), repeats=1)
     assert measured.dense.density == 1 and measured.dense.dense_reasons == {"dense by recipe": 6}
     assert not measured.accelerated.dense_reasons and measured.accelerated.density > 0

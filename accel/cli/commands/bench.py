@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from accel.apply.plan import require_for_text
 from accel.cli import options
 from accel.cli.length_plot import plot
 from accel.cli.terminal import print_table, say
@@ -85,6 +86,7 @@ def bench(
     if kind == "decode" and density is not None:
         raise Mistake("--density is for prefill: decoding keeps a number of keys, --set budget=2048")
     chosen = bench_recipe(kind, recipe, density, changes)
+    require_for_text(chosen)
     tokens = parse_lengths(lengths)
     for path in out or []:
         options.require_writable("--out", path, (".csv", ".json", ".svg"))
@@ -116,8 +118,11 @@ def bench_recipe(
     """The recipe to time: a named one, or the kind's own at a fixed density; never dense for its length."""
     own = KINDS[kind]
     fixed: dict[str, Any] = {"min_tokens": 0}
-    if name is None and (density := own.density if density is None else density) is not None:
-        fixed |= {"density": density, "least_blocks": 0}
+    if name is None:
+        density = own.density if density is None else density
+        fixed |= {"least_blocks": 0} if density is not None else {}
+    if density is not None:
+        fixed["density"] = density
     wanted = {**fixed, **options.parse_changes(changes), **own.always}
     return override(load_recipe(name or own.recipe), wanted)
 
