@@ -77,6 +77,12 @@ def time_tiers(device: torch.device, dtype: torch.dtype, head_dim: int, again: b
     return None
 
 
+def tier_times(call: Call) -> dict[str, float]:
+    """Seconds of the tiers that have been timed for such calls and can run them, the fastest first."""
+    found = ((known().get(call.key(name), math.inf), name) for name in TIERS)
+    return {name: seconds for seconds, name in sorted(found) if seconds < math.inf}
+
+
 def time_in_process(
     tiers: list[str], device: torch.device, dtype: torch.dtype, head_dim: int
 ) -> tuple[dict[str, float], str]:

@@ -14,12 +14,12 @@ import typer
 from accel.cli.options import Json
 from accel.cli.terminal import say
 from accel.kernels.attention.tier import HALVES, Precision
-from accel.kernels.attention.tiers import TIERS, cannot_run, checked_tiers, choose_tier
+from accel.kernels.attention.tiers import cannot_run, checked_tiers, choose_tier
 from accel.kernels.check_results import PASSED, check_result, key, results_file
 from accel.kernels.timings import BLOCKS, USUAL_BLOCK, Call, known
 from accel.load.pipeline import best_device
 from accel.machine.tier_check import check_tier
-from accel.machine.tier_timing import time_tiers
+from accel.machine.tier_timing import tier_times, time_tiers
 from accel.machine.versions import device_name, versions
 from accel.recipe.files import shipped_recipes
 
@@ -102,9 +102,8 @@ def time_all(tell: Callable[[str], None]) -> list[dict[str, Any]]:
         problem = time_tiers(gpu, dtype, head_dim)
         for block in BLOCKS:
             call = Call(gpu, dtype, head_dim, block)
-            found = {name: known().get(call.key(name), math.inf) for name in TIERS}
-            found = {name: seconds for name, seconds in found.items() if seconds < math.inf}
-            taken = ", ".join(f"{name} {1000 * found[name]:.3g} ms" for name in sorted(found, key=found.get))
+            found = tier_times(call)
+            taken = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in found.items())
             times.append({"device": gpu, "dtype": dtype, "head_dim": head_dim, "block": block, **found})
             what = f"{device_name(gpu)}, {str(dtype)[6:]}, head dim {head_dim}, {block[0]} x {block[1]}"
             tell(f"time     {what}: {taken or problem or 'nothing ran'}")
