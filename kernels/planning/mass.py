@@ -15,7 +15,6 @@ Reduction = Literal["sum", "most", "strongest"]
 
 CHUNK_ELEMENTS = 1 << 20  # of logits at once: 16 MiB stay in a CPU's cache
 CHUNK_ELEMENTS_ON_GPU = 1 << 24  # a GPU should not be done with a chunk before the next is launched
-WIDEST_ON_GPU = 256
 
 
 def block_mass(
@@ -39,8 +38,11 @@ def block_mass(
     per_block = block_size[0] // queries.groups.rows
     batch, heads, count, dim = queries.vectors.shape
     scale = (dim // queries.folds // queries.parts) ** -0.5 / queries.folds
-    if queries.vectors.is_cuda and reduction in ("sum", "most") and dim <= WIDEST_ON_GPU:
-        return _on_gpu(queries, keys, block_size, scale, causal, may, reduction)
+    if queries.vectors.is_cuda and reduction in ("sum", "most"):
+        from accel.kernels.planning.mass_triton import takes
+
+        if takes(dim):
+            return _on_gpu(queries, keys, block_size, scale, causal, may, reduction)
     # A vector common to all keys shifts a row's logits alike; without it they round less.
     common = keys.vectors.mean(dim=2, keepdim=True, dtype=torch.float32)
     centred = keys.vectors - common.to(keys.vectors.dtype)

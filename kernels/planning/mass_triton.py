@@ -20,7 +20,8 @@ from accel.kernels.launch import launch, strides, unit_of
 from accel.kernels.online_softmax import LOG2_E, load_rows
 
 CHUNK_BYTES = 1 << 28
-MOST_DIMS = 256
+CHUNK = 64  # numbers of a vector that is too long for registers, taken at once
+MOST_DIMS = 256  # of queries in registers
 
 
 class Causality(NamedTuple):
@@ -42,12 +43,13 @@ class Causality(NamedTuple):
 def block_lse_kernel(
     q_ptr, k_ptr, bias_ptr, may_ptr, lse_ptr, q_strides, k_strides, bias_samples, bias_heads, may_rows,
     may_columns, heads, group, first_row, R, C, scale, q_rows, kv_rows, M, N, CAUSAL: tl.constexpr,
-    D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, PER: tl.constexpr, BLOCKS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    CHUNKS: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, PER: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Base-2 log-sum-exps of every block of PER keys for BLOCK_M rows; written as [blocks, R].
 
-    Strides of queries and keys are (sample, head, row), in UNITs.
+    Strides of queries and keys are (sample, head, row), in UNITs. Vectors are CHUNKS times D numbers; of more
+    than one chunk, queries do not stay in registers.
     """
     groups = tl.cdiv(R, BLOCK_M)
     head = tl.program_id(0) // groups
@@ -59,7 +61,8 @@ def block_lse_kernel(
     bias_ptr += b * bias_samples + h * bias_heads + columns
     blocks = (C + PER - 1) // PER
     lse_ptr += head.to(tl.int64) * blocks * R
-    q = load_rows(q_ptr, rows[:, None] < R, D, BLOCK_D)
+    if CHUNKS == 1:
+        q = load_rows(q_ptr, rows[:, None] < R, D, BLOCK_D)
     last_seen = tl.minimum((first_row + rows + 1) * q_rows, M) - 1 + N - M
     end = blocks
     if CAUSAL:
@@ -67,9 +70,18 @@ def block_lse_kernel(
     for first in range(0, end, BLOCKS):
         keys = first * PER + columns
         block = first + tl.arange(0, BLOCKS)
-        k = load_rows(k_ptr + keys[:, None].to(tl.int64) * k_strides[2] * UNIT, keys[:, None] < C, D, BLOCK_D)
+        k_rows = k_ptr + keys[:, None].to(tl.int64) * k_strides[2] * UNIT
+        if CHUNKS == 1:
+            k = load_rows(k_rows, keys[:, None] < C, D, BLOCK_D)
+            products = tl.dot(q, k.T, input_precision="ieee")
+        else:
+            products = tl.zeros([BLOCK_M, BLOCKS * PER], tl.float32)
+            for chunk in range(CHUNKS):
+                q = load_rows(q_ptr + chunk * D, rows[:, None] < R, D, BLOCK_D)
+                k = load_rows(k_rows + chunk * D, keys[:, None] < C, D, BLOCK_D)
+                products = tl.dot(q, k.T, products, input_precision="ieee")
         bias = tl.load(bias_ptr + first * PER, mask=keys < C, other=float("-inf")) * LOG2_E
-        scores = tl.dot(q, k.T, input_precision="ieee") * scale + bias[None, :]
+        scores = products * scale + bias[None, :]
         if CAUSAL:
             scores = tl.where(keys[None, :] * kv_rows <= last_seen[:, None], scores, float("-inf"))
         cells = tl.reshape(scores, [BLOCK_M, BLOCKS, PER])
@@ -134,7 +146,7 @@ def block_mass(
     """Float32 [B, H, Mb, Nb]: shares of the attention of each block of queries, a row's sum is 1, or 0.
 
     Args:
-        queries: [B, H, R, D], any strides, D at most `MOST_DIMS`; keys: [B, Hkv, C, D].
+        queries: [B, H, R, D], any strides, D one that `takes`; keys: [B, Hkv, C, D].
         bias: float32 [B | 1, H | 1, C], added to the scaled products; -inf leaves a key out.
         per_block: how many queries and keys are a block, powers of two.
         causality: what hides keys from queries; None where nothing does.
@@ -171,16 +183,26 @@ def _write_lse(
     causality: Causality | None,
 ) -> None:
     batch, heads, count, dim = queries.shape
-    config = launch_config(per_block[1], dim, queries.itemsize)
+    chunks = chunks_of(dim)
+    config = launch_config(per_block[1], dim // chunks, queries.itemsize)
     unit = unit_of(queries, keys)
     launch(
         block_lse_kernel, triton.cdiv(count, config["BLOCK_M"]) * batch * heads,
         queries, keys, bias, may, lse, strides(queries, unit), strides(keys, unit),
         *strides(bias[:, :, None])[:2], *((0, 0) if may is None else may.stride()), heads,
         heads // keys.shape[1], first_row, count, keys.shape[2], scale * LOG2_E.value,
-        *(causality or Causality(1, 1, count, keys.shape[2])), CAUSAL=causality is not None, D=dim,
-        UNIT=unit, ROWS=per_block[0], PER=per_block[1], **config,
+        *(causality or Causality(1, 1, count, keys.shape[2])), CAUSAL=causality is not None, CHUNKS=chunks,
+        D=dim // chunks, UNIT=unit, ROWS=per_block[0], PER=per_block[1], **config,
     )  # fmt: skip
+
+
+def takes(dim: int) -> bool:
+    """Whether representatives may have so many numbers."""
+    return dim <= MOST_DIMS or dim % CHUNK == 0
+
+
+def chunks_of(dim: int) -> int:
+    return 1 if dim <= MOST_DIMS else dim // CHUNK
 
 
 def launch_config(per: int, dim: int, itemsize: int) -> dict[str, int]:

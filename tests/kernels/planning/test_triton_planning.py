@@ -72,6 +72,8 @@ MASSES = {  # representatives of a block, head dim, type
     "sub-blocks": ((8, 8), 128, torch.float32),
     "every-token": ((128, 128), 128, torch.bfloat16),
     "D256": ((16, 32), 256, torch.bfloat16),
+    "antidiagonal": ((8, 8), 2048, torch.bfloat16),
+    "antidiagonal-D40": ((8, 8), 640, torch.float32),
 }
 
 

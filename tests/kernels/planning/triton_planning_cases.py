@@ -94,6 +94,7 @@ SCORES = {
     "pooled-untrusted": (Pooled(self_similarity=0.01), 64, torch.float32, False),
     "sub-block-causal": (SubBlock(16, 16), 64, torch.float16, True),
     "antidiagonal": (Antidiagonal(4), 32, torch.float32, False),
+    "antidiagonal-wide": (Antidiagonal(8), 40, torch.float32, True),
     "wanted": (Wanted(4, 0.5), 64, torch.float32, True),
     "wanted-every-row": (Wanted(1, 1.0), 64, torch.float16, True),
 }

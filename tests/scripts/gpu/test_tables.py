@@ -88,7 +88,7 @@ def test_ragged_lists_and_narrow_blocks(make):
     rows = [kernel(1.0, 0.2), kernel(0.97, 0.2, ragged=True), kernel(1.0), kernel(0.9, block="128x32")]
     text = section(page(Found(make(kernels=entry(*rows)))), "Kernels against their targets")
     assert "hopper: ragged lists, of the rate of equal ones: 0.97 (at least 0.95: met)" in text
-    assert "hopper: key blocks of 32, of the rate of those of 64: 0.9 (at least 0.95: **missed**)" in text
+    assert "hopper: key blocks of 32, as a share of the rate with 64: 0.9 (at least 0.95: **missed**)" in text
     assert f"triton: ragged lists, of the rate of equal ones: {NOT_MEASURED}" in text
 
 
