@@ -34,6 +34,7 @@ class Patch:
         models: the patched models by component name.
         installed: the sites in force.
         dense_backends: what dense calls run on, by the name a schedule has.
+        removed: whether it was taken out again.
         warned: what has been warned about.
         notices: warns of sites that are never called or were replaced.
     """
@@ -43,12 +44,14 @@ class Patch:
         self.models = dict(models)
         self.hooks: dict[str, ModelHook] = {}
         self.installed: list[InstalledSite] = []
+        self.removed = False
         self.dense_backends: dict[str, DenseBackend] = {}
         self.warned: set[str] = set()
         self.notices = Notices(self.warned)
 
     def put_in(self) -> None:
         """Install again everything that `remove` removed."""
+        self.removed = False
         for component, hook in self.hooks.items():
             hook.attach(self.models[component])
         for one in self.installed:
@@ -56,6 +59,7 @@ class Patch:
 
     def remove(self) -> None:
         """Remove everything. A second call does nothing."""
+        self.removed = True
         for one in reversed(self.installed):
             one.uninstall()
         # The hooks go last: by them an interrupted removal is found and taken up again.

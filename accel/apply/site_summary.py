@@ -11,6 +11,7 @@ class SiteSummary:
 
     Args:
         density: the mean of its sparse calls; None without any.
+        in_force: False once something else has taken its place; restoring the model does not change it.
         phases: of a language model's prompts and of its decoding, the calls and their mean density, a dense
             call counting 1.
         shared_calls: calls that took over what the other pass of guidance had computed.

@@ -208,7 +208,7 @@ def _escaped(text: str) -> str:
 
 def summarize(patches: Sequence[Patch]) -> Summary:
     """The account of one or more patches."""
-    sites = tuple(_site_summary(one) for patch in patches for one in patch.installed)
+    sites = tuple(_site_summary(one, patch.removed) for patch in patches for one in patch.installed)
     untouched = tuple(
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
@@ -245,7 +245,7 @@ def _tiers(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _site_summary(one: InstalledSite) -> SiteSummary:
+def _site_summary(one: InstalledSite, removed: bool) -> SiteSummary:
     record, residual = one.attention.record, getattr(one.attention, "residual", None)
     return SiteSummary(
         one.site.full_name,
@@ -254,7 +254,7 @@ def _site_summary(one: InstalledSite) -> SiteSummary:
         record.sparse_calls,
         record.density(),
         dict(record.dense),
-        one.uninstall.in_force,
+        removed or one.uninstall.in_force,
         record.phases(),
         record.shared_calls,
         {} if residual is None else dict(residual.counts),

@@ -24,6 +24,9 @@ def speed(report: Report) -> str:
         return ""
     times = f"{seconds(report.dense.seconds_total)} became {seconds(report.accelerated.seconds_total)}"
     of_attention = "" if attention is None else f", attention {ratio(attention)}"
+    if report.sparse_calls == 0:
+        reasons = ", ".join(report.dense_reasons) or "none was made"
+        return f"No attention call ran sparse ({reasons}), so the times differ by chance: {times}."
     if total > 1:
         said = f"{ratio(total)} as fast end to end: {times}{of_attention}."
         if attention is None or attention > 1:
@@ -109,7 +112,7 @@ def slower(report: Report) -> list[str]:
     """If nothing was gained: why, and from what size on it pays off."""
     total, attention = report.speedup("total"), report.speedup("attention")
     part, time = report.dense.seconds_attention, report.attention_time
-    if total is None or total > 1:
+    if total is None or total > 1 or report.sparse_calls == 0:
         return []
     said = []
     if part is not None and attention is not None and attention > 1:

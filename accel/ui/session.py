@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from accel.apply.summary import Summary, summarize
+from accel.apply.summary import summarize
 from accel.cli.app import sentence_of
 from accel.comparison import Report, report_as_dict, write_report
 from accel.comparison.from_runs import report_of, shown_recipe
@@ -132,7 +132,7 @@ class Session:
             preview=None,
             numbers=numbers(report),
             verdict=tuple(verdict(report)),
-            summary=str(account(compared)),
+            summary=str(summarize([compared.accelerated.patch])),
             recipe=report.recipe_text,
             page=write_report(report, folder / "report.html"),
         )
@@ -179,12 +179,6 @@ class Session:
                 folder.mkdir(parents=True)
                 return folder
         raise Mistake(f"{self.output}: holds too many runs")
-
-
-def account(compared: Compared) -> Summary:
-    """The accelerated run's summary, as it was before the model was restored."""
-    found = summarize([compared.accelerated.patch])
-    return replace(found, sites=tuple(replace(site, in_force=True) for site in found.sites))
 
 
 class Teller(Watcher):

@@ -151,4 +151,13 @@ def test_the_curve_of_tuning_is_found_beside_its_recipe(tmp_path):
     page = render_report(report(curve=tuple(points)))
     assert page.count('class="dot tried"') == page.count('class="dot chosen"') == 1
     assert page.count('class="dot accelerated"') == 1 and "accel tune</code> tried" in page
-    assert 'class="dot' not in render_report(report(curve=(Tried(0.3, 1.5, None, 0.9),)))
+    page = render_report(report(curve=(Tried(0.3, 1.5, None, 0.9),)))
+    assert page.count('class="dot') == page.count('class="dot tried"') == 1 and "1 - SSIM" in page
+
+
+@pytest.mark.parametrize("total", [15.0, 30.0])
+def test_no_speed_is_claimed_where_nothing_ran_sparse(total):
+    dense = replace(report(0.95), sparse_calls=0, dense_reasons={"first steps": 14, "dense layer": 2})
+    dense = replace(dense, accelerated=replace(dense.accelerated, seconds_total=total))
+    said = "No attention call ran sparse (first steps, dense layer), so the times differ by chance: 25.0 s"
+    assert verdict(dense)[0].startswith(said) and "faster" not in " ".join(verdict(dense))

@@ -15,6 +15,7 @@ import tiny
 import tiny_language
 from accel import accelerate_model, accelerated, restore_model, summary
 from accel.accelerate import patches_of
+from accel.apply.summary import summarize
 from accel.recipe.errors import RecipeError
 from accel.recipe.recipe import Recipe
 from keep_everything import DENSE, keep_everything
@@ -154,6 +155,13 @@ def test_applying_again_replaces(model):
     assert len(model._forward_pre_hooks) == 1 and torch.equal(logits(model), expected)
     restore_model(model)
     assert not model._forward_pre_hooks and model.config._attn_implementation == "sdpa"
+
+
+def test_an_account_read_after_restoring_calls_nothing_replaced(model):
+    with accelerated(model, hip()):
+        logits(model)
+        patches = patches_of(model)
+    assert "replaced" not in str(summarize(patches))
 
 
 def test_restored_when_the_block_raises(model):
