@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +41,7 @@ LONGEST_QUESTION = 40  # tokens
 KEY = ("model", "length", "split", "text", "number", "way", "budget")
 DENSE_CASE = ("dense", 0)
 PAGE = "language.decoding"  # the markers of its part of the page
-HEAD = ("model, tokens", "blocks by", "budget", "keys read", "answer tokens right", "exact", "NLL", "prompts")
+HEAD = ("blocks by", "budget", "keys read")
 
 
 def ways(budget: int) -> dict[str, DecodeSearch]:
@@ -52,8 +53,8 @@ def ways(budget: int) -> dict[str, DecodeSearch]:
         "channels, an eighth": DecodeByChannels(channels=0.125, **ends),
         "bounds": DecodeByBounds(refresh=(16, 1), **ends),
         "bounds, each for 4 tokens": DecodeByBounds(refresh=(16, 4), **ends),
-        "stages, each for 1 token": Decode(refresh=(1, 1, 1), **ends),
         "stages": Decode(**ends),
+        "stages, each for 4 tokens": Decode(refresh=(16, 8, 4), **ends),
     }
 
 
@@ -141,25 +142,41 @@ def sweep(options: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[d
                     yield dict(zip(KEY, (*where, *case), strict=True)) | fields
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each model, length, budget and way."""
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault(tuple(row[field] for field in ("model", "length", "way", "budget")), []).append(row)
-    return markdown(HEAD, [line(cell) for cell in cells.values()])
-
-
-def line(cell: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """The rows of one model, length, budget and way as a line of the table."""
-    model, length, way, budget = (cell[0][field] for field in ("model", "length", "way", "budget"))
-    found, asked_for, exact, facts = (
-        sum(row[field] for row in cell) for field in ("found", "asked_for", "exact", "facts")
+def page(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a table for each split, model and length."""
+    fields = ("split", "model", "length")
+    ordered = sorted(rows, key=lambda row: [row[field] for field in fields])
+    parts = groupby(ordered, key=lambda row: tuple(row[field] for field in fields))
+    return "\n\n".join(
+        f"### {model}, {length:,} tokens, {split}\n\n{table(list(part))}"
+        for (split, model, length), part in parts
     )
-    read, nll = (mean(row[field] for row in cell) for field in ("density", "nll"))
-    return (
-        f"{model}, {length:,}", way, budget or "-", f"{read:.3f}", f"{found / asked_for:.2f}",
-        f"{exact} of {facts}", f"{nll:.2f}", len(cell),
-    )  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each way and budget, a column for each prompt and number of questions."""
+    prompts = sorted({prompt_in(row) for row in rows}, reverse=True)
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: -row["budget"] if row["budget"] else -1e9):
+        cells.setdefault((row["way"], row["budget"]), []).append(row)
+    head = [*HEAD, *(f"{text} {number}, {questions} questions" for text, number, questions in prompts)]
+    return markdown(head, [line(cell, prompts) for cell in cells.values()])
+
+
+def prompt_in(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["text"], row["number"], row["facts"]
+
+
+def line(cell: list[dict[str, Any]], prompts: list[tuple[str, int, int]]) -> list[str]:
+    """The rows of one way and budget: answer tokens right and their NLL, by prompt."""
+    of = {prompt_in(row): f"{row['found']} of {row['asked_for']}, {row['nll']:.2f}" for row in cell}
+    read = mean(row["density"] for row in cell)
+    return [
+        cell[0]["way"],
+        str(cell[0]["budget"] or "-"),
+        f"{read:.3f}",
+        *(of.get(each, "") for each in prompts),
+    ]
 
 
 def main() -> None:
@@ -177,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = read_lines(options.out)
     if options.page:
-        insert(options.page, PAGE, table(rows))
+        insert(options.page, PAGE, page(rows))
         return
     for row in sweep(options, {tuple(row[field] for field in KEY) for row in rows}):
         append_line(options.out, row)

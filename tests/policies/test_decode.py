@@ -121,19 +121,34 @@ def test_samples_are_searched_alone(search):
 
 
 def test_the_search_is_that_of_a_prompts_queries():
-    """Without reuse the stages are those of `search_stages`, judged by the best head of a group."""
-    q, k, _ = qkv(700)
+    """Without reuse all stages but the last are those of `search_stages`; here no heads share keys."""
+    q, k, _ = qkv(700, heads=2)
     layout = SMALL.layout(q, k, None, DecodeMemory())
     first, stop = -(-SINK // 16) * 16, (700 - 1 - WINDOW) // 16 * 16
     queries = grouped(q, 2)[:, :, None].float()
-    stages = [Stage(1, 64, stop - first), Stage(1, 32, 256), Stage(1, 16, 128)]
+    stages = [Stage(1, 64, stop - first), Stage(1, 32, 256)]
     found, valid = search_stages(
-        lambda _, places: best_logits(queries, k, places), stages, 64, first, torch.tensor([stop]), stop
+        lambda _, places: best_logits(queries, k, places), stages, 128, first, torch.tensor([stop]), stop
     )
     assert valid.all()
+    mass = (q @ k.mT / 4).exp()[..., 0, first:stop].unflatten(-1, (-1, 16)).sum(-1)
+    left = torch.zeros_like(mass, dtype=torch.bool).scatter(-1, (found[:, :, 0] - first) // 16, True)
+    left |= left.roll(1, -1)  # a chunk of 32 is two blocks
     middle = seen(layout)[..., first:stop].unflatten(-1, (-1, 16)).any(-1)
-    expected = torch.zeros_like(middle).scatter(-1, (found[:, :, 0] - first) // 16, True)
-    assert torch.equal(middle, expected)
+    best = mass.masked_fill(~left, 0).topk(4).indices
+    assert torch.equal(middle, torch.zeros_like(middle).scatter(-1, best, True))
+
+
+def test_a_head_with_small_logits_is_not_outvoted():
+    """Heads compare by their shares of attention: the other head's logits are all larger."""
+    q, k, _ = qkv(700, heads=2, kv_heads=1, batch=1)
+    a, b = q[0, :, 0]
+    q[0, 1] = b - a * (a @ b) / (a @ a)
+    q[:, 0] *= 20
+    k[:, :, 304:320] = 4 * q[:, 1:]
+    assert (q @ k.mT)[0, 0, 0].topk(64).values.min() > (q @ k.mT)[0, 1, 0, 304]
+    search = replace(SMALL, chunks=(16,), keep=(), refresh=(1,))
+    assert seen(search.layout(q, k, None, DecodeMemory()), 1)[0, 0, 304:320].all()
 
 
 def test_a_stage_serves_its_tokens_and_then_runs_again():

@@ -1,12 +1,14 @@
 """Decode: key blocks for single queries after a long cache, found in stages that are reused between tokens.
 
-Chunks of keys are judged by one real key each, the best are cut smaller and judged again, down to blocks
-(InfiniteHiP, arXiv 2502.08910). A stage's chunks serve several tokens before it runs again.
+Chunks of keys are judged by one real key each, the best are cut smaller and judged again, down to blocks,
+which all of their keys judge (InfiniteHiP, arXiv 2502.08910). A stage's chunks serve several tokens before it
+runs again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -31,8 +33,9 @@ Keys = Annotated[int, Field(ge=16)]
 class Decode(DecodeSearch):
     """How single queries against a cache find their keys: a number of them, whatever the cache holds.
 
-    Query heads that share a key head share its keys. The published stages end in chunks of 8 keys; the
-    smallest block of this project's kernels has 16.
+    Each of the query heads that share a key head looks for its own best key in a chunk; the chunk is worth
+    the share of attention of the head that wants it most, and what is found is shared. All keys judge the
+    last chunks, which have 8 keys as published and 16 here, the smallest block of this project's kernels.
 
     Args:
         chunks: keys of a chunk in each stage, coarsest first, each a multiple of the next; the last is the
@@ -42,7 +45,7 @@ class Decode(DecodeSearch):
 
     chunks: Annotated[tuple[Keys, ...], Field(min_length=1)] = (256, 32, 16)
     keep: tuple[Keys, ...] = (32768, 8192)
-    refresh: tuple[Tokens, ...] = (16, 8, 4)
+    refresh: tuple[Tokens, ...] = (16, 8, 1)
     kind: Literal["stages"] = "stages"
 
     def __post_init__(self) -> None:
@@ -61,17 +64,23 @@ class Decode(DecodeSearch):
         return self.chunks[-1]
 
     def search(self, q: Tensor, k: Tensor, found: Found, stage: int, room: int) -> tuple[Tensor, Tensor]:
-        queries = grouped(q, k.shape[1])[:, :, None].float()  # [B, Hkv, 1, group · M, D]
+        queries = grouped(q, k.shape[1])[:, :, :, None].float() * q.shape[3] ** -0.5  # [B, Hkv, R, 1, D]
         first, stop = (blocks.view(-1, 1, 1, 1) * self.block for blocks in (found.first, found.stop))
         if stage == 0:
             found.entering = [torch.arange(0, room, self.chunks[0], device=k.device).view(1, 1, 1, -1)]
         keep = (*(max(keys, self.budget) for keys in self.keep), self.budget)
         for number in range(stage, len(self.chunks)):
             chunk, left = self.chunks[number], found.entering[number]
-            _, worth = select_representative(
-                lambda places: best_logits(queries, k, first + places),
-                left, (left + chunk).minimum(stop - first), stop - first, chunk,
-            )  # fmt: skip
+            ends = (left + chunk).minimum(stop - first)
+
+            def score(places: Tensor) -> Tensor:
+                return best_logits(queries, k, first + places)
+
+            if number + 1 < len(self.chunks):
+                logits = select_representative(score, left, ends, stop - first, chunk)[1]
+            else:
+                logits = of_all_keys(score, left, ends, chunk)
+            worth = most_wanted(logits)
             left = left.expand(worth.shape)
             if number + 1 < len(self.chunks):
                 smaller = torch.arange(0, chunk, self.chunks[number + 1], device=k.device)
@@ -81,6 +90,28 @@ class Decode(DecodeSearch):
         valid = best(worth, worth, kept) > -torch.inf
         blocks = found.first.view(-1, 1, 1, 1) + best(left, worth, kept) // self.block
         return blocks[:, :, 0], valid[:, :, 0]
+
+
+def of_all_keys(score: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, chunk: int) -> Tensor:
+    """Float32 [B, Hkv, R, C]: the logarithm of the summed exponentials of all scores in ranges [low, high).
+
+    Args:
+        score: int64 [..., K] places -> float32 [B, Hkv, R, K].
+        chunk: length of the longest range.
+    """
+    places = low[..., None] + torch.arange(chunk, device=low.device)
+    scores = score(places.flatten(-2)).unflatten(-1, (-1, chunk))
+    return scores.masked_fill(places >= high[..., None], -torch.inf).logsumexp(dim=-1)
+
+
+def most_wanted(logits: Tensor) -> Tensor:
+    """Float32 [B, Hkv, 1, C]: the largest share of attention that any of R rows gives to each chunk.
+
+    Args:
+        logits: float32 [B, Hkv, R, C]; -inf is no chunk, and stays so.
+    """
+    shares = logits.softmax(dim=-1).where(logits > -torch.inf, -torch.inf)
+    return shares.amax(dim=2, keepdim=True)
 
 
 AnyDecode = Annotated[Decode | DecodeByBounds | DecodeByChannels, Field(discriminator="kind")]

@@ -103,8 +103,10 @@ def test_decoding_with_a_budget_for_everything_answers_as_dense_does(demo):
     assert few["density"] < 1 and cache.get_seq_length() == start, "each way has a cache of its own"
     together = decoding.measure(demo.model, prompt, cache, start, [bounds, channels])
     assert together[1] == {name: approx(value) for name, value in few.items()} != together[0]
-    keys = {"model": "demo", "length": 420, "way": "channels", "budget": 32}
-    assert f"| demo, 420 | channels | 32 | {few['density']:.3f} |" in decoding.table([keys | few])
+    keys = {"split": "choosing", "model": "demo", "length": 420, "text": "code", "number": 0}
+    text = decoding.page([keys | {"way": "channels", "budget": 32} | few])
+    assert "### demo, 420 tokens, choosing" in text and "code 0, 2 questions" in text
+    assert f"| channels | 32 | {few['density']:.3f} | {few['found']} of 5, {few['nll']:.2f} |" in text
 
 
 def test_a_recipe_keeps_its_own_budget_where_that_is_asked_for():
