@@ -64,7 +64,7 @@ def compare_runs(
     if "other seed" in runs:
         # The same work before and after the accelerated run: a machine that slowly gets slower is no gain.
         dense = replace(dense, seconds=mean_seconds(dense.seconds, runs["other seed"].seconds))
-    comparisons = tuple(_compare(role, run, dense) for role, run in runs.items())
+    comparisons = tuple(compared_with(role, run, dense) for role, run in runs.items())
     accelerated = runs["accelerated"]
     return Compared(
         dense,
@@ -99,7 +99,8 @@ def other_exact_backend(device: str) -> Any:
     return attention_backend("_native_efficient" if device == "cuda" else "_native_math")
 
 
-def _compare(role: str, run: Generated, dense: Generated) -> Comparison:
+def compared_with(role: str, run: Generated, dense: Generated) -> Comparison:
+    """A run against the dense one."""
     error = None
     if run.latents is not None and dense.latents is not None:
         error = relative_error(run.latents, dense.latents)

@@ -11,7 +11,9 @@ from accel.demo.paths import DEMO_PROMPTS
 from accel.mistake import Mistake
 from accel.recipe.files import shipped_recipes
 from accel.ui.form import Form
-from accel.ui.session import SHOWN, Row, Session, Shown
+from accel.ui.numbers import Row
+from accel.ui.session import Session
+from accel.ui.teller import SHOWN, Shown
 
 HEADERS = ["", "dense", "accelerated", "times faster"]
 STYLE = """

@@ -4,61 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-
 from accel.apply.summary import summarize
 from accel.cli.app import sentence_of
-from accel.comparison import Report, report_as_dict, write_report
+from accel.comparison import Report, write_report
 from accel.comparison.from_runs import report_of, shown_recipe
 from accel.comparison.runs import Compared, compare_runs
 from accel.comparison.words import verdict
 from accel.mistake import Mistake
-from accel.run.preview import preview
 from accel.run.settings import LoadSettings
-from accel.run.video import write_result
-from accel.run.watcher import WARM_UP, Watcher
 from accel.ui.form import Checked, Form
+from accel.ui.numbers import numbers
+from accel.ui.teller import Shown, Stopped, Teller
 
-Row = tuple[str, str, str, str]
 BUSY = "another run is in progress: one at a time"
-SHOWN = ("dense", "accelerated")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a person sees.
-
-    Args:
-        status: what is being done, or what went wrong.
-        dense, accelerated: the results, as soon as each is there.
-        numbers: rows of a name, dense, accelerated, and how much faster; or of a name and a score.
-        verdict: what they mean.
-        recipe: the YAML to copy.
-        page: the comparison's report.
-    """
-
-    status: str
-    preview: Image.Image | None = None
-    dense: Path | None = None
-    accelerated: Path | None = None
-    numbers: tuple[Row, ...] = ()
-    verdict: tuple[str, ...] = ()
-    summary: str = ""
-    recipe: str = ""
-    page: Path | None = None
-    failed: bool = False
-
-
-class Stopped(Exception):
-    """The person who asked for the run has left."""
 
 
 class Session:
@@ -130,7 +94,12 @@ class Session:
         teller.tell(
             status=f"done; everything is in {folder}",
             preview=None,
-            numbers=numbers(report),
+            numbers=numbers(
+                compared.dense.seconds,
+                compared.accelerated.seconds,
+                report.comparison("accelerated"),
+                report.density(),
+            ),
             verdict=tuple(verdict(report)),
             summary=str(summarize([compared.accelerated.patch])),
             recipe=report.recipe_text,
@@ -179,78 +148,3 @@ class Session:
                 folder.mkdir(parents=True)
                 return folder
         raise Mistake(f"{self.output}: holds too many runs")
-
-
-class Teller(Watcher):
-    """Puts what happens into the queue `told`.
-
-    Attributes:
-        stopped: nobody reads any more; the next step ends the run.
-        files: results that are written.
-    """
-
-    def __init__(self, told: queue.SimpleQueue[Shown | None]) -> None:
-        self.told = told
-        self.shown = Shown("")
-        self.stopped = False
-        self.files: dict[str, Path] = {}
-        self.folder, self.ending, self.rate = Path(), ".mp4", 8.0
-        self.steps: int | None = None
-        self.name, self.run, self.began = "", "", 0.0
-
-    def tell(self, **changes: Any) -> None:
-        """Tell what is new.
-
-        Raises:
-            Stopped: if nobody wants to know.
-        """
-        if self.stopped:
-            raise Stopped
-        self.show(**changes)
-
-    def show(self, **changes: Any) -> None:
-        """The same, whether anybody wants to know or not."""
-        self.shown = replace(self.shown, **changes)
-        self.told.put(self.shown)
-
-    def stop(self) -> None:
-        """End the run at its next step."""
-        self.stopped = True
-        self.show(status="stopping at the next step")
-
-    def begins(self, name: str, number: int, of: int) -> None:
-        self.name = name
-        self.run, self.began = f"{number} of {of}: {name}", time.perf_counter()
-        self.tell(status=self.run)
-
-    def step(self, step: int, latents: Tensor) -> None:
-        status = f"{self.run}, step {step + 1}"
-        if self.steps and self.name != WARM_UP:
-            left = (time.perf_counter() - self.began) / (step + 1) * max(self.steps - step - 1, 0)
-            status += f" of {self.steps}, about {left:.0f} s left"
-        self.tell(status=status, preview=preview(latents))
-
-    def made(self, name: str, run: Any) -> None:
-        if name in SHOWN:
-            path = self.folder / f"{name}{self.ending}"
-            self.files[name] = write_result(run.frames, path, self.rate)
-            self.tell(**{name: path})
-
-
-def numbers(report: Report) -> tuple[Row, ...]:
-    """The numbers of a comparison as rows of text, as `accel compare --json` prints them."""
-    facts = report_as_dict(report)
-    rows: list[Row] = []
-    for part, label in (("attention", "attention"), ("transformer", "transformer"), ("total", "end to end")):
-        dense, fast = (facts["runs"][run][f"seconds_{part}"] for run in SHOWN)
-        rows.append((f"{label}, s", f"{dense:.2f}", f"{fast:.2f}", f"{facts['speedup'][part]:.2f}x"))
-    found = facts["quality"]["accelerated"]
-    scores = {
-        "SSIM": (found["ssim"], 4),
-        "PSNR, dB": (found["psnr_mean_over_frames"], 2),
-        "latent error": (found["latent_relative_error"], 4),
-        "density": (facts["density"]["with_dense_as_1"], 3),
-    }
-    for label, (value, digits) in scores.items():
-        rows.append((label, "", "-" if value is None else f"{value:.{digits}f}", ""))
-    return tuple(rows)

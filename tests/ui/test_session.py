@@ -11,7 +11,8 @@ from accel.mistake import Mistake
 from accel.ui import session as session_module
 from accel.ui.form import Form
 from accel.ui.page import Update, escaped, shown_of, table, updates
-from accel.ui.session import BUSY, Session, Shown
+from accel.ui.session import BUSY, Session
+from accel.ui.teller import Shown
 
 SMALL = {"prompt": "a red circle", "height": "64", "width": 64, "frames": 9.0, "steps": "2", "density": ""}
 
@@ -35,6 +36,9 @@ def test_a_run_is_told_as_it_goes(told):
         assert part in said, said
     first = next(now for now in shown if now.dense)
     assert first.accelerated is None and first.preview is not None, "dense is shown before the other is there"
+    assert [row[2:] for row in first.numbers] == [("", "")] * 3, "and so are its seconds"
+    second = next(now for now in shown if now.accelerated)
+    assert "SSIM" in [row[0] for row in second.numbers] and not second.status.startswith("done")
     assert not any(now.failed for now in shown)
 
 
