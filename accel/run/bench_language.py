@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -120,8 +121,11 @@ def bench_decode(model: Any, tokens: int, recipe: Recipe, repeats: int = 16) -> 
         cache.update(keys, values, layer)
     ids = torch.randint(config.vocab_size, (1, 1), device=model.device)
 
+    # transformers renamed the argument in 5.24.
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+
     def decode() -> None:
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, use_cache=True, **{name: cache})
 
     def side(each: Recipe) -> Measured:
         try:
