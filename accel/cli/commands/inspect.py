@@ -69,7 +69,7 @@ def inspect(
     if not as_json:
         _print(model, name, plan, grid, densities)
         if kept:
-            say(f"residual {kept / 2**30:.2f} GiB in two bytes a number, for two passes of guidance")
+            say(f"residual {kept / 2**20:,.1f} MiB at two bytes per number, for two passes of guidance")
     if probe:
         sizes = dict(zip(("num_frames", "height", "width"), size, strict=True))
         found = _probed(model, {**chosen, "prompt": prompt, **sizes}, as_json)
