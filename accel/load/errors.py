@@ -29,13 +29,16 @@ def require_folder(source: str, kind: str, *indexes: str) -> None:
         indexes: the files of which every such folder has one.
 
     Raises:
-        LoadError: if it is empty, a file, or a folder without the index or with pickled weights.
+        LoadError: if it is empty, a file, a path that is not there, or a folder without the index or with
+            pickled weights.
     """
     if not source.strip():
         raise LoadError("the model is an empty name; it takes a folder or a hub id")
     if os.path.isfile(source):
         raise LoadError(f"{source}: is a file; name the folder of the {kind} that it belongs to")
     if not os.path.isdir(source):
+        if source.startswith(("/", "./", "../", "~")) or "\\" in source:
+            raise LoadError(f"{source}: no such folder")
         return
     folder = Path(source)
     if not any((folder / index).is_file() for index in indexes):

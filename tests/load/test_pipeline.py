@@ -142,7 +142,7 @@ def test_a_broken_folder_is_told_in_a_sentence(loader, copy, case):
 
 NAMES = {
     "nothing": ("", "an empty name"),
-    "no such folder": ("/no/such/folder", "neither"),
+    "no such folder": ("/no/such/folder", ": no such folder"),
     "no hub id": ("a/b/c", "neither"),
     "far too long": ("x" * 300, "neither"),
     "a file": (str(DEMO_LLM / "config.json"), "is a file; name the folder"),
