@@ -61,16 +61,17 @@ class Summary:
         if not self.calls:
             return None
         dense = sum(site.calls - site.sparse_calls - site.shared_calls for site in self.sites)
-        work = dense + sum(site.sparse_calls * (site.density or 0) for site in self.sites)
-        return work / self.calls
+        return (dense + self._sparse_work) / self.calls
 
     @property
     def sparse_density(self) -> float | None:
         """Mean density of the sparse calls alone."""
         sparse = sum(site.sparse_calls for site in self.sites)
-        return (
-            sum(site.sparse_calls * (site.density or 0) for site in self.sites) / sparse if sparse else None
-        )
+        return self._sparse_work / sparse if sparse else None
+
+    @property
+    def _sparse_work(self) -> float:
+        return sum(site.sparse_calls * (site.density or 0) for site in self.sites)
 
     @property
     def phases(self) -> dict[str, tuple[int, float]]:
@@ -190,12 +191,10 @@ class Summary:
 
 def _table(lines: Sequence[Group]) -> list[str]:
     cells = [COLUMNS, *(line.cells for line in lines)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS) - 1)]
-    aligned = (str.ljust, str.ljust, *(str.rjust,) * (len(widths) - 2))
-    return [
-        "  ".join([*(pad(*cell) for pad, *cell in zip(aligned, row, widths, strict=False)), row[-1]]).rstrip()
-        for row in cells
-    ]
+    *widths, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
+    sides = f"<<{'>' * (len(widths) - 2)}<"
+    rows = (zip(row, sides, (*widths, 0), strict=True) for row in cells)
+    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in row).rstrip() for row in rows]
 
 
 def _row(kind: str, cells: Iterable[str]) -> str:
@@ -208,41 +207,31 @@ def _escaped(text: str) -> str:
 
 def summarize(patches: Sequence[Patch]) -> Summary:
     """The account of one or more patches."""
-    sites = tuple(_site_summary(one, patch.removed) for patch in patches for one in patch.installed)
     untouched = tuple(
         step.site.full_name for patch in patches for step in patch.plan.steps if step.rule is None
     )
     installed = [one for patch in patches for one in patch.installed]
     spent = [one.attention.spent for one in installed]
+    sparse = [
+        (form, one.attention.precision) for one in installed for form in one.attention.spent.of("sparse")
+    ]
+    forms = [*(form for form, _ in sparse), *(form for each in spent for form in each.of("dense"))]
+    devices = (f"{form.device}, {str(form.dtype).removeprefix('torch.')}" for form in forms)
+    tiers = (choose_tier(form.device, form.dtype, form.shape[-1], precision=of).name for form, of in sparse)
     return Summary(
-        sites,
+        tuple(_site_summary(one, patch.removed) for patch in patches for one in patch.installed),
         untouched,
         patches[0].step_source,
         sum(hook.forwards for patch in patches for hook in patch.hooks.values()),
         ", ".join(sorted(chosen_backends(installed))),
         ", ".join(dict.fromkeys(patch.plan.called for patch in patches)),
-        _devices(installed),
-        _tiers(installed),
+        tuple(dict.fromkeys(devices)),
+        tuple(dict.fromkeys(tiers)),
         tuple(dict.fromkeys(one.uninstall.dense_backend for one in installed)),
         saving(spent, "sparse", "capture"),
         saving(spent, "sparse"),
         next((why for one in installed if (why := getattr(one.attention, "overlay", ""))), ""),
     )
-
-
-def _devices(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
-    spent = [one.attention.spent for one in installed]
-    forms = [form for each in spent for form in (*each.of("sparse"), *each.of("dense"))]
-    return tuple(dict.fromkeys(f"{form.device}, {str(form.dtype).removeprefix('torch.')}" for form in forms))
-
-
-def _tiers(installed: Sequence[InstalledSite]) -> tuple[str, ...]:
-    found = [
-        choose_tier(form.device, form.dtype, form.shape[-1], precision=one.attention.precision).name
-        for one in installed
-        for form in one.attention.spent.of("sparse")
-    ]
-    return tuple(dict.fromkeys(found))
 
 
 def _site_summary(one: InstalledSite, removed: bool) -> SiteSummary:

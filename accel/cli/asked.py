@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from accel.apply.plan import make_plan
+from accel.apply.plan import Plan, make_plan
 from accel.cli.options import parse_changes
 from accel.demo.paths import DEMO_PROMPTS, DEMO_SETTINGS
 from accel.load.empty_forward import is_image_model
-from accel.load.empty_pipeline import empty_pipeline
+from accel.load.empty_pipeline import EmptyPipeline, empty_pipeline
 from accel.load.errors import require_device
 from accel.load.index import PipelineIndex, read_index
 from accel.load.lora import Lora, load_loras, locate
@@ -23,7 +23,6 @@ from accel.patches.models import find_sites
 from accel.recipe.choose import default_recipe, default_recipe_name
 from accel.recipe.files import load_recipe
 from accel.recipe.override import override
-from accel.recipe.recipe import Recipe
 from accel.run.arguments import given_inputs, pipeline_class, require_arguments, takes
 from accel.run.conditions import read_image
 from accel.run.rates import own_rate
@@ -158,16 +157,16 @@ def demo_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in DEMO_SETTINGS.items() if takes(pipeline, name)}
 
 
-def recipe_of(model: str, recipe: str | None, changes: list[str] | None) -> tuple[str, Recipe]:
-    """The recipe's name and the recipe, changed as asked, planned on the model without its weights.
+def planned(model: str, recipe: str | None, changes: list[str] | None) -> tuple[str, Plan, EmptyPipeline]:
+    """The recipe's name, and the recipe, changed as asked, planned on the model without its weights.
 
     Raises:
         Mistake: if there is no such recipe, a change is wrong, or it fits nothing in the model.
     """
     wanted = parse_changes(changes)
     chosen = None if recipe is None else override(load_recipe(recipe), wanted)
-    models = empty_pipeline(model).models
+    pipeline = empty_pipeline(model)
     if chosen is None:
-        chosen = override(default_recipe(models), wanted)
-    make_plan([site for name, part in models.items() for site in find_sites(part, name)], chosen)
-    return recipe or default_recipe_name(models), chosen
+        chosen = override(default_recipe(pipeline.models), wanted)
+    sites = [site for name, part in pipeline.models.items() for site in find_sites(part, name)]
+    return recipe or default_recipe_name(pipeline.models), make_plan(sites, chosen), pipeline

@@ -31,9 +31,6 @@ class Quality:
         psnr_pooled: decibels, from the squared error pooled over all frames.
         flicker: `temporal_flicker` of the video; None for a single frame.
         reference_flicker: that of the reference.
-
-    Raises:
-        ValueError: if there are no frames, the curves differ in length, or a number is impossible.
     """
 
     per_frame_psnr: tuple[float, ...]
@@ -41,22 +38,6 @@ class Quality:
     psnr_pooled: float
     flicker: float | None = None
     reference_flicker: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.per_frame_psnr or len(self.per_frame_psnr) != len(self.per_frame_ssim):
-            raise ValueError(
-                "per_frame_psnr and per_frame_ssim need one number for each frame, got "
-                f"{len(self.per_frame_psnr)} and {len(self.per_frame_ssim)}"
-            )
-        for value in (*self.per_frame_psnr, self.psnr_pooled):
-            if not value >= 0:
-                raise ValueError(f"PSNR of videos in [0, 1] is at least 0 dB, got {value}")
-        for value in self.per_frame_ssim:
-            if not -1 - 1e-6 <= value <= 1 + 1e-6:
-                raise ValueError(f"SSIM is in [-1, 1], got {value}")
-        for flicker in (self.flicker, self.reference_flicker):
-            if flicker is not None and not 0 <= flicker <= 1:
-                raise ValueError(f"flicker of a video in [0, 1] is in [0, 1], got {flicker}")
 
     @property
     def psnr(self) -> float:

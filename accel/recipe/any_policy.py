@@ -74,7 +74,7 @@ def _method(value: Any) -> Any:
 @lru_cache(maxsize=64)
 def _adapter(name: str, policy: type[Policy]) -> TypeAdapter[Policy]:
     """Of one method, in a union: so its name is part of where a mistake is."""
-    union = Annotated[policy, Tag(name)] | Annotated[None, Tag("")]
+    union: Any = Annotated[policy, Tag(name)] | Annotated[None, Tag("")]
     return TypeAdapter(Annotated[union, Discriminator(_method)])
 
 

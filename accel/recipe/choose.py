@@ -42,13 +42,10 @@ def _fit(name: str, model: nn.Module, experts: int) -> int:
     config: Any = getattr(model, "config", {})
     patterns = [ModelPattern(**pattern) for pattern in shipped_data(name).get("models", ())]
     nearest = known_name(model, {pattern.class_name for pattern in patterns})
-    fits = [_pattern_fit(pattern, nearest, config, experts) for pattern in patterns]
+    fits = [
+        len(pattern.config) + (pattern.experts == experts)
+        for pattern in patterns
+        if pattern.class_name == nearest
+        and all(config.get(key) == value for key, value in pattern.config.items())
+    ]
     return max(fits, default=-1)
-
-
-def _pattern_fit(pattern: ModelPattern, class_name: str | None, config: Any, experts: int) -> int:
-    if pattern.class_name != class_name:
-        return -1
-    if any(config.get(key) != value for key, value in pattern.config.items()):
-        return -1
-    return len(pattern.config) + (pattern.experts == experts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Any
 
 from accel.policies.policy import Policy
@@ -89,15 +89,9 @@ def _defaults_of(method: Any) -> dict[str, Any]:
     policy = find_policy(method) if isinstance(method, str) else None
     if policy is None:
         return {"method": method}
-    needed = _needed(policy)
+    known: tuple[Field[Any], ...] = fields(policy) if is_dataclass(policy) else ()
+    needed = [field.name for field in known if field.default is field.default_factory is MISSING]
     return {"method": method, **dict.fromkeys(needed)} if needed else dump_policy(policy())
-
-
-def _needed(policy: type[Policy]) -> list[str]:
-    """The fields of a method that have no default."""
-    if not is_dataclass(policy):
-        return []
-    return [field.name for field in fields(policy) if field.default is field.default_factory is MISSING]
 
 
 def _mappings(node: Any, path: str) -> dict[str, dict[str, Any]]:

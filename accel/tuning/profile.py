@@ -78,16 +78,11 @@ class Profile:
     def worst(self, density: float = 0.3, count: int = 20) -> list[Place]:
         """Where it hurts most at a density, worst first."""
         errors = self.map(density)
-        order = errors.flatten().argsort(descending=True)[:count].tolist()
-        _, steps, heads = errors.shape
+        order = errors.flatten().argsort(descending=True)[:count]
+        places = zip(*(axis.tolist() for axis in torch.unravel_index(order, errors.shape)), strict=True)
         return [
-            Place(
-                self.sites[place // (steps * heads)],
-                place % heads,
-                self.steps[place // heads % steps],
-                float(errors.flatten()[place]),
-            )
-            for place in order
+            Place(self.sites[site], head, self.steps[step], float(errors[site, step, head]))
+            for site, step, head in places
         ]
 
 

@@ -71,12 +71,12 @@ class Form:
             name: value for field, name in SIZES.items() if (value := getattr(self, field)) is not None
         }
         settings = checks.settings_of(model, chosen)
-        name, recipe = checks.recipe_of(model, self.recipe.strip() or None, self._changes())
+        name, plan, _ = checks.planned(model, self.recipe.strip() or None, self._changes())
         target = Target.parse(self.target) if self.target.strip() else None
         asked = checks.asked_of(loading, settings)
         if target is not None and asked.makes_images:
             raise Mistake("a quality target is for videos")
-        return Checked(asked, settings, name, recipe, self.density is not None, target, self.command())
+        return Checked(asked, settings, name, plan.recipe, self.density is not None, target, self.command())
 
     def command(self) -> tuple[str, ...]:
         """The command line that does the same, for a request without a target."""

@@ -45,7 +45,7 @@ def compare(
     load = checks.loading_of(loading)
     settings = checks.settings_of(load.model, chosen)
     asked = checks.asked_of(load, settings)
-    name, found = checks.recipe_of(load.model, recipe, changes)
+    name, plan, _ = checks.planned(load.model, recipe, changes)
     options.require_folder("--output", output)
 
     from accel.cli.progress import named_bars
@@ -57,14 +57,22 @@ def compare(
 
     pipe = asked.load()
     with named_bars(pipe, preview and not as_json) as bars:
-        compared = compare_runs(pipe, settings, found, placing=placing, floor=floor, watcher=bars)
+        compared = compare_runs(pipe, settings, plan.recipe, placing=placing, floor=floor, watcher=bars)
     stem = output / (Path(load.model).name or "result")
     files = {
         "accelerated": stem.with_name(f"{stem.name}{asked.endings[0]}"),
         "dense": stem.with_name(f"{stem.name}-dense{asked.endings[0]}"),
     }
     make = partial(
-        report_of, pipe, load.model, settings, name, found, bool(changes), compared, ["accel", *sys.argv[1:]]
+        report_of,
+        pipe,
+        load.model,
+        settings,
+        name,
+        plan.recipe,
+        bool(changes),
+        compared,
+        ["accel", *sys.argv[1:]],
     )
     try:
         if not as_json:

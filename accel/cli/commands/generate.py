@@ -57,7 +57,7 @@ def generate(
     asked = checks.asked_of(load, settings)
     path = output or Path(f"{'image' if asked.makes_images else 'video'}{asked.endings[0]}")
     options.require_writable("--output", path, asked.endings)
-    found = None if only_dense else checks.recipe_of(load.model, recipe, changes)[1]
+    found = None if only_dense else checks.planned(load.model, recipe, changes)[1].recipe
 
     from accel.cli.progress import named_bars
     from accel.cli.run_table import print_runs, runs_as_dict

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accel.batch.batch import Batch, Outcome, make
 from accel.batch.prompts import Job, PromptError, read_prompts
 from accel.batch.share import share_of
-from accel.cli.asked import Asked, asked_of, demo_defaults, recipe_of
+from accel.cli.asked import Asked, asked_of, demo_defaults, planned
 from accel.cli.options import parse_changes
 from accel.cli.terminal import complain, say
 from accel.load.index import read_index
@@ -70,7 +70,7 @@ def _checked(many: Many) -> tuple[list[Job], Asked, Batch]:
     jobs = read_prompts(many.prompts, defaults)
     asked = _one_pipeline(many.prompts, jobs, many.loading)
     if not many.only_dense:
-        recipe_of(model, many.recipe, many.changes)
+        planned(model, many.recipe, many.changes)
     batch = Batch(model, named, wanted, many.loading.lora, many.out, asked.rate, asked.endings[0])
     return jobs, asked, batch
 

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 
-from accel.apply.plan import Plan, Step, make_plan
+from accel.apply.plan import Plan, Step
+from accel.cli import asked as checks
 from accel.cli import options
 from accel.cli.terminal import say
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.empty_forward import empty_grid, is_image_model
-from accel.load.empty_pipeline import EmptyPipeline, empty_pipeline, latent_shape
+from accel.load.empty_pipeline import EmptyPipeline, latent_shape
 from accel.mistake import Mistake
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
-from accel.patches.models import find_sites
-from accel.recipe.choose import default_recipe, default_recipe_name
-from accel.recipe.files import load_recipe
-from accel.recipe.override import override
 from accel.recipe.schedule import whole
 from accel.run.settings import GenerateSettings, from_options
 from accel.sites.grid.residual_store import stored_bytes
@@ -52,13 +49,8 @@ def inspect(
     prompt: Annotated[str | None, typer.Option(help="What --probe generates; the demo has its own.")] = None,
 ) -> None:
     """Show where a model's attention is, its token grid at a size, and what a recipe would do."""
-    wanted = options.parse_changes(changes)
     settings = from_options(GenerateSettings, {"prompt": prompt or "of --probe", **chosen})
-    named = None if recipe is None else override(load_recipe(recipe), wanted)
-    pipeline = empty_pipeline(model)
-    name = recipe or default_recipe_name(pipeline.models)
-    sites = [site for component, part in pipeline.models.items() for site in find_sites(part, component)]
-    plan = make_plan(sites, named or override(default_recipe(pipeline.models), wanted))
+    name, plan, pipeline = checks.planned(model, recipe, changes)
     usual = usual_size(model, pipeline)
     asked = settings.num_frames, settings.height, settings.width
     size = [one or default for one, default in zip(asked, usual, strict=True)]
@@ -80,7 +72,6 @@ def inspect(
 
 def _probed(model: str, chosen: dict[str, Any], as_json: bool) -> Profile:
     """The errors of a model's calls at every density, in one dense generation; shown unless `as_json`."""
-    from accel.cli import asked as checks
     from accel.tuning.candidates import Candidate
     from accel.tuning.heat import lines
     from accel.tuning.profile import profile

@@ -61,6 +61,7 @@ class Always:
         if self.recent < 0 and not self.recent_share:
             raise ValueError(f"recent must be at least 0 without recent_share, got {self.recent}")
 
+    @from_sizes()
     def blocks(
         self, grid: TokenGrid, order: Order | ContentOrder, block_size: tuple[int, int], device: torch.device
     ) -> Tensor:
@@ -70,8 +71,29 @@ class Always:
             ValueError: if what belongs to sequences is asked for, which means nothing on a grid.
         """
         self._refuse("are for sequences without a grid", SEQUENCE_FIELDS)
-        return _grid_blocks(self, grid, order, block_size, device)
+        keep = torch.zeros(block_counts(grid, block_size), dtype=torch.bool)
+        video = slice(grid.video_start, grid.video_start + grid.video_tokens)
+        text = torch.ones(grid.tokens, dtype=torch.bool)
+        text[video] = False
+        if isinstance(order, ContentOrder):
+            # Text comes after the video tokens, whatever their order.
+            rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
+            text = torch.arange(grid.tokens) >= grid.video_tokens
+        else:
+            cpu = torch.device("cpu")
+            place = token_order(order, grid, cpu)
+            rows, columns = (blocks_of_tokens(place, grid.tokens, size, cpu)[0, 0] for size in block_size)
+            keep[rows, columns] = True
+            _keep_on_grid(self, keep, grid, order, rows[video], columns[video])
+            if self.band:
+                keep |= _band(round(self.band * grid.video_tokens / 2), keep.shape, block_size)
+        if self.neighbours:
+            keep |= _band((self.neighbours - 1) * block_size[1] + 1, keep.shape, block_size)
+        keep[rows[text]] = True
+        keep[:, columns[text]] = True
+        return keep.to(device)
 
+    @from_sizes()
     def sequence_blocks(
         self, q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device
     ) -> Tensor:
@@ -81,43 +103,24 @@ class Always:
             ValueError: if what needs a grid is asked for.
         """
         self._refuse("need a token grid; this call has none", GRID_FIELDS)
-        return _sequence_blocks(self, q_len, kv_len, block_size, device)
+        first_query = torch.arange(0, q_len, block_size[0])[:, None] + kv_len - q_len
+        last_query = (first_query + block_size[0]).clamp(max=kv_len) - 1
+        first_key = torch.arange(0, kv_len, block_size[1])
+        last_key = (first_key + block_size[1]).clamp(max=kv_len) - 1
+        recent = max(self.recent + math.ceil(self.recent_share * kv_len), 0)
+        keep = (last_key >= first_query - recent) & (first_key <= last_query)
+        keep = keep | (first_key < self.sink)
+        blocks_back = last_query // block_size[1] - torch.arange(len(first_key))
+        if self.powers:
+            keep = keep | ((blocks_back > 0) & (blocks_back & (blocks_back - 1) == 0))
+        if self.every:
+            keep = keep | (torch.arange(len(first_key)) % self.every == 0)
+        return keep.to(device)
 
     def _refuse(self, why: str, names: tuple[str, ...]) -> None:
         asked = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name)]
         if asked:
             raise ValueError(f"{', '.join(names)} {why}, got {', '.join(asked)}")
-
-
-@from_sizes()
-def _grid_blocks(
-    always: Always,
-    grid: TokenGrid,
-    order: Order | ContentOrder,
-    block_size: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    keep = torch.zeros(block_counts(grid, block_size), dtype=torch.bool)
-    video = slice(grid.video_start, grid.video_start + grid.video_tokens)
-    text = torch.ones(grid.tokens, dtype=torch.bool)
-    text[video] = False
-    if isinstance(order, ContentOrder):
-        # Text comes after the video tokens, whatever their order.
-        rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
-        text = torch.arange(grid.tokens) >= grid.video_tokens
-    else:
-        cpu = torch.device("cpu")
-        place = token_order(order, grid, cpu)
-        rows, columns = (blocks_of_tokens(place, grid.tokens, size, cpu)[0, 0] for size in block_size)
-        keep[rows, columns] = True
-        _keep_on_grid(always, keep, grid, order, rows[video], columns[video])
-        if always.band:
-            keep |= _band(round(always.band * grid.video_tokens / 2), keep.shape, block_size)
-    if always.neighbours:
-        keep |= _band((always.neighbours - 1) * block_size[1] + 1, keep.shape, block_size)
-    keep[rows[text]] = True
-    keep[:, columns[text]] = True
-    return keep.to(device)
 
 
 def _keep_on_grid(
@@ -153,22 +156,3 @@ def _keep_adjacent(keep: Tensor, rows: Tensor, columns: Tensor) -> None:
         here = [slice(max(0, -d), length - max(0, d)) for d, length in zip(step, rows.shape, strict=True)]
         there = [slice(max(0, d), length + min(0, d)) for d, length in zip(step, rows.shape, strict=True)]
         keep[rows[tuple(here)], columns[tuple(there)]] = True
-
-
-@from_sizes()
-def _sequence_blocks(
-    always: Always, q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device
-) -> Tensor:
-    first_query = torch.arange(0, q_len, block_size[0])[:, None] + kv_len - q_len
-    last_query = (first_query + block_size[0]).clamp(max=kv_len) - 1
-    first_key = torch.arange(0, kv_len, block_size[1])
-    last_key = (first_key + block_size[1]).clamp(max=kv_len) - 1
-    recent = max(always.recent + math.ceil(always.recent_share * kv_len), 0)
-    keep = (last_key >= first_query - recent) & (first_key <= last_query)
-    keep = keep | (first_key < always.sink)
-    blocks_back = last_query // block_size[1] - torch.arange(len(first_key))
-    if always.powers:
-        keep = keep | ((blocks_back > 0) & (blocks_back & (blocks_back - 1) == 0))
-    if always.every:
-        keep = keep | (torch.arange(len(first_key)) % always.every == 0)
-    return keep.to(device)
