@@ -64,25 +64,20 @@ class Candidate:
     def schedule(self) -> Schedule:
         return Schedule(self.dense_steps, dense_every=self.dense_every if self.residual else 0.0)
 
-    def work(self, density: float, n_steps: int, n_layers: int) -> float:
-        """Executed blocks / dense attention's over the whole schedule, at a mean density of its layers."""
-        fixed, sparse = self._shares(n_steps, n_layers)
-        return fixed + sparse * density
-
     def density_at(self, work: float, n_steps: int, n_layers: int) -> float:
-        """The density at which it does that much work, or the nearest possible."""
-        fixed, sparse = self._shares(n_steps, n_layers)
-        return min(max((work - fixed) / sparse, LEAST), MOST) if sparse else MOST
+        """The mean density of its layers at which it does that much work, or the nearest possible.
 
-    def _shares(self, n_steps: int, n_layers: int) -> tuple[float, float]:
-        """Of all attention, the share that is always done and the share that a density applies to."""
+        Args:
+            work: executed blocks / dense attention's over the whole schedule.
+        """
         dense = sum(
             self.schedule.dense_step(Context(None, step, n_steps)) is not None for step in range(n_steps)
         )
         open_layers = (n_layers - self.shared) / n_layers
         sparse = (1 - dense / n_steps) * open_layers
         # A shared layer is computed in one pass of two.
-        return 1 - sparse - self.shared / n_layers / 2, sparse
+        fixed = 1 - sparse - self.shared / n_layers / 2
+        return min(max((work - fixed) / sparse, LEAST), MOST) if sparse else MOST
 
     def recipe(self, density: float, layers: Sequence[float] = (), n_layers: int = 0) -> Recipe:
         """The recipe at a mean density, with the densities of the layers if there are any."""

@@ -11,7 +11,7 @@ from accel.cli.commands.tune import block_size, prompts_of
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe
 from accel.tuning.bisection import Bisection
-from accel.tuning.candidates import Candidate, candidates, combined
+from accel.tuning.candidates import LEAST, Candidate, candidates, combined
 from accel.tuning.heat import heat_map, lines
 from accel.tuning.pace import Pace
 from accel.tuning.point import Point, Unreachable
@@ -154,14 +154,13 @@ def test_bisection_takes_few_generations_and_does_not_repeat_itself():
 
 
 @mark.parametrize(("n_steps", "n_layers"), [(8, 8), (24, 8), (4, 3)])
-def test_the_work_of_a_family_and_its_density_are_each_other_s_inverse(n_steps, n_layers):
+def test_the_density_of_a_family_follows_from_the_work(n_steps, n_layers):
     for family in (replace(family, shared=1) for family in candidates((BLOCK, (32, 32)))):
-        work = family.work(0.4, n_steps, n_layers)
-        assert 0.4 < work < 1
-        assert family.density_at(work, n_steps, n_layers) == approx(0.4)
+        assert LEAST <= family.density_at(0.7, n_steps, n_layers) < family.density_at(0.75, n_steps, n_layers)
         assert family.recipe(0.4, (1.0, *[0.4] * (n_layers - 1)), n_layers).rules
     # Two of eight steps dense, of which one layer of two shares: 3/8 of those, and 0.4 of the other layer.
-    assert Candidate(BLOCK, shared=1).work(0.4, 8, 2) == approx(0.25 * 0.75 + 0.75 * (0.25 + 0.2))
+    work = 0.25 * 0.75 + 0.75 * (0.25 + 0.2)
+    assert Candidate(BLOCK, shared=1).density_at(work, 8, 2) == approx(0.4)
 
 
 def test_what_helped_alone_is_combined():
