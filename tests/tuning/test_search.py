@@ -269,7 +269,7 @@ def test_command_line_mistakes(tmp_path):
     empty.write_text("\n\n")
     with raises(Mistake, match="holds no prompt"):
         prompts_of("demo", empty)
-    with raises(Mistake, match="a file of prompts"):
+    with raises(Mistake, match="a file of your own prompts"):
         prompts_of("some/model", None)
     with raises(Mistake, match="128x64"):
         block_size("128")

@@ -64,6 +64,6 @@ def test_keeping_everything_is_dense(name, grid):
 
 
 def test_a_grid_refuses_less_than_no_lead():
-    with pytest.raises(ValueError, match="lead_tokens at least 0"):
+    with pytest.raises(ValueError, match="lead_tokens and tail_tokens at least 0"):
         TokenGrid(1, 2, 3, lead_tokens=-1)
     assert str(TokenGrid(1, 2, 3, 4, lead_tokens=5)) == "5 + 1x2x3 + 4 text"
