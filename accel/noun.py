@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import field, fields
 from functools import wraps
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic._internal._model_construction import ModelMetaclass  # no public name
 from pydantic.dataclasses import dataclass
 
 from accel.recipe.errors import explain
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    # It has no public name.
+    ModelMetaclass = type(BaseModel)
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -23,14 +28,13 @@ Kind = TypeVar("Kind")
 def noun(cls: type[Kind]) -> type[Kind]:
     """Make a class a frozen dataclass that checks its fields, and raises a RecipeError if one is wrong."""
     made: Any = dataclass(frozen=True, config=None if hasattr(cls, "__pydantic_config__") else STRICT)(cls)
-    check = made.__init__
+    check, names = made.__init__, [each.name for each in fields(made)]
 
     @wraps(check)
     def init(self: Any, *args: Any, **values: Any) -> None:
-        # Named: pydantic would say which argument is wrong by its number.
-        names = [each.name for each in fields(made)]
         if len(args) > len(names):
             raise TypeError(f"{made.__name__} has the fields {', '.join(names)}; got {len(args)} values")
+        # Named: pydantic would say which argument is wrong by its number.
         with _explained(made.__name__, lambda: TypeAdapter(made).json_schema()):
             check(self, **dict(zip(names, args, strict=False)), **values)
 
