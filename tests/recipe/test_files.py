@@ -1,5 +1,8 @@
 """Recipes: every shipped one is right, every mistake is told with its place and the nearest valid name."""
 
+from dataclasses import replace
+from types import MappingProxyType
+
 import pytest
 import torch
 from pytest import mark, raises
@@ -265,3 +268,13 @@ def test_what_to_write_for_a_bare_kind_or_a_method_is_said():
         build_recipe({"rules": [{"match": "*", "policy": policy}]}, "x")
     with raises(RecipeError, match=r"'compose' is a method, not a shipped recipe: .*\{method: compose\}"):
         as_recipe("compose")
+
+
+def test_yes_is_no_number_and_any_mapping_is_one():
+    rules = [{"match": "*", "policy": {"method": "hip", "density": True}}]
+    with raises(RecipeError, match=r"x: rules\[0\].policy.density: a number is expected, got True"):
+        build_recipe({"rules": rules}, "x")
+    with raises(RecipeError, match=r"x: schedule.dense_steps: a number is expected, got False"):
+        build_recipe({"base": "auto", "schedule": {"dense_steps": False}}, "x")
+    proxy = MappingProxyType({"base": "auto", "schedule": MappingProxyType({"dense_steps": 0.5})})
+    assert build_recipe(proxy, "x").schedule == replace(load_recipe("auto").schedule, dense_steps=0.5)
