@@ -40,6 +40,6 @@ class SequenceHook(ModelHook):
         super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Layers look at what they need themselves; those that no longer run ours cannot."""
+        """Count layers set to another implementation since; the others look at what they need themselves."""
         if self.owner is not None and not torch.compiler.is_compiling():
             self.owner.before_forward(self)

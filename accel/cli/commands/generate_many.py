@@ -94,12 +94,12 @@ def _one_pipeline(prompts: Path, jobs: list[Job], loading: LoadSettings) -> Aske
         if asked.pipeline is not first.pipeline:
             mistakes.append(
                 f"{prompts}:{job.line}: is for {asked.pipeline.__name__}, others are for "
-                f"{first.pipeline.__name__}; put them into a file of their own"
+                f"{first.pipeline.__name__}; put them into a separate file"
             )
         elif asked.given != first.given:
             mistakes.append(
                 f"{prompts}:{job.line}: starts from {' and '.join(sorted(asked.given))}, others from "
-                f"{' and '.join(sorted(first.given))}; put them into a file of their own"
+                f"{' and '.join(sorted(first.given))}; put them into a separate file"
             )
     if mistakes or first is None:
         raise PromptError("\n".join(mistakes))
