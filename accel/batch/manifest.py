@@ -31,7 +31,7 @@ class Manifest:
         self.records = self.folder / RECORDS
 
     def create(self) -> None:
-        """Make the folders where they are missing, and the records that only the folder's manifest still holds.
+        """Make the folders where they are missing, and the records that only the manifest still holds.
 
         Raises:
             Mistake: if the folder has a manifest that something else wrote, which would be replaced.
