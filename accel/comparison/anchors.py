@@ -44,7 +44,7 @@ DEMO = (
     Anchor(BACKEND, 1.0000, 2.70e-06, of_demo=True),
     Anchor("weights in fp8", 0.9573, 0.1406, of_demo=True),
     Anchor("half the steps", 0.7913, 0.4102, of_demo=True),
-    Anchor(SEED, 0.6785, 0.8793, of_demo=True),
+    Anchor(SEED, 0.6864, 0.8676, of_demo=True),
 )
 
 
