@@ -49,6 +49,10 @@ class PerHead(Policy):
             )
 
     @property
+    def block_size(self) -> tuple[int, int]:
+        return self.candidates[0].block_size
+
+    @property
     def static(self) -> bool:  # type: ignore[override]
         return isinstance(self.choose, Table) and all(one.static for one in self.candidates)
 

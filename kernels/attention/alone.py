@@ -1,6 +1,6 @@
 """Rows alone: one after another, each from reused memory, because every page of new memory is cleared.
 
-In float32 both products are oneDNN's. PyTorch's attention would split 64 queries into twice 32, pack the keys
+In float32, on one thread, both products are oneDNN's. PyTorch's attention would split 64 queries into twice 32, pack the keys
 again for each half, and on AMD's processors use half of their vectors' width.
 """
 
@@ -30,7 +30,8 @@ def rows_alone(rows: Rows, keys: Tensor, scale: float, out: Tensor, lse: Tensor,
     """
     columns = rows.k.shape[1]
     blocks = -(-keys // columns)
-    product = onednn() if rows.q.dtype == torch.float32 else None
+    # With more threads, lists of many lengths took longer than in PyTorch's attention (docs/kernels.md).
+    product = onednn() if rows.q.dtype == torch.float32 and torch.get_num_threads() == 1 else None
     largest = _largest_logits(rows, blocks, scale) if product else torch.full(keys.shape, torch.inf)
     k_room, v_room = (x.new_empty(int(blocks.max()), *x.shape[1:]) for x in (rows.k, rows.v))
     sums, most = torch.ones_like(lse), torch.zeros_like(lse)

@@ -138,7 +138,7 @@ def test_a_part_that_is_nowhere_or_a_pickle_is_refused(folders, tmp_path):
         tmp_path,
         audio_scheduler=[None, None, {**place, "pretrained_model_name_or_path": None, "subfolder": ""}],
     )
-    refused(lost, "no audio_scheduler")
+    refused(lost, "does not say where audio_scheduler is")
     pickled = {**place, "pretrained_model_name_or_path": "x/y/z.ckpt", "subfolder": ""}
     path = lost / "modular_model_index.json"
     path.write_text(json.dumps({**data, "audio_scheduler": [kind, name, pickled]}))

@@ -93,7 +93,7 @@ REFUSED = {
     "types": ([qkv()[0].double(), *qkv()[1:]], FULL, "one type, got torch.float64"),
     "devices": ([x.to("meta") for x in qkv()], FULL, "one device, got meta"),
     "gradients": (qkv(requires_grad=True), FULL, "no backward"),
-    "lengths": (qkv(q_len=90), FULL, "of 100 queries and 100 keys, got 90 and 100"),
+    "lengths": (qkv(q_len=90), FULL, "for 100 queries and 100 keys, got 90 and 100"),
     "samples": (qkv(), LISTS, r"lists for \(3, 1\) samples and heads"),
     "kv_lengths": (qkv(), LENGTHS, "expected 1, got 2"),
     "order": (qkv(), ORDER, r"q_order is of \(1, 5\) samples and heads, expected 1 or 1"),

@@ -27,7 +27,7 @@ def test_rotated_products_are_the_same():
     torch.testing.assert_close(rotate(q) @ rotate(k).mT, q @ k.mT, rtol=1e-5, atol=1e-4)
     loud = torch.zeros(64).index_fill(0, torch.tensor(5), 8.0)
     assert (rotate(loud).abs() == 1).all()
-    with pytest.raises(ValueError, match="powers of two, got 96"):
+    with pytest.raises(ValueError, match="power of two, got 96"):
         rotate(torch.zeros(96))
 
 

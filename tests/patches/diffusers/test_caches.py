@@ -164,17 +164,19 @@ def watch_layouts(watched):
     def watch(cache):
         real, made = cache.layout, []
 
-        def layout(context, key, make, *rest):
+        def layout(call, make):
+            context = call.context
+
             def noted():
                 fresh = make()
                 made.append((context, fresh.to_mask()))
                 return fresh
 
-            mask = real(context, key, noted, *rest).to_mask()
+            mask = real(call, noted).to_mask()
             served.append(
                 (context, next(then for then, blocks in reversed(made) if torch.equal(blocks, mask)))
             )
-            return real(context, key, make, *rest)
+            return real(call, make)
 
         cache.layout = layout
 
