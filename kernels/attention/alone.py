@@ -1,7 +1,7 @@
 """Rows alone: one after another, each from reused memory, because every page of new memory is cleared.
 
-In float32, on one thread, both products are oneDNN's. PyTorch's attention would split 64 queries into twice 32, pack the keys
-again for each half, and on AMD's processors use half of their vectors' width.
+In float32, on one thread, both products are oneDNN's. PyTorch's attention would split 64 queries into twice
+32, pack the keys again for each half, and on AMD's processors use half of their vectors' width.
 """
 
 from __future__ import annotations
