@@ -24,10 +24,12 @@ class Dense(Policy):
     block_size: BlockSize = (128, 128)
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
-        """The full layout, shared by all samples and heads; see `Policy.layout`."""
-        return _full(q.shape[2], k.shape[2], self.block_size, q.device)
+        """The full layout, shared by all samples and heads, causal in a sequence; see `Policy.layout`."""
+        return _full(q.shape[2], k.shape[2], self.block_size, q.device, grid is None)
 
 
 @from_sizes()
-def _full(q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device) -> BlockLayout:
-    return BlockLayout.full(q_len, kv_len, block_size, device)
+def _full(
+    q_len: int, kv_len: int, block_size: tuple[int, int], device: torch.device, causal: bool
+) -> BlockLayout:
+    return BlockLayout.full(q_len, kv_len, block_size, device, causal=causal)
