@@ -203,3 +203,11 @@ def test_importing_accel_changes_no_model_library():
         "print(state() == before)"
     )
     assert run(code) == "True"
+
+
+def test_recipes_and_methods_are_found_where_they_have_always_been():
+    import accel
+    from accel.policies import POLICIES
+    from accel.recipe import Recipe, Rule
+
+    assert (Recipe, Rule) == (accel.Recipe, accel.Rule) and "radial" in POLICIES

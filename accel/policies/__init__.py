@@ -1,5 +1,5 @@
 """The methods a recipe can name."""
 
-from accel.policies.registry import find_policy, register_policy, registered_policies
+from accel.policies.registry import POLICIES, find_policy, register_policy, registered_policies
 
-__all__ = ["find_policy", "register_policy", "registered_policies"]
+__all__ = ["POLICIES", "find_policy", "register_policy", "registered_policies"]
