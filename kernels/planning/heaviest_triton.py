@@ -26,7 +26,7 @@ def _row_keys(
     mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows, N,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Keys [BLOCK] of this program's row, and its masses with 0 for what may not be kept."""
+    """This program's row, its columns and keys [BLOCK], and its masses with 0 for what may not be kept."""
     row = tl.program_id(0).to(tl.int64)
     b, h, m = row // (heads * rows), row // rows % heads, row % rows
     columns = tl.arange(0, BLOCK)
@@ -46,7 +46,7 @@ def _row_keys(
     keys = tl.where(may, keys, NEVER)
     best = tl.min(tl.where(keys == tl.max(keys, 0), columns, BLOCK), 0)
     keys = tl.where(may & (must | (columns == best)), ALWAYS, keys)
-    return keys, tl.where(may & is_number, mass, 0.0)
+    return row, columns, keys, tl.where(may & is_number, mass, 0.0)
 
 
 @_jit_by_row
@@ -55,12 +55,10 @@ def row_keys_kernel(
     may_n, heads, rows, N, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A row's keys, and float64 [2]: its mass, and the mass in it that is kept anyway."""
-    keys, mass = _row_keys(
+    row, columns, keys, mass = _row_keys(
         mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
         N, BLOCK,
     )  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
     tl.store(keys_ptr + row * N + columns, keys, mask=columns < N)
     wide = mass.to(tl.float64)
     tl.store(totals_ptr + row * 2, tl.sum(wide, 0))
@@ -73,12 +71,10 @@ def keep_rows_kernel(
     may_b, may_h, may_m, may_n, heads, rows, N, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Which blocks of one row are kept; the row is its own budget."""
-    keys, mass = _row_keys(
+    row, columns, keys, mass = _row_keys(
         mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
         N, BLOCK,
     )  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
     required = tl.sum((keys == ALWAYS).to(tl.int32), 0)
     count = tl.load(highest_ptr + row)
     if BY_SHARE:
@@ -119,12 +115,10 @@ def outstanding_kernel(
     heads, rows, N, TINY: tl.constexpr, LEAST_VARIANCE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Which blocks of one row are kept: those whose log mass is beta deviations above the row's mean."""
-    keys, mass = _row_keys(
+    row, columns, keys, mass = _row_keys(
         mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows,
         N, BLOCK,
     )  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
     may = keys > NEVER
     number = tl.maximum(tl.sum(may.to(tl.float32), 0), 1.0)
     logs = tl.log(tl.maximum(mass, TINY))
