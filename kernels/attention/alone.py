@@ -35,7 +35,7 @@ def rows_alone(rows: Rows, keys: Tensor, scale: float, out: Tensor, lse: Tensor,
     largest = _largest_logits(rows, blocks, scale) if product else torch.full(keys.shape, torch.inf)
     k_room, v_room = (x.new_empty(int(blocks.max()), *x.shape[1:]) for x in (rows.k, rows.v))
     sums, most = torch.ones_like(lse), torch.zeros_like(lse)
-    each = (rows.lists, rows.q * (scale * LOG2_E), out, sums)
+    each = (rows.lists, rows.q * (scale * LOG2_E) if product else rows.q, out, sums)
     sizes = zip(keys.tolist(), blocks.tolist(), largest.tolist(), *(x.unbind() for x in each), strict=True)
     channels, of_head = k_room, -1
     for row, (count, number, bound, ids, q, place, total) in enumerate(sizes):
@@ -54,6 +54,8 @@ def rows_alone(rows: Rows, keys: Tensor, scale: float, out: Tensor, lse: Tensor,
         room = v_room[:number].view(channels.shape[0], number, columns)
         v = torch.index_select(channels, 1, ids - head * channels.shape[1], out=room).flatten(1)
         _attend(product, q, k, v, count, most[row] if bound > MOST else None, total, place)
+    if product is None:
+        return
     by_products = (keys > 0) & largest.isfinite()
     lse[by_products] = (sums.log2() + most)[by_products] / LOG2_E
 
