@@ -16,8 +16,8 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
+from accel.comparison.quality import relative_error
 from accel.kernels.attention import gathered, reference
 from accel.kernels.layout.layout import BlockLayout
 from accel.policies.parts.scores import Strided
@@ -65,15 +65,11 @@ def measure(sample: Sample, density: float) -> Row:
     half, _ = gathered.block_sparse_attention(q, k, v, layout)
     found, _ = int8_attention(q, k, v, layout)
     bf16, int8, sparsity, error = (
-        round(relative(one, other), 5)
+        round(relative_error(one, other), 5)
         for one, other in ((half, truth), (found, truth), (truth, dense), (found, dense))
     )
     met = int8 <= BAR and (density == 1.0 or error <= sparsity + 2 * bf16)
     return {"density": density, "bf16": bf16, "int8": int8, "sparsity": sparsity, "error": error, "met": met}
-
-
-def relative(found: Tensor, truth: Tensor) -> float:
-    return ((found.double() - truth).norm() / truth.norm()).item()
 
 
 if __name__ == "__main__":

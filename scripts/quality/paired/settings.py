@@ -12,14 +12,15 @@ def setting(
     schedule: dict[str, Any] | None = None,
     score: dict[str, Any] | None = None,
     order: dict[str, Any] | None = None,
+    block_size: tuple[int, int] = BLOCK,
     **rest: Any,
 ) -> dict[str, Any]:
-    """A composition in blocks of 32 x 32, with a quarter of the steps dense unless the schedule says more."""
+    """A composition in blocks of 32 x 32, with a quarter of the steps dense unless the arguments say else."""
     policy = {
         "method": "compose",
         "score": score or {"kind": "strided", "query": 8, "key": 8},
         "select": select,
-        "block_size": list(BLOCK),
+        "block_size": list(block_size),
     }
     policy |= {"order": order} if order else {}
     rules = [{"match": "*", "policy": policy}]
@@ -104,21 +105,12 @@ RISING = {
 SETTINGS["1 dense, 0.3 rising"] = setting(RISING)
 
 # recipes/auto.yaml, brought to this number of tokens and to the work of another recipe.
-AUTO: dict[str, Any] = {
-    "schedule": {"dense_steps": 0.2, "dense_layers": 0.03},
-    "reuse": {"steps": 5, "max_progress": 0.11, "branches": True},
+SETTINGS |= {
+    name: setting(
+        by_layer(0.333),
+        {"dense_steps": 0.2, "dense_layers": 0.03},
+        block_size=block_size,
+        reuse={"steps": 5, "max_progress": 0.11, "branches": True},
+    )
+    for name, block_size in {"auto, 0.333": (128, 64), "auto, 0.333, 32 x 32": BLOCK}.items()
 }
-
-
-def auto(density: float, block_size: tuple[int, int]) -> dict[str, Any]:
-    policy = {
-        "method": "compose",
-        "score": {"kind": "strided", "query": 8, "key": 8},
-        "select": by_layer(density),
-        "block_size": list(block_size),
-    }
-    return AUTO | {"rules": [{"match": "*", "policy": policy}]}
-
-
-SETTINGS["auto, 0.333"] = auto(0.333, (128, 64))
-SETTINGS["auto, 0.333, 32 x 32"] = auto(0.333, BLOCK)
