@@ -11,7 +11,7 @@ from accel.patches.grid import TokenGrid
 from accel.patches.head_share import HeadShare
 from accel.patches.noise import Noise
 
-TextPadding = Literal["last", "anywhere", "dropped"]
+TextPadding = Literal["last", "anywhere", "behind", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Context:
         layer: index of the attention call's layer among the model's attention sites.
         n_layers: number of those.
         text_padding: "last" where the model hides padded text by a key mask that ends in one run of hidden
-            keys, "anywhere" where a key mask hides text and nothing else, "dropped" where it leaves padded
-            text out of each sample's call; None where it is not known
-            to do either.
+            keys, "anywhere" where a key mask hides text and nothing else, "behind" where the hidden keys of a
+            sequence of text, then video, are behind the video, "dropped" where it leaves padded text out of
+            each sample's call; None where it is not known to do either.
         kv_lengths: int32 [B], how many of each sample's keys are not padding; None where all are.
         repeats: whether the forward is given what the one before it in its step was given, text aside: the
             second pass of guidance.

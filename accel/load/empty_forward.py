@@ -99,7 +99,7 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,
     **dict.fromkeys(
-        ("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image"),
+        ("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image", "lumina2"),
         lambda _, size: {"hidden_states": _empty(1, 1, *size[1:])},
     ),
     **dict.fromkeys(("flux", "flux3", "bria"), lambda _, size: {"img_ids": _positions(size)}),

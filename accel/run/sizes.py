@@ -12,7 +12,7 @@ SIDES = {
     **dict.fromkeys(
         ("wan", "hunyuan_video", "framepack", "cosmos", "kandinsky5", "easyanimate", "helios"), 16
     ),
-    **dict.fromkeys(("sd3", "z_image", "CogView4Transformer2DModel", "ernie_image"), 16),
+    **dict.fromkeys(("sd3", "z_image", "CogView4Transformer2DModel", "ernie_image", "lumina2"), 16),
     **dict.fromkeys(("cogvideox", "mochi", "allegro"), 8),
     **dict.fromkeys(("ltx", "minimax_h3"), 32),
 }

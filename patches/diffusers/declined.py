@@ -39,7 +39,6 @@ DECLINED: dict[str, str] = {
     "Kandinsky6SRTransformer3DModel": _FLEX,
     "LatteTransformer3DModel": _SHORT,
     "LongCatAudioDiTTransformer": _AUDIO,
-    "Lumina2Transformer2DModel": _IMAGE,
     "LuminaNextDiT2DModel": _IMAGE,
     "MiniMaxMusic3RVQDepthDecoder": _AUDIO,
     "MiniMaxMusic3Transformer1DModel": _AUDIO,

@@ -58,6 +58,7 @@ FAMILIES: dict[str, str] = {
     "Krea2Transformer2DModel": "accel.patches.diffusers.families.image.krea2",
     "BriaFibo2Transformer2DModel": "accel.patches.diffusers.families.image.bria_fibo2",
     "CogView3PlusTransformer2DModel": "accel.patches.diffusers.families.image.text_first",
+    "Lumina2Transformer2DModel": "accel.patches.diffusers.families.image.lumina2",
     "PixArtTransformer2DModel": "accel.patches.diffusers.families.image.pixart",
 }
 

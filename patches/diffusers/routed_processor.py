@@ -182,7 +182,8 @@ def traceable(func: Callable) -> Callable:
 
 def is_plain(least_keys: int, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> bool:
     """Whether a call over that many keys asks for nothing but a mask, and may be hidden from a compiler."""
-    odd = args[1:] or kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("scale") is not None
+    scaled = kwargs.get("scale") not in (None, query.shape[-1] ** -0.5)
+    odd = args[1:] or kwargs.get("dropout_p") or kwargs.get("is_causal") or scaled
     traced_backward = torch.compiler.is_compiling() and records_gradients(query, key, value)
     return not odd and not traced_backward and key.shape[2] >= least_keys
 

@@ -34,6 +34,7 @@ BESIDES = {
 PADDING = {
     "last": "exact, by a length for each sample",
     "anywhere": "exact, moved to the end of the sequence",
+    "behind": "exact, by a length for each sample",
     "dropped": "exact, the model drops it",
     None: "not hidden by the model; masked calls stay dense",
 }

@@ -22,6 +22,7 @@ from accel.recipe.schedule import FIRST_STEPS, REFRESH
 from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import LayoutCache
 from accel.sites.grid.padding import (
+    MOVED,
     hidden_last,
     hides_padding_only,
     picked,
@@ -116,7 +117,7 @@ class GridAttention(SiteAttention):
                 self.record.count_shared(context.step)
                 return out
             reason = self._dense_reason(q, k, v, mask, context, forward) or self.faults.stays_dense
-            movable = mask if context.text_padding == "anywhere" else None
+            movable = mask if context.text_padding in MOVED else None
             if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
             if reason is not None and not self._captures(reason, context):

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from accel.patches.context import Context
 
+# The masks whose hidden tokens are moved to the end of a call.
+MOVED = ("anywhere", "behind")
+
 
 def picked(tokens: Tensor, order: Tensor | None) -> Tensor:
     """[B, N, H, D] with token `order[i]` at i; an order [B, N] has one for each sample, None leaves them."""
@@ -36,26 +39,40 @@ def hidden_last(context: Context, mask: Tensor, batch: int) -> tuple[Context, Te
     """A call whose hidden text tokens come last: its context, its order [B, N], and its mask.
 
     Args:
-        mask: bool [B | 1, 1, 1, N], which hides text tokens only. No host sync.
+        mask: bool [B | 1, 1, 1, N], which hides padded text only. No host sync.
     """
     grid = context.grid
     assert grid is not None
     seen = mask[:, 0, 0].expand(batch, -1)
     tokens = torch.arange(grid.tokens, device=mask.device)
-    text_start = grid.lead_tokens + (0 if grid.text_first else grid.video_tokens)
-    text_end = text_start + grid.text_tokens
-    text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
-    others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
-    order = torch.cat([others, text], dim=1)
+    if context.text_padding == "behind":
+        order = video_first(seen.sum(dim=1, keepdim=True), grid.video_tokens, tokens)
+    else:
+        text_start = grid.lead_tokens + (0 if grid.text_first else grid.video_tokens)
+        text_end = text_start + grid.text_tokens
+        text = text_start + (~seen[:, text_start:text_end]).to(torch.uint8).argsort(dim=1, stable=True)
+        others = torch.cat([tokens[:text_start], tokens[text_end:]]).expand(batch, -1)
+        order = torch.cat([others, text], dim=1)
     after = grid.text_tokens + grid.tail_tokens
     placed = replace(context, grid=replace(grid, text_first=False, text_tokens=after, tail_tokens=0))
     return placed, order, seen.gather(1, order)[:, None, None]
 
 
+def video_first(seen: Tensor, video_tokens: int, tokens: Tensor) -> Tensor:
+    """The order [B, N] of sequences of text, video and padding that puts the text between the other two.
+
+    Args:
+        seen: [B, 1], tokens of a sample that are not padding.
+        tokens: their numbers, [N].
+    """
+    text = torch.where(tokens < seen, tokens - video_tokens, tokens)
+    return torch.where(tokens < video_tokens, seen - video_tokens + tokens, text)
+
+
 def hides_padding_only(mask: Tensor, context: Context) -> bool:
     """Whether a mask is known to hide padded text and nothing else."""
     key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
-    return key_mask and context.text_padding in ("last", "anywhere")
+    return key_mask and context.text_padding in ("last", *MOVED)
 
 
 def valid_keys(mask: Tensor, batch: int) -> Tensor:

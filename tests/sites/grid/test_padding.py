@@ -22,7 +22,7 @@ from accel.policies.search.stages import Stages
 from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.reuse import Reuse
 from accel.sites.grid.grid_attention import GridAttention
-from accel.sites.grid.padding import without_padding
+from accel.sites.grid.padding import hidden_last, without_padding
 
 GRID = TokenGrid(3, 5, 9, 41)
 LENGTHS = torch.tensor([GRID.tokens, GRID.video_tokens + 11], dtype=torch.int32)
@@ -109,3 +109,12 @@ def test_the_reference_agrees_that_padding_is_not_read():
         *(x.transpose(1, 2) for x in qkv(0.0)[:2]), GRID, Context(GRID, kv_lengths=LENGTHS)
     )
     assert block_sparse_attention(*(x.transpose(1, 2) for x in qkv(0.0)), layout)[0].isfinite().all()
+
+
+def test_the_image_of_each_sample_comes_first_where_it_follows_the_samples_own_text():
+    """Two samples of text (3 tokens, 1 token), an image of 2 x 2, and padding (0, 2)."""
+    seen = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
+    context = Context(TokenGrid(1, 2, 2, 3, text_first=True), text_padding="behind")
+    placed, order, mask = hidden_last(context, seen[:, None, None], 2)
+    assert order.tolist() == [[3, 4, 5, 6, 0, 1, 2], [1, 2, 3, 4, 0, 5, 6]]
+    assert placed.grid == TokenGrid(1, 2, 2, 3) and torch.equal(mask[:, 0, 0], seen)

@@ -18,6 +18,10 @@ FIBO2 |= {"cap_feat_dim": 16, "injection_layer_ids": (1,), "perceiver_num_layers
 FIBO2 |= {"min_num_gist_tokens": 2, "max_num_gist_tokens": 6, "gist_min_text_len": 5}
 FIBO2 |= {"gist_max_text_len": 20, "axes_dims": ROPE, "axes_lens": (64, 64, 64)}
 
+LUMINA2 = {"in_channels": 4, "hidden_size": 2 * HEADS * DIM, "num_layers": 3, "num_refiner_layers": 1}
+LUMINA2 |= {"num_attention_heads": 2 * HEADS, "num_kv_heads": HEADS, "multiple_of": 16, "cap_feat_dim": 16}
+LUMINA2 |= {"axes_dim_rope": ROPE, "axes_lens": (64, 64, 64)}
+
 JOINT = MIXED | {"joint_attention_dim": 16}
 HUNYUAN_IMAGE = MIXED | {"out_channels": 4, "num_refiner_layers": 1, "text_embed_dim": 16}
 QWEN_IMAGE = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3}
@@ -25,6 +29,8 @@ QWEN_IMAGE |= {"joint_attention_dim": 16, "axes_dims_rope": ROPE}
 
 # As Flux has it: text first, and blocks of two kinds.
 flux = functools.partial(Case, text=TEXT, text_first=True, sites=4, graphs=3, image=True)
+
+lumina2 = functools.partial(Case, "Lumina2Transformer2DModel", LUMINA2, text=TEXT, image=True)
 
 CASES: dict[str, Case] = {
     "flux": flux(
@@ -114,6 +120,8 @@ CASES: dict[str, Case] = {
         pads="encoder_hidden_states",
         image=True,
     ),
+    "lumina2": lumina2(inputs.lumina2, text_first=True),
+    "lumina2-padded": lumina2(inputs.lumina2_padded, pads="encoder_hidden_states"),
     "sd3": Case(
         "SD3Transformer2DModel",
         {

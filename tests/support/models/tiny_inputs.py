@@ -416,6 +416,19 @@ def krea2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     }
 
 
+def lumina2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_attention_mask": torch.ones(b, TEXT, dtype=torch.int64),
+        "timestep": timestep(b, 0.5),
+    }
+
+
+def lumina2_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {**lumina2(b, f, h, w), "encoder_attention_mask": text_mask(b)}
+
+
 def pixart(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, 4, 2 * h, 2 * w),

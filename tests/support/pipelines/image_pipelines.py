@@ -69,6 +69,12 @@ PIPELINES: dict[str, PipelineCase] = {
             "negative_prompt_embeds_mask": text_mask(b, valid=4),
         },
     ),
+    "lumina2": PipelineCase(
+        "Lumina2Pipeline",
+        "lumina2-padded",
+        call=lambda size, b: {"cfg_trunc_ratio": 1.0},
+        pads=True,
+    ),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),
     "z-image": PipelineCase(
         "ZImagePipeline",
