@@ -8,7 +8,8 @@ from scripts.page import markdown
 from scripts.quality.rows import Record, densities, of, place
 
 BASELINES = ("strided, row", "pooled, row")
-SPREAD = "Smallest / median / largest saving over the samples, and in how many the error is larger instead:"
+SPREAD = "Smallest / median / largest saving over the samples; in brackets, how many have a larger error:"
+BY_ERROR = "tenth, tail, by error"
 
 
 def budget_table(rows: list[Record]) -> str:
@@ -59,6 +60,9 @@ def tail_table(rows: list[Record], kinds: list[str]) -> str:
         for name in ("tenth", "pooled, row"):
             for suffix, words in ((", tail", "equal density"), (", tail, equal work", "equal work")):
                 savings = spread(of(rows, kind=kind), name + suffix, name)
-                lines.append([f"{kind}: {name}, tail against none, {words}", *savings])
+                lines.append([f"{kind}: {name}, tail against no tail, {words}", *savings])
+        if of(rows, kind=kind, method=BY_ERROR):
+            savings = spread(of(rows, kind=kind), BY_ERROR, "tenth, tail")
+            lines.append([f"{kind}: tenth, tail, ranked by error against ranked by mass", *savings])
     header = ["at density", *(f"{density:g}" for density in densities(rows))]
     return f"{SPREAD}\n\n{markdown(header, lines)}"

@@ -32,20 +32,21 @@ HEAD = """\
 # Tables of the policy benchmarks
 
 Measured with the recipes of 2026-11-21. [policies.md](policies.md) says what was found, what the names mean
-and what has changed since: in single calls one budget for a layer comes closest to the oracles, while the
-ranking of methods over whole videos does not carry over to held-out prompts.
+and what has changed since. In single calls, one budget per layer comes closest to the oracles; the ranking of
+methods over whole videos does not carry over to held-out prompts.
 
-Written by `scripts/quality/tables.py`. Figures of calls are medians over samples, the largest in brackets."""
+Written by `scripts/quality/tables.py`. Figures for calls are medians over samples, with the largest in
+brackets."""
 CHOICE = """
 ## The choice, at density 0.3
 
-Recall: share of the attention mass on executed blocks. Cost: multiply-adds of the choice / those of QKᵀ.
-CPU ms: on one core of a busy machine, so not reliable.
+Recall: the share of the attention mass that falls on executed blocks. Cost: multiply-adds of the choice /
+those of QKᵀ. CPU ms: measured on one core of a busy machine, so not reliable.
 """
 BUDGET = """
 ## What a budget for the whole layer saves
 
-Share of the output error that `default` saves at density 0.4, call by call on the demo.
+The share of the output error that `default` saves at density 0.4, for every call on the demo.
 """
 TAIL = """
 ## What the tail saves
@@ -53,12 +54,13 @@ TAIL = """
 VIDEOS = """
 ## End to end on the demo
 
-Means over pairs of a prompt and a seed, each in brackets; PSNR in dB, the latent error relative.
+Means over pairs of a prompt and a seed, with every pair in brackets; PSNR in dB, relative latent error.
 """
 HELD_OUT = """
 # Held out
 
-The same on prompts and seeds from 8 on, which played no part in choosing settings: single calls, then videos.
+The same tables for prompts and seeds from 8 on, which played no part in choosing settings: single calls, then
+videos.
 """
 
 

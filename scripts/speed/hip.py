@@ -82,9 +82,8 @@ def table(rows: list[dict], machine: dict, budget: int) -> str:
     lines = [
         f"`python -m scripts.speed.hip docs/benchmarks/hip-length.json`: {budget} keys for each block of 64 "
         "queries, in addition to sink and window; one head of 64, float32, "
-        f"{machine['device']}, {machine['threads']} threads. Seconds to choose the blocks (median of "
-        f"{machine['repeats']}), and the factor "
-        "from half the length: 2 is linear, 4 quadratic.",
+        f"{machine['device']}. Seconds to choose the blocks (median of {machine['repeats']}), and in "
+        "brackets how many times as long as at half the length: 2 is linear growth, 4 quadratic.",
         "",
     ]
     times = {(row["method"], row["tokens"]): row["seconds"] for row in rows}

@@ -1,4 +1,4 @@
-"""The tables of `paired`: every prompt, the means, and the t-statistic of the paired differences.
+"""The tables of paired settings: every prompt, means, and the t-statistic of the paired differences.
 
 python -m scripts.quality.paired.tables docs/benchmarks/paired.json docs/benchmarks/paired-tables.md
 """
@@ -81,12 +81,14 @@ def _number(value: float | None) -> str:
 
 
 def main(
-    source: Annotated[Path, typer.Argument(help="What `paired` wrote.")],
+    source: Annotated[Path, typer.Argument(help="JSON file that `paired.run` wrote.")],
     page: Annotated[Path, typer.Argument(help="Markdown file to write.")],
 ) -> None:
     """Write the tables."""
     head = "# Paired settings: tables\n\n[paired.md](paired.md) says what was found. "
-    head += f"Written by `scripts.quality.paired.tables` from {source.name}.\n\n"
+    head += f"Written by `scripts.quality.paired.tables` from {source.name}. Columns with a number are "
+    head += "prompts; work and figures are means over the prompts that a setting was run on (n); t is the "
+    head += "t-statistic of the paired differences from today.\n\n"
     page.write_text(head + tables(read(source)))
 
 
