@@ -1,5 +1,6 @@
 """The policy benchmarks: methods are compared at one density, costs are what they claim, tables add up."""
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +15,7 @@ from scripts.quality.planning_cost import planning_cost
 from scripts.quality.prompts import FIRST_HELD_OUT, prompt_of
 from scripts.quality.savings import spread
 from scripts.quality.synthetic import synthetic_sample
+from scripts.quality.tables import main as write_tables
 
 GRID = TokenGrid(5, 16, 16)
 
@@ -90,3 +92,12 @@ def test_a_plot_is_an_image_with_every_name():
     assert plot.count('id="c"') == 1
     with pytest.raises(ValueError, match="at least one line"):
         line_plot([], "x", "y")
+
+
+def test_the_page_of_tables_is_what_the_script_writes(tmp_path):
+    published = Path(__file__).parents[3] / "docs/benchmarks"
+    for source in published.glob("policies*.json"):
+        (tmp_path / source.name).symlink_to(source)
+    write_tables(tmp_path)
+    name = "policies-tables.md"
+    assert (tmp_path / name).read_text(encoding="utf-8") == (published / name).read_text(encoding="utf-8")
