@@ -36,7 +36,7 @@ accel.patches.models
 accel.patches.transformers accel.patches.diffusers.families
 accel.patches.diffusers
 accel.patches
-accel.kernels.fp8 accel.kernels.int8 accel.kernels.cudnn accel.kernels.decode accel.kernels.check
+accel.kernels.int8 accel.kernels.cudnn accel.kernels.decode accel.kernels.check
 accel.kernels.hopper
 accel.kernels.attention
 accel.kernels.planning

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from accel.kernels.launch import Config
     from accel.kernels.layout.layout import BlockLayout
 
-Precision = Literal["int8", "fp8"]
+Precision = Literal["int8"]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -26,7 +26,6 @@ TIERS: dict[str, str] = {
     "hopper": "accel.kernels.hopper.tier",
     "cudnn": "accel.kernels.cudnn.tier",
     "int8": "accel.kernels.int8.tier",
-    "fp8": "accel.kernels.fp8.tier",
 }
 
 

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""What the Gluon kernels for Hopper share: tiles of listed keys, how they come and what is seen.
+"""Tiles of listed keys in the Gluon kernel for Hopper: how they come and what is seen.
 
 A list names blocks of keys; a block is copied in boxes of a block or less, and boxes fill a tile.
 """
@@ -20,7 +20,7 @@ tma_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 BLOCK_M = gl.constexpr(128)  # queries of one program
 ROWS = gl.constexpr(64)  # queries of one consumer
 LN_2 = gl.constexpr(0.6931471805599453)
-TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16, torch.float8_e4m3fn: gl.float8e4nv}
+TYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 
 
 def box_descriptor(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
@@ -57,7 +57,7 @@ def _blocks_before(list_ptr, count, end):
 
 
 @gluon.jit
-def _first_key(list_ptr, box, count, N, BOX: gl.constexpr, PARTS: gl.constexpr = 1):
+def _first_key(list_ptr, box, count, N, BOX: gl.constexpr, PARTS: gl.constexpr):
     """Where box number `box` of the `count` in a list begins; N, where TMA reads zeros, behind the last one.
 
     A block of keys has PARTS boxes of BOX.
@@ -67,7 +67,7 @@ def _first_key(list_ptr, box, count, N, BOX: gl.constexpr, PARTS: gl.constexpr =
 
 
 @gluon.jit
-def _full_tiles(list_ptr, count, end, BOX: gl.constexpr, PARTS: gl.constexpr = 1, TILE: gl.constexpr = 128):
+def _full_tiles(list_ptr, count, end, BOX: gl.constexpr, PARTS: gl.constexpr, TILE: gl.constexpr):
     """How many tiles of the `count` ascending boxes of a list have only keys before `end`."""
     full = count
     while (full > 0) & (_first_key(list_ptr, gl.maximum(full - 1, 0), count, 0, BOX, PARTS) + BOX > end):

@@ -29,7 +29,7 @@ CPU_BLOCKS = ["128x128", "128x64", "64x64"]
 CPU_DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
 CPU_TIERS = ["torch"]
 # A larger relative error means a wrong result, which is not timed. Eight-bit kernels round more.
-WRONG = {"fp8": 0.2, "spargeattn": 0.2}
+WRONG = {"spargeattn": 0.2}
 WRONG_OTHERWISE = 0.02
 DENSE_PEERS = ("dense_flash_attention_2",)
 

@@ -11,8 +11,7 @@ MAIN = "1,40,75600,128"
 RAGGED = (MAIN, 0.2)
 RAGGED_BAR = 0.95  # of the rate of equal lists
 NARROW_BAR = 0.95  # of the rate at key blocks of 64, for key blocks of 32
-FP8_BAR = 1.4  # of the best rate in bfloat16, a goal
-EIGHT_BIT = ("fp8",)  # tiers that meet no target by rounding more
+EIGHT_BIT = ("int8",)  # tiers that meet no target by rounding more
 Row = dict[str, Any]
 
 

@@ -241,8 +241,8 @@ def emulate(monkeypatch):
         spec = importlib.util.spec_from_file_location("gluon_emulator", path)
         emulator = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(emulator)
-        name = {"hopper": "hopper_kernel", "fp8": "hopper_fp8_kernel"}[Path(kernel.__file__).parent.name]
-        monkeypatch.setattr(launcher, name, emulator.emulated_kernel(Path(kernel.__file__), name))
+        emulated = emulator.emulated_kernel(Path(kernel.__file__), "hopper_kernel")
+        monkeypatch.setattr(launcher, "hopper_kernel", emulated)
         monkeypatch.setattr(tiles, "TensorDescriptor", emulator.Descriptor)
 
     return replace_kernel

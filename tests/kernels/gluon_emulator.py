@@ -1,4 +1,4 @@
-"""Runs the Hopper kernels' own source on a CPU: three threads a program, barriers, lazy products, TMA boxes.
+"""Runs the Hopper kernel's own source on a CPU: three threads a program, barriers, lazy products, TMA boxes.
 
 It emulates what Gluon promises, not what a GPU does: it finds wrong indices, phases, masks and deadlocks, and
 reads of a tile before it came or after its place was freed; it says nothing about speed or memory fences.
@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 
-program = SimpleNamespace(ids=(0,), grid=(1,), copy_seconds=0.0, product_seconds=0.0)
+program = SimpleNamespace(ids=(0,), copy_seconds=0.0, product_seconds=0.0)
 PATIENCE = 20  # seconds until a wait is called a deadlock
 
 
@@ -194,9 +194,7 @@ def elementwise(on_tensors, on_scalars):
 
 
 def inline_asm_elementwise(assembly, _constraints, numbers, dtype, **_options):
-    """What the kernels' assembly does: a move, a rounding, or four e4m3 in one number, the first lowest."""
-    if len(numbers) == 4:
-        return torch.stack(numbers, dim=-1).to(torch.float8_e4m3fn).view(torch.int32)[..., 0]
+    """What the kernel's assembly does: a move or a rounding."""
     (number,) = numbers
     if assembly.startswith("mov"):
         return number
@@ -235,9 +233,9 @@ def _language():
     return SimpleNamespace(
         constexpr=lambda value: value,
         NVMMADistributedLayout=ignored, BlockedLayout=ignored, SliceLayout=ignored, DotOperandLayout=ignored,
-        bfloat16=torch.bfloat16, float16=torch.float16, float8e4nv=torch.float8_e4m3fn,
+        bfloat16=torch.bfloat16, float16=torch.float16,
         NVMMASharedLayout=SimpleNamespace(get_default_for=ignored),
-        int8=torch.int8, int32=torch.int32, int64=torch.int64, float32=torch.float32, load=load, store=store,
+        int32=torch.int32, int64=torch.int64, float32=torch.float32, load=load, store=store,
         static_range=range, convert_layout=lambda value, _layout: value,
         arange=lambda start, end, _layout: torch.arange(start, end),
         zeros=lambda shape, dtype, _layout: torch.zeros(shape, dtype=dtype),
@@ -245,11 +243,9 @@ def _language():
         where=elementwise(torch.where, lambda c, a, b: a if c else b),
         maximum=elementwise(torch.maximum, max), minimum=elementwise(torch.minimum, min),
         max=lambda x, axis: x.amax(axis), sum=lambda x, axis: x.sum(axis),
-        split=lambda x: x.unbind(-1), join=lambda a, b: torch.stack((a, b), dim=-1),
-        cast=lambda x, dtype, bitcast: x.view(dtype), inline_asm_elementwise=inline_asm_elementwise,
-        exp2=torch.exp2, log2=torch.log2, ceil=torch.ceil, cdiv=lambda a, b: Scalar(-(-a // b)),
+        inline_asm_elementwise=inline_asm_elementwise, exp2=torch.exp2, log2=torch.log2,
+        cdiv=lambda a, b: Scalar(-(-a // b)),
         program_id=lambda axis: Scalar(program.ids[axis]),
-        num_programs=lambda axis: Scalar(program.grid[axis]),
         allocate_shared_memory=allocate_shared_memory, warp_specialize=warp_specialize,
     )  # fmt: skip
 
@@ -291,7 +287,6 @@ class Launcher:
                 else a
                 for a in arguments
             ]
-            program.grid = grid
             for x in range(grid[0]):
                 program.ids = (x,)
                 # Copies that come late and products that end late show what does not wait for them.

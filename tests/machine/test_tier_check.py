@@ -370,10 +370,10 @@ def test_the_check_on_a_gpu_passes(tmp_path, monkeypatch):
 
 
 def test_a_precision_is_tried_and_used_only_where_a_rule_asks_for_it(tried):
-    with warns(UserWarning, match="checking the fp8 tier"):
-        check_if_unknown(*CALL, precision="fp8")
-    assert [call[0] for call in tried] == ["fp8", "hopper"]
-    assert choose_tier(*CALL).name == "hopper" and choose_tier(*CALL, precision="fp8").name == "fp8"
+    with warns(UserWarning, match="checking the int8 tier"):
+        check_if_unknown(*CALL, precision="int8")
+    assert [call[0] for call in tried] == ["int8", "hopper"]
+    assert choose_tier(*CALL).name == "hopper" and choose_tier(*CALL, precision="int8").name == "int8"
 
 
 def test_the_precision_of_a_rule_reaches_its_sites(monkeypatch):

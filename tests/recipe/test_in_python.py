@@ -17,6 +17,7 @@ WRONG = {
     "method": ({"match": "*", "policy": {"method": "radal"}}, "policy.method: .* did you mean 'radial'"),
     "parameter": ({"match": "*", "policy": RADIAL | {"decy": 1}}, "policy: .* did you mean 'decay'"),
     "value": ({"match": "*", "policy": RADIAL | {"decay": 5}}, "policy.decay: "),
+    "precision": ({"match": "*", "policy": RADIAL, "precision": "fp8"}, "precision: .* 'int8', got 'fp8'"),
     "key": ({"mtch": "*", "match": "*", "policy": RADIAL}, "unknown key 'mtch'; did you mean 'match'"),
     "missing": ({"policy": RADIAL}, "match: this key is required"),
     "schedule": (
