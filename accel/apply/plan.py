@@ -19,8 +19,8 @@ from accel.policies.policy import Policy
 from accel.recipe.errors import RecipeError, nearest
 from accel.recipe.recipe import Recipe, Rule
 
-TRIAL_TOKENS = 2048
-TRIAL_GRID = TokenGrid(2, 4, 4)
+CHECK_TOKENS = 2048
+CHECK_GRID = TokenGrid(2, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _require_methods(recipe: Recipe, steps: Sequence[Step]) -> None:
         site = next(sites, None)
         if site is None:
             continue
-        grid = None if causal else rule.policy.only_grid or TRIAL_GRID
-        heads, tokens = (1, TRIAL_TOKENS) if grid is None else (site.heads, grid.tokens)
+        grid = None if causal else rule.policy.only_grid or CHECK_GRID
+        heads, tokens = (1, CHECK_TOKENS) if grid is None else (site.heads, grid.tokens)
         zeros = torch.zeros(1, 1, 1, 16, device="cpu").expand(1, heads, tokens, 16)
         context = Context(grid=grid, layer=site.layer, n_layers=site.n_layers)
         policy = rule.policy if causal else at_progress(rule.policy, 0.0)

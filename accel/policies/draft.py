@@ -27,7 +27,7 @@ class Draft(Policy):
     """Attention between the means of small regions of a frame decides which blocks are computed.
 
     Tokens are reordered so that whole regions fill whole blocks; the smaller regions of frames that the
-    region does not divide come after them. A block is worth the strongest pair of regions in it, so on
+    region does not divide come after them. A block's score is that of its strongest pair of regions, so on
     divisible grids with regions of a block's size the choice is the published one.
 
     Args:
@@ -57,24 +57,24 @@ class Draft(Policy):
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
         region = self.region if grid.height <= grid.width else (self.region[1], self.region[0])
         order = Tile((1, *region))
-        worth = draft_map(q, k, grid, region)
+        scores = draft_map(q, k, grid, region)
         for axis, rows in ((2, self.block_size[0]), (3, self.block_size[1])):
-            worth = strongest_region(worth, axis, block_regions(grid, region, rows, q.device))
+            scores = strongest_region(scores, axis, block_regions(grid, region, rows, q.device))
         must = Always(own_frame=self.own_frame, first_frame=self.first_frame)
-        keep = self._select(worth, must.blocks(grid, order, self.block_size, q.device)[None, None], grid)
+        keep = self._select(scores, must.blocks(grid, order, self.block_size, q.device)[None, None], grid)
         tokens = token_order(order, grid, q.device)
         return BlockLayout.from_mask(
             keep, self.block_size, grid.tokens, grid.tokens, q_order=tokens, kv_order=tokens
         )
 
-    def _select(self, worth: Tensor, must: Tensor, grid: TokenGrid) -> Tensor:
+    def _select(self, scores: Tensor, must: Tensor, grid: TokenGrid) -> Tensor:
         rows, columns = block_counts(grid, self.block_size)
         if self.select == "head_threshold":
-            chosen = head_threshold(worth, fixed(self.density))
-            chosen.scatter_(3, worth.argmax(dim=3, keepdim=True), True)
+            chosen = head_threshold(scores, fixed(self.density))
+            chosen.scatter_(3, scores.argmax(dim=3, keepdim=True), True)
             return pad(chosen, (0, columns - chosen.shape[3], 0, rows - chosen.shape[2])) | must
-        of_text = (0, columns - worth.shape[3], 0, rows - worth.shape[2])
-        return TopK(fixed(self.density)).keep(pad(worth, of_text), must)
+        of_text = (0, columns - scores.shape[3], 0, rows - scores.shape[2])
+        return TopK(fixed(self.density)).keep(pad(scores, of_text), must)
 
 
 def draft_map(q: Tensor, k: Tensor, grid: TokenGrid, region: tuple[int, int]) -> Tensor:
@@ -89,27 +89,27 @@ def draft_map(q: Tensor, k: Tensor, grid: TokenGrid, region: tuple[int, int]) ->
     return logits.unflatten(2, (groups, -1)).flatten(1, 2).softmax(dim=-1)
 
 
-def head_threshold(worth: Tensor, density: float) -> Tensor:
-    """Bool like `worth`, [B, H, Mb, Nb]: not below the head's k-th smallest of n, k = int((1 - density) n).
+def head_threshold(scores: Tensor, density: float) -> Tensor:
+    """Bool like `scores`, [B, H, Mb, Nb]: not below the head's k-th smallest of n, k = int((1 - density) n).
 
     n - k + 1 entries and those that tie with the k-th are kept; a row may be left without any.
     """
-    entries = worth.flatten(2)
+    entries = scores.flatten(2)
     below = int((1 - density) * entries.shape[2])
     if below == 0:
-        return torch.ones_like(worth, dtype=torch.bool)
-    return worth >= entries.kthvalue(below, dim=2).values[..., None, None]
+        return torch.ones_like(scores, dtype=torch.bool)
+    return scores >= entries.kthvalue(below, dim=2).values[..., None, None]
 
 
-def strongest_region(worth: Tensor, axis: int, regions: Tensor) -> Tensor:
-    """`worth` with the regions along `axis` replaced by blocks, each worth the best of its regions.
+def strongest_region(scores: Tensor, axis: int, regions: Tensor) -> Tensor:
+    """`scores` with the regions along `axis` replaced by blocks, each with the best score of its regions.
 
     Args:
         regions: int64 [blocks, R].
     """
-    out = worth.index_select(axis, regions[:, 0])
+    out = scores.index_select(axis, regions[:, 0])
     for other in regions.T[1:]:
-        out = torch.maximum(out, worth.index_select(axis, other))
+        out = torch.maximum(out, scores.index_select(axis, other))
     return out
 
 

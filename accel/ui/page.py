@@ -12,8 +12,8 @@ from accel.mistake import Mistake
 from accel.recipe.files import shipped_recipes
 from accel.ui.form import Form
 from accel.ui.numbers import Row
+from accel.ui.reporter import SHOWN, Shown
 from accel.ui.session import Session
-from accel.ui.teller import SHOWN, Shown
 
 HEADERS = ["", "dense", "accelerated", "times faster"]
 STYLE = """

@@ -20,7 +20,7 @@ from accel.mistake import Mistake
 from accel.run.settings import LoadSettings
 from accel.ui.form import Checked, Form
 from accel.ui.numbers import numbers
-from accel.ui.teller import Shown, Stopped, Teller
+from accel.ui.reporter import Reporter, Shown, Stopped
 
 BUSY = "another run is in progress: one at a time"
 
@@ -36,62 +36,62 @@ class Session:
         self.output = output
         self._one = threading.Lock()
         self._loaded: tuple[LoadSettings, Any] | None = None
-        self._teller: Teller | None = None
+        self._reporter: Reporter | None = None
 
     def run(self, form: Form) -> Iterator[Shown]:
         """What to show, repeatedly until the run is over. Closing the iterator stops the run."""
         if not self._one.acquire(blocking=False):
             yield Shown(BUSY, failed=True)
             return
-        told: queue.SimpleQueue[Shown | None] = queue.SimpleQueue()
-        teller = self._teller = Teller(told)
-        thread = threading.Thread(target=self._work, args=(form, teller), daemon=True)
+        updates: queue.SimpleQueue[Shown | None] = queue.SimpleQueue()
+        reporter = self._reporter = Reporter(updates)
+        thread = threading.Thread(target=self._work, args=(form, reporter), daemon=True)
         thread.start()
         try:
-            while (shown := told.get()) is not None:
+            while (shown := updates.get()) is not None:
                 yield shown
         finally:
-            teller.stopped = True
+            reporter.stopped = True
             thread.join()
             self._one.release()
 
     def stop(self) -> None:
         """End the current run, if there is one, at its next step."""
-        if self._teller is not None:
-            self._teller.stop()
+        if self._reporter is not None:
+            self._reporter.stop()
 
-    def _work(self, form: Form, teller: Teller) -> None:
+    def _work(self, form: Form, reporter: Reporter) -> None:
         try:
-            self._compare(form.checked(), teller)
+            self._compare(form.checked(), reporter)
         except Stopped:
-            teller.show(status="stopped", preview=None)
+            reporter.show(status="stopped", preview=None)
         except Exception as error:
             said = sentence_of(error)
-            teller.show(status=said or f"{type(error).__name__}: {error}. This is a defect.", failed=True)
+            reporter.show(status=said or f"{type(error).__name__}: {error}. This is a defect.", failed=True)
         finally:
-            teller.told.put(None)
+            reporter.updates.put(None)
 
-    def _compare(self, checked: Checked, teller: Teller) -> None:
-        teller.tell(status="loading the model")
+    def _compare(self, checked: Checked, reporter: Reporter) -> None:
+        reporter.report(status="loading the model")
         pipe = self._pipe(checked)
         folder = self._folder()
-        teller.folder, teller.ending = folder, checked.asked.endings[0]
-        teller.rate = checked.settings.fps or checked.asked.rate
-        teller.steps = checked.settings.num_inference_steps
+        reporter.folder, reporter.ending = folder, checked.asked.endings[0]
+        reporter.rate = checked.settings.fps or checked.asked.rate
+        reporter.steps = checked.settings.num_inference_steps
         if checked.target is not None:
-            checked = self._tuned(pipe, checked, folder, teller)
-        teller.tell(recipe=shown_recipe(checked.recipe_name, checked.recipe, checked.changed))
-        compared = compare_runs(pipe, checked.settings, checked.recipe, watcher=teller)
+            checked = self._tuned(pipe, checked, folder, reporter)
+        reporter.report(recipe=shown_recipe(checked.recipe_name, checked.recipe, checked.changed))
+        compared = compare_runs(pipe, checked.settings, checked.recipe, watcher=reporter)
         model, name = checked.asked.loading.model, checked.recipe_name
         report = report_of(
             pipe, model, checked.settings, name, checked.recipe, checked.changed, compared, checked.command,
-            teller.files,
+            reporter.files,
         )  # fmt: skip
-        self._show(report, compared, folder, teller)
+        self._show(report, compared, folder, reporter)
 
     @staticmethod
-    def _show(report: Report, compared: Compared, folder: Path, teller: Teller) -> None:
-        teller.tell(
+    def _show(report: Report, compared: Compared, folder: Path, reporter: Reporter) -> None:
+        reporter.report(
             status=f"done; everything is in {folder}",
             preview=None,
             numbers=numbers(
@@ -106,7 +106,7 @@ class Session:
             page=write_report(report, folder / "report.html"),
         )
 
-    def _tuned(self, pipe: Any, checked: Checked, folder: Path, teller: Teller) -> Checked:
+    def _tuned(self, pipe: Any, checked: Checked, folder: Path, reporter: Reporter) -> Checked:
         """The form with the recipe that meets its target, chosen on its seed and checked on the next.
 
         Raises:
@@ -119,7 +119,7 @@ class Session:
         prompts = [checked.settings.prompt] * 2
 
         def progress(text: str, share: float | None = None) -> None:
-            teller.tell(status=f"looking for a recipe: {text}")
+            reporter.report(status=f"looking for a recipe: {text}")
 
         found = tune(
             pipe, prompts, checked.target, settings=checked.settings, kept_aside=1, folder=folder / "tune",

@@ -27,7 +27,7 @@ CANDIDATES = {
     "cpu": ("_native_flash",),
 }
 TOLERANCE = 0.01  # relative error against what the model would have run; bfloat16 itself has 0.003
-WORTH = 0.97  # of the time of what the model would have run
+PAYS_OFF_BELOW = 0.97  # of the time of what the model would have run
 SECONDS = 0.1  # of timing for each candidate
 
 
@@ -64,7 +64,7 @@ class DenseBackend:
     Args:
         name: of diffusers' dispatcher, or `auto`: for every shape the fastest of the candidates that are
             installed, timed once on the first real queries of that shape, if it agrees within `TOLERANCE`
-            and is faster than `WORTH`.
+            and is faster than `PAYS_OFF_BELOW`.
     """
 
     def __init__(self, name: str) -> None:
@@ -116,7 +116,7 @@ class DenseBackend:
         if self.name != AUTO:
             return _dispatcher().AttentionBackendName(self.name)
         expected = stock(q, k, v, None).float()
-        fastest, least = None, WORTH * _seconds(lambda: stock(q, k, v, None))
+        fastest, least = None, PAYS_OFF_BELOW * _seconds(lambda: stock(q, k, v, None))
         for name in CANDIDATES.get(q.device.type, ()):
             try:
                 require_backend(name)

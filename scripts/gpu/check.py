@@ -134,9 +134,9 @@ def timed_tiers(stage: Stage, record: Record, options: Options) -> tuple[list[st
     if not stage.times_tiers:
         return [], None
     passed = [
-        one.tries
+        one.first_calls_of
         for one in stages()
-        if one.tries
+        if one.first_calls_of
         and (options.even_failing or (record.finished(one.name) and _passed(record.stages[one.name])))
     ]
     return passed, None if passed else f"the first calls of none of {', '.join(gpu_tiers())} were right"

@@ -75,7 +75,7 @@ def cell(value: Any) -> str:
     return str(value).replace("|", "/")
 
 
-def verdict(met: bool | None) -> str:
+def met_or_missed(met: bool | None) -> str:
     """met, missed or not measured."""
     return NOT_MEASURED if met is None else "met" if met else "**missed**"
 

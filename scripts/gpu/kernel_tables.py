@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.gpu.found import Found, Row, cell, first_line, table, verdict
+from scripts.gpu.found import Found, Row, cell, first_line, met_or_missed, table
 from scripts.gpu.stages import gpu_tiers
 from scripts.line_plot import Panel, line_plot
 from scripts.speed.options import BAR as TAIL_BAR
@@ -38,7 +38,7 @@ def targets(found: Found) -> list[str]:
                 best["dense_ms"],
                 best["sparse_ms"],
                 best["error"],
-                verdict(held["met"]),
+                met_or_missed(held["met"]),
             ]
         )
     head = ("shape", "density", "target", "block rate", "by", "dense, ms", "sparse, ms", "error", "")
@@ -66,7 +66,7 @@ def shares(rows: list[Row]) -> list[str]:
             ("key blocks of 32, as a share of the rate with 64", narrow, NARROW_BAR),
         ):
             met = None if share is None else share >= bar
-            lines.append(f"- {tier}: {what}: {cell(share)} (at least {bar}: {verdict(met)})")
+            lines.append(f"- {tier}: {what}: {cell(share)} (at least {bar}: {met_or_missed(met)})")
     return lines
 
 
@@ -120,7 +120,7 @@ def planning(found: Found) -> list[str]:
             row["key"],
             row["ms"],
             f"{row['share']:.2%}",
-            verdict(row["share"] <= PLANNING_BAR) if row["key"].startswith("plan: ") else "",
+            met_or_missed(row["share"] <= PLANNING_BAR) if row["key"].startswith("plan: ") else "",
         ]
         for row in rows
     ]
@@ -147,7 +147,7 @@ def options(found: Found) -> list[str]:
             row["with_ms"],
             row["pooling_ms"] if row["option"] == "tail" else "",
             f"{row['added']:.1%}",
-            verdict(row["added"] <= TAIL_BAR) if row["option"] == "tail" else "",
+            met_or_missed(row["added"] <= TAIL_BAR) if row["option"] == "tail" else "",
         ]
         for row in rows
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.gpu.found import NOT_MEASURED, Found, Row, cell, table, verdict
+from scripts.gpu.found import NOT_MEASURED, Found, Row, cell, met_or_missed, table
 
 PREFILL_TARGETS = {16384: 1.0, 65536: 1.5, 131072: 2.0, 262144: 2.75}
 DECODE_TARGET = 5.0  # times less attention time a token, at 131,072 tokens
@@ -14,7 +14,7 @@ def prefill(found: Found) -> list[str]:
     cells = [_prefill_cells(row) for row in rows]
     for tokens, target in PREFILL_TARGETS.items():
         if all(row["tokens"] != tokens for row in rows):
-            cells.append([tokens, "", *[NOT_MEASURED] * 6, f"{target}", verdict(None)])
+            cells.append([tokens, "", *[NOT_MEASURED] * 6, f"{target}", met_or_missed(None)])
     head = (
         "tokens", "layers", "dense, s", "accelerated, s", "times faster", "attention times faster", "density",
         "peak GiB, dense / accelerated", "target", "",
@@ -27,7 +27,7 @@ def _prefill_cells(row: Row) -> list:
     return [
         row["tokens"], row["layers"], row["dense"]["seconds"], row["accelerated"]["seconds"],
         row["times_faster"], row["attention_times_faster"], row["accelerated"]["density"], _peaks(row),
-        target or "", verdict(row["times_faster"] >= target) if target else "",
+        target or "", met_or_missed(row["times_faster"] >= target) if target else "",
     ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def decode(found: Found) -> list[str]:
             row["times_faster"],
             *(1000 * row[side]["attention_seconds"] for side in ("dense", "accelerated")),
             row["attention_times_faster"],
-            verdict(row["attention_times_faster"] >= DECODE_TARGET) if row["tokens"] == 131072 else "",
+            met_or_missed(row["attention_times_faster"] >= DECODE_TARGET) if row["tokens"] == 131072 else "",
         ]
         for row in rows
     ]  # fmt: skip

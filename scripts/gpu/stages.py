@@ -37,7 +37,7 @@ class Stage:
         limit: seconds after which it is ended. Its rows are kept, and `--resume` continues after them.
         alone: it measures time, so nothing else may run.
         checks: "tier:head_dim" whose bfloat16 tests these are; the page shows their result next to times.
-        tries: the tier whose first small calls these are: without them it is not timed.
+        first_calls_of: the tier whose first small calls these are; it is timed only if they are right.
         times_tiers: `--tier` is added for every tier that got its first calls right.
         needs: what must be installed, modules or programs.
         small: further arguments for a quick try.
@@ -51,7 +51,7 @@ class Stage:
     limit: int
     alone: bool = False
     checks: str | None = None
-    tries: str | None = None
+    first_calls_of: str | None = None
     times_tiers: bool = False
     needs: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
@@ -87,7 +87,14 @@ def stages() -> list[Stage]:
 def first_calls() -> list[Stage]:
     """A few small calls of every tier, compiled and compared with the reference."""
     return [
-        Stage(f"first calls {tier}", script("gpu.small_calls", tier), 20, 60, tries=tier, environment=ON_GPU)
+        Stage(
+            f"first calls {tier}",
+            script("gpu.small_calls", tier),
+            20,
+            60,
+            first_calls_of=tier,
+            environment=ON_GPU,
+        )
         for tier in gpu_tiers()
     ]
 

@@ -133,11 +133,11 @@ def left_out(found: Found) -> list[str]:
 
 def tiers_and_tests(found: Found, timed: list[str]) -> list[str]:
     """The tiers that were not timed, and the head dims of those timed whose tests have not passed."""
-    tried = [one for one in stages() if one.tries and one.name in found.stages]
+    tried = [one for one in stages() if one.first_calls_of and one.name in found.stages]
     absent = [
-        f"{one.tries} was not timed: its first calls were not right"
+        f"{one.first_calls_of} was not timed: its first calls were not right"
         for one in tried
-        if one.tries not in timed
+        if one.first_calls_of not in timed
     ]
     failing = [
         f"{one.checks} was timed although its tests have not passed"

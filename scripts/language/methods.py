@@ -25,7 +25,7 @@ from accel.policies.permuted import Permuted
 from accel.sites.sequence.fixed_blocks import with_dense_queries
 
 LAYERS = 4
-TRIAL_WIDTH = 16
+CHECK_WIDTH = 16
 TOLERANCE = 0.004
 STEPS = 12
 # The recipe's 1,280 keys for every query are most of a short prompt; the budget is to be searched for.
@@ -108,7 +108,7 @@ def solve(recipe_at: Callable[[float], Recipe], density: float, length: int) -> 
 
 def executed(recipe: Recipe, length: int) -> float:
     """Executed blocks / blocks of dense causal attention, over all layers, on noise."""
-    q, k = torch.randn(2, 1, 1, length, TRIAL_WIDTH, generator=torch.Generator().manual_seed(0))
+    q, k = torch.randn(2, 1, 1, length, CHECK_WIDTH, generator=torch.Generator().manual_seed(0))
     layout = recipe.rules[0].policy.layout(q, k, None, Context())
     sparse = with_dense_queries(layout, recipe.schedule.dense_queries).density
     reasons = [recipe.schedule.dense_reason(Context(layer=n, n_layers=LAYERS), length) for n in range(LAYERS)]

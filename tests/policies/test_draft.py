@@ -71,8 +71,8 @@ def test_row_wise_selection_breaks_ties_to_the_left():
 
 @pytest.mark.parametrize("density", [0.1, 0.33, 0.8])
 def test_a_threshold_keeps_at_least_its_count(density):
-    worth = torch.rand(2, 3, 11, 13)
-    kept = head_threshold(worth, density).flatten(2).sum(-1)
+    scores = torch.rand(2, 3, 11, 13)
+    kept = head_threshold(scores, density).flatten(2).sum(-1)
     assert (kept == 143 - int((1 - density) * 143) + 1).all()
 
 
@@ -122,9 +122,9 @@ def test_blocks_know_the_regions_of_their_tokens(grid):
 
 
 def test_a_block_is_worth_its_best_region():
-    worth = torch.tensor([[0.1, 0.5, 0.2], [0.7, 0.3, 0.0], [0.0, 0.0, 0.9]])[None, None]
+    scores = torch.tensor([[0.1, 0.5, 0.2], [0.7, 0.3, 0.0], [0.0, 0.0, 0.9]])[None, None]
     blocks = torch.tensor([[0, 1], [2, 2]])
-    both = strongest_region(strongest_region(worth, 2, blocks), 3, blocks)
+    both = strongest_region(strongest_region(scores, 2, blocks), 3, blocks)
     torch.testing.assert_close(both[0, 0], torch.tensor([[0.7, 0.2], [0.0, 0.9]]))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from accel.ui.form import Form
 from accel.ui.page import build
-from accel.ui.teller import Shown
+from accel.ui.reporter import Shown
 
 pytest.importorskip("gradio", reason="Gradio is not installed (the `ui` extra)")
 

@@ -11,8 +11,8 @@ from accel.mistake import Mistake
 from accel.ui import session as session_module
 from accel.ui.form import Form
 from accel.ui.page import Update, escaped, shown_of, table, updates
+from accel.ui.reporter import Shown
 from accel.ui.session import BUSY, Session
-from accel.ui.teller import Shown
 
 SMALL = {"prompt": "a red circle", "height": "64", "width": 64, "frames": 9.0, "steps": "2", "density": ""}
 
@@ -91,7 +91,7 @@ def test_a_run_is_stopped_at_its_next_step_and_says_so(told):
 def test_one_run_at_a_time(tmp_path, monkeypatch):
     waiting, go_on = threading.Event(), threading.Event()
 
-    def compare(self, checked, teller):
+    def compare(self, checked, reporter):
         waiting.set()
         assert go_on.wait(30)
 

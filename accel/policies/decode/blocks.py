@@ -29,10 +29,10 @@ class DecodeByBlocks(DecodeSearch):
     def block(self) -> int:
         return self.keys
 
-    def best_blocks(self, worth: Tensor, found: Found) -> tuple[Tensor, Tensor]:
-        """The candidates that are worth most, of the worth [B, Hkv, Nb] of blocks; as `search` does."""
-        places = torch.arange(worth.shape[2], device=worth.device)
+    def best_blocks(self, scores: Tensor, found: Found) -> tuple[Tensor, Tensor]:
+        """The candidates with the highest `scores` [B, Hkv, Nb] of blocks, as `search` returns them."""
+        places = torch.arange(scores.shape[2], device=scores.device)
         outside = (places < found.first[:, None]) | (places >= found.stop[:, None])
-        kept = min(math.ceil(self.budget / self.block), worth.shape[2])
-        top = worth.masked_fill(outside[:, None], -torch.inf).topk(kept, dim=-1)
+        kept = min(math.ceil(self.budget / self.block), scores.shape[2])
+        top = scores.masked_fill(outside[:, None], -torch.inf).topk(kept, dim=-1)
         return top.indices, top.values > -torch.inf

@@ -1,8 +1,8 @@
 """DecodeByChannels: key blocks for single queries after a cache, by every key in the channels that matter.
 
 A query's product with a key comes mostly from a few channels: those that are large in the query and differ
-between keys (SparQ, arXiv 2312.04985). A block is worth the share of attention, estimated from these, that it
-has of the query head that wants it most.
+between keys (SparQ, arXiv 2312.04985). A block's score is the share of attention, estimated from these, that
+the query head that wants it most gives it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class DecodeByChannels(DecodeByBlocks):
         hidden = ~self._candidates(found, by_channel.transpose(-1, -2))[:, None, None]
         shares = logits.masked_fill(hidden, torch.finfo(torch.float32).min).softmax(dim=-1)
         shares = pad(shares, (0, -shares.shape[3] % self.block))
-        worth = shares.unflatten(3, (-1, self.block)).sum(dim=-1).amax(dim=2)
-        return self.best_blocks(worth, found)
+        scores = shares.unflatten(3, (-1, self.block)).sum(dim=-1).amax(dim=2)
+        return self.best_blocks(scores, found)
 
     def _candidates(self, found: Found, k: Tensor) -> Tensor:
         """Bool [B | 1, N]: the keys that may be found."""

@@ -33,7 +33,7 @@ Keys = Annotated[int, Field(ge=16)]
 class Decode(DecodeSearch):
     """How single queries against a cache find their keys: a number of them, whatever the cache holds.
 
-    Each of the query heads that share a key head looks for its own best key in a chunk; the chunk is worth
+    Each of the query heads that share a key head looks for its own best key in a chunk; a chunk's score is
     the share of attention of the head that wants it most, and what is found is shared. All keys judge the
     last chunks, which have 8 keys as published and 16 here, the smallest block of this project's kernels.
 
@@ -80,15 +80,15 @@ class Decode(DecodeSearch):
                 logits = select_representative(score, left, ends, stop - first, chunk)[1]
             else:
                 logits = of_all_keys(score, left, ends, chunk)
-            worth = most_wanted(logits)
-            left = left.expand(worth.shape)
+            scores = most_wanted(logits)
+            left = left.expand(scores.shape)
             if number + 1 < len(self.chunks):
                 smaller = torch.arange(0, chunk, self.chunks[number + 1], device=k.device)
-                left = best(left, worth, math.ceil(keep[number] / chunk)).sort(dim=-1).values
+                left = best(left, scores, math.ceil(keep[number] / chunk)).sort(dim=-1).values
                 found.entering[number + 1 :] = [(left[..., None] + smaller).flatten(-2)]
         kept = math.ceil(self.budget / self.block)
-        valid = best(worth, worth, kept) > -torch.inf
-        blocks = found.first.view(-1, 1, 1, 1) + best(left, worth, kept) // self.block
+        valid = best(scores, scores, kept) > -torch.inf
+        blocks = found.first.view(-1, 1, 1, 1) + best(left, scores, kept) // self.block
         return blocks[:, :, 0], valid[:, :, 0]
 
 

@@ -114,20 +114,20 @@ def search_stages(
     limit = stop if limits is None else limits[:, None]
     chunk = stages[0].chunk
     left = torch.arange(first, max(most, first + 1), chunk, device=ends.device).expand(len(ends), -1)
-    worth = left
+    scores = left
     for number, stage in enumerate(stages):
         if number:
-            left = best(left, worth, math.ceil(stage.entering / chunk)).sort(dim=-1).values
+            left = best(left, scores, math.ceil(stage.entering / chunk)).sort(dim=-1).values
             left = (left[..., None] + torch.arange(0, chunk, stage.chunk, device=ends.device)).flatten(-2)
         chunk = stage.chunk
 
         def score_stage(places: Tensor, stride: int = stage.query_stride) -> Tensor:
             return score(stride, places)
 
-        _, worth = select_representative(score_stage, left, (left + chunk).minimum(stop), limit, chunk)
-        left = left.expand(worth.shape)
+        _, scores = select_representative(score_stage, left, (left + chunk).minimum(stop), limit, chunk)
+        left = left.expand(scores.shape)
     kept = math.ceil(budget / chunk)
-    return best(left, worth, kept), best(worth, worth, kept) > -torch.inf
+    return best(left, scores, kept), best(scores, scores, kept) > -torch.inf
 
 
 def select_representative(
@@ -154,7 +154,7 @@ def select_representative(
     return low, seen
 
 
-def best(values: Tensor, worth: Tensor, count: int) -> Tensor:
-    """The `count` values [..., C] of the highest worth, ties in order; all where there are fewer."""
-    order = worth.argsort(dim=-1, descending=True, stable=True)[..., :count]
-    return values.expand(worth.shape).gather(-1, order)
+def best(values: Tensor, scores: Tensor, count: int) -> Tensor:
+    """The `count` values [..., C] with the highest scores, ties in order; all where there are fewer."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    return values.expand(scores.shape).gather(-1, order)

@@ -90,8 +90,8 @@ def search_tree(
         size = torch.stack([half, size - half], dim=-1).flatten(-2)
         place = start + {"center": size // 2, "first": 0 * size, "last": size - 1}[representative]
         # An empty half may point outside; it is never kept before a real one.
-        worth = score(place.clamp(min=0).minimum((counts - 1).clamp(min=0)))
-        best = worth.masked_fill(size == 0, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        scores = score(place.clamp(min=0).minimum((counts - 1).clamp(min=0)))
+        best = scores.masked_fill(size == 0, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         start, size = (x.expand(best.shape).gather(-1, best[..., :budget]) for x in (start, size))
     start = torch.where(size > 0, start, most).sort(dim=-1).values
     return start, start < most

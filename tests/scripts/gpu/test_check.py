@@ -35,8 +35,8 @@ def record(tmp_path):
 def few(monkeypatch):
     """Two tiers, of which one gets its first calls wrong, something to time, and tests that fail."""
     chosen = [
-        small("first calls one", tries="one"),
-        small("first calls two", "failed", tries="two"),
+        small("first calls one", first_calls_of="one"),
+        small("first calls two", "failed", first_calls_of="two"),
         small("kernels", alone=True, times_tiers=True),
         small("tests one", "failed", checks="one:128"),
     ]

@@ -1,4 +1,4 @@
-"""Teller: says step by step what a person sees of a run."""
+"""Reporter: sends step by step what a person sees of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shown:
         status: what is being done, or what went wrong.
         dense, accelerated: the results, as soon as each is there.
         numbers: rows of a name, dense, accelerated, and how much faster; or of a name and a score.
-        verdict: what they mean.
+        verdict: sentences that say what the numbers mean.
         recipe: the YAML to copy.
         page: the comparison's report.
     """
@@ -50,16 +50,16 @@ class Stopped(Exception):
     """The person who asked for the run has left."""
 
 
-class Teller(Watcher):
-    """Puts what happens into the queue `told`.
+class Reporter(Watcher):
+    """Puts what happens into the queue `updates`.
 
     Attributes:
-        stopped: nobody reads any more; the next step ends the run.
+        stopped: whether the next step ends the run, because nobody reads any more.
         files: results that are written.
     """
 
-    def __init__(self, told: queue.SimpleQueue[Shown | None]) -> None:
-        self.told = told
+    def __init__(self, updates: queue.SimpleQueue[Shown | None]) -> None:
+        self.updates = updates
         self.shown = Shown("")
         self.stopped = False
         self.files: dict[str, Path] = {}
@@ -68,20 +68,20 @@ class Teller(Watcher):
         self.name, self.run, self.began = "", "", 0.0
         self.dense: Generated | None = None
 
-    def tell(self, **changes: Any) -> None:
-        """Tell what is new.
+    def report(self, **changes: Any) -> None:
+        """Send what is new.
 
         Raises:
-            Stopped: if nobody wants to know.
+            Stopped: if nobody reads it any more.
         """
         if self.stopped:
             raise Stopped
         self.show(**changes)
 
     def show(self, **changes: Any) -> None:
-        """The same, whether anybody wants to know or not."""
+        """The same, even if nobody reads it any more."""
         self.shown = replace(self.shown, **changes)
-        self.told.put(self.shown)
+        self.updates.put(self.shown)
 
     def stop(self) -> None:
         """End the run at its next step."""
@@ -91,14 +91,14 @@ class Teller(Watcher):
     def begins(self, name: str, number: int, of: int) -> None:
         self.name = name
         self.run, self.began = f"{number} of {of}: {name}", time.perf_counter()
-        self.tell(status=self.run)
+        self.report(status=self.run)
 
     def step(self, step: int, latents: Tensor) -> None:
         status = f"{self.run}, step {step + 1}"
         if self.steps and self.name != WARM_UP:
             left = (time.perf_counter() - self.began) / (step + 1) * max(self.steps - step - 1, 0)
             status += f" of {self.steps}, about {left:.0f} s left"
-        self.tell(status=status, preview=preview(latents))
+        self.report(status=status, preview=preview(latents))
 
     def made(self, name: str, run: Generated) -> None:
         if name not in SHOWN:
@@ -111,4 +111,4 @@ class Teller(Watcher):
         else:
             assert self.dense is not None
             known = numbers(self.dense.seconds, run.seconds, compared_with(name, run, self.dense))
-        self.tell(numbers=known, **{name: path})
+        self.report(numbers=known, **{name: path})
