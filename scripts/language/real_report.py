@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
@@ -28,6 +28,7 @@ OVERVIEW = (
     "scattered (dense)",
     "end (dense)",
     "text NLL over dense",
+    "oracle: scattered, end, text NLL",
 )
 SHIP = "@ship"  # after the name of a recipe that keeps its own budget
 
@@ -58,7 +59,8 @@ def page(rows: Iterable[Row], prices: dict[str, float | None]) -> str:
 
 
 def overview(cells: dict[tuple[str, str, int], list[Row]]) -> str:
-    """Markdown: a line for each cell of prompts to report on, and each density of the default."""
+    """Markdown: a line for each cell of prompts to report on, and each density of the default. The oracle is
+    beside the recipe's own density."""
     lines = []
     for (split, model, length), rows in cells.items():
         dense = {(row.text, row.number): row for row in rows if row.method == "dense"}
@@ -66,7 +68,9 @@ def overview(cells: dict[tuple[str, str, int], list[Row]]) -> str:
             name = LANGUAGE_MODELS + (SHIP if asked is None else "")
             of_default = [row for row in rows if (row.method, row.asked) == (name, asked)]
             if split == "reporting" and of_default:
-                lines.append([f"{model}, {length:,}", len(of_default), *beside_dense(of_default, dense)])
+                oracle = [row for row in rows if (row.method, row.asked) == (f"oracle{SHIP}", asked)]
+                cells_of_line = [*beside_dense(of_default, dense), oracle_of(oracle, dense)]
+                lines.append([f"{model}, {length:,}", len(of_default), *cells_of_line])
     return markdown(OVERVIEW, lines)
 
 
@@ -74,8 +78,26 @@ def beside_dense(rows: list[Row], dense: dict[tuple[str, int], Row]) -> list[str
     """Density, the share found in each place beside dense's on the same prompts, and text NLL over dense."""
     of_dense = [dense[row.text, row.number] for row in rows]
     shares = (f"{share(rows, place):.2f} ({share(of_dense, place):.2f})" for place in ("scattered", "end"))
-    over = mean(row.text_nll - other.text_nll for row, other in zip(rows, of_dense, strict=True))
+    over = mean(over_dense(rows, dense))
     return [f"{mean(row.density for row in rows):.3f}", *shares, f"{over:+.3f}"]
+
+
+def oracle_of(rows: list[Row], dense: dict[tuple[str, int], Row]) -> str:
+    """The shares found in both places and text NLL over dense; of how many prompts if not all of dense's."""
+    if not rows:
+        return "-"
+    shares = (f"{share(rows, place):.2f}" for place in ("scattered", "end"))
+    some = f" ({counted(rows)})" if len(rows) < len(dense) else ""
+    return ", ".join([*shares, f"{mean(over_dense(rows, dense)):+.3f}"]) + some
+
+
+def counted(rows: Sized) -> str:
+    return f"{len(rows)} prompt{'s' * (len(rows) != 1)}"
+
+
+def over_dense(rows: list[Row], dense: dict[tuple[str, int], Row]) -> list[float]:
+    """Each row's text NLL over dense's of the same prompt, in nats."""
+    return [row.text_nll - dense[row.text, row.number].text_nll for row in rows]
 
 
 def table(cell: tuple[str, str, int], rows: list[Row], prices: dict[str, float | None]) -> str:
@@ -88,7 +110,7 @@ def table(cell: tuple[str, str, int], rows: list[Row], prices: dict[str, float |
     }
     ranked = sorted(by_method.items(), key=lambda item: (item[0][0] != "dense", -share(item[1], "scattered")))
     lines = [line(method, of_method, dense, prices) for method, of_method in ranked]
-    title = f"### {model}, {length:,} tokens, {split}: {len(dense)} prompt{'s' * (len(dense) != 1)}"
+    title = f"### {model}, {length:,} tokens, {split}: {counted(dense)}"
     prompts = by_prompt([of_method for _, of_method in ranked], dense)
     return "\n\n".join([title, markdown(HEAD, lines), prompts])
 
@@ -141,7 +163,7 @@ def line(
         beside = f"; dense {share(of_dense, place):.2f}" if len(rows) < len(dense) else ""
         cells.append(f"{share(rows, place):.2f} ({min(each):.2f} to {max(each):.2f}){beside}")
         cells.append(f"{sum(row.exact[place] for row in rows)} of {sum(row.facts[place] for row in rows)}")
-    over = [row.text_nll - other.text_nll for row, other in zip(rows, of_dense, strict=True)]
+    over = over_dense(rows, dense)
     if name == "dense":
         cells += [f"({mean(row.text_nll for row in rows):.3f})", "-"]
     else:
@@ -149,5 +171,5 @@ def line(
         paid = prices.get(name)
         cells.append("-" if paid is None else f"{paid:.3g}")
     if len(rows) < len(dense):
-        cells[0] = f"{cells[0]} ({len(rows)} prompt{'s' * (len(rows) != 1)})"
+        cells[0] = f"{cells[0]} ({counted(rows)})"
     return cells

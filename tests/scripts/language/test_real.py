@@ -158,10 +158,13 @@ def test_the_page_shows_what_rows_say(tmp_path):
         "| prose 0 (6 + 6) | prose 1 (6 + 6) |" in text and "| dense | 6 + 6, 2.000 | 6 + 6, 3.000 |" in text
     )
     assert "| llm-wanted at 0.3 | 3 + 6, +0.500 |  |" in text
-    reported = page(
-        [row(split="reporting"), row(split="reporting", method="llm-wanted@ship", density=0.3)], {}
-    )
-    assert "| m, 64 | 1 | 0.300 | 1.00 (1.00) | 1.00 (1.00) | +0.000 |" in reported
+    cell = [row(split="reporting"), row(split="reporting", method="llm-wanted@ship", density=0.3)]
+    line = "| m, 64 | 1 | 0.300 | 1.00 (1.00) | 1.00 (1.00) | +0.000 |"
+    assert f"{line} - |" in page(cell, {})
+    cell.append(row(split="reporting", method="oracle@ship", found=half, text_nll=1.5))
+    assert f"{line} 0.50, 1.00, -0.500 |" in page(cell, {})
+    cell += [row(split="reporting", number=1)]
+    assert f"{line} 0.50, 1.00, -0.500 (1 prompt) |" in page(cell, {})
     path.write_text("a page without markers")
     with raises(ValueError, match="no lines"):
         insert(path, PAGE, "")
