@@ -17,6 +17,8 @@ class TokenGrid:
         text_first: text before the video tokens; else after them.
         lead_tokens: tokens before all of these, such as history; policies keep them whole, as they do text.
         tail_tokens: tokens after all of these, such as reference images; kept whole too.
+        causal_frames: frames of a chunk where chunks are causal, each seeing itself and those before; 0 where
+            every frame sees every other.
     """
 
     frames: int
@@ -26,6 +28,7 @@ class TokenGrid:
     text_first: bool = False
     lead_tokens: int = 0
     tail_tokens: int = 0
+    causal_frames: int = 0
 
     def __post_init__(self) -> None:
         others = (self.text_tokens, self.lead_tokens, self.tail_tokens)
@@ -35,9 +38,20 @@ class TokenGrid:
                 f"least 0, got {self.frames}x{self.height}x{self.width} and {others}"
             )
 
+        if self.causal_frames < 0 or (self.causal_frames and max(others)):
+            raise ValueError(
+                "frames are causal in chunks only in a sequence of video alone, got chunks of "
+                f"{self.causal_frames} frames and other tokens {others}"
+            )
+
     @property
     def frame_tokens(self) -> int:
         return self.height * self.width
+
+    @property
+    def causal_tokens(self) -> int:
+        """Tokens of a chunk, 0 where chunks are not causal."""
+        return self.causal_frames * self.frame_tokens
 
     @property
     def video_tokens(self) -> int:

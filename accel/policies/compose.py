@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks
+from accel.kernels.layout.chunks import seen_blocks
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.noun import noun
@@ -110,7 +111,11 @@ class Composed(Policy):
         if self.score is not None and self.select is not None:
             q = q if q_order is None else q_order.permute(q)
             k = k if kv_order is None else kv_order.permute(k)
-            keep = self._select(q, k, keep, None, context)
+            may = None
+            if grid.causal_frames:
+                orders = q_order, kv_order
+                may = seen_blocks(orders, grid.tokens, self.block_size, grid.causal_tokens, q.device)
+            keep = self._select(q, k, keep, may, context)
         return BlockLayout.from_mask(
             keep,
             self.block_size,
@@ -146,12 +151,21 @@ class Composed(Policy):
         must = self.always.sequence_blocks(q_len, kv_len, self.block_size, q.device)[None, None]
         if self.choose is not None:
             must = must | self.choose.blocks(q, k, self.block_size)
-        keep = must & may if self.score is None else self._select(q, k, must, may, of_layer(context))
+        keep = (
+            must & may
+            if self.score is None
+            else self._select(q, k, must, may, of_layer(context), causal=True)
+        )
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
 
-    def _select(self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context) -> Tensor:
+    def _select(
+        self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context, causal: bool = False
+    ) -> Tensor:
         assert self.score is not None and self.select is not None
-        mass = self.score.mass(q, k, self.block_size, causal=may is not None, lengths=context.kv_lengths)
+        # What nobody sees must not take the mass of what somebody does; an order by head is left to `may`.
+        shared = not causal and may is not None and may.shape[:2] == (1, 1)
+        counts = may[0, 0] if shared else None
+        mass = self.score.mass(q, k, self.block_size, causal, counts, context.kv_lengths)
         if self.turns:
             mass = mass * (self.turns * noise_like(mass, context)).exp()
         untrusted = self.score.must_keep(q, k, self.block_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class Rows:
         partial_blocks: int64 [R]; how many of the next blocks some query of the row sees in part.
         q_positions: int64 [R, rows] and kv_positions: int64 [B x Hkv x Nb, columns], in the sequence.
         kv_ends: int64 [R]; keys at positions from here on are padding.
-        causal_offset: N - M, or None: queries see the future.
+        last_seen: the layout's, or None: queries see the future.
         window: how many keys up to its own a query sees, or None: all of them.
         q_blocks: Mb.
         kv_len: N.
@@ -41,7 +42,7 @@ class Rows:
     q_positions: Tensor
     kv_positions: Tensor
     kv_ends: Tensor
-    causal_offset: int | None
+    last_seen: Callable[[Tensor], Tensor] | None
     window: int | None
     q_blocks: int
     kv_len: int
@@ -83,7 +84,7 @@ class Rows:
             q_positions=per_head(q_positions, heads).expand(batch, -1, -1, -1).reshape(-1, rows),
             kv_positions=per_head(kv_positions, kv_heads).expand(batch, -1, -1, -1).reshape(-1, columns),
             kv_ends=ends.expand(batch, heads, q_blocks).flatten(),
-            causal_offset=layout.kv_len - layout.q_len if layout.causal else None,
+            last_seen=layout.last_seen if layout.causal else None,
             window=layout.window,
             q_blocks=q_blocks,
             kv_len=layout.kv_len,
@@ -104,9 +105,9 @@ class Rows:
         """Bool [G, rows, S x columns]: which keys of blocks `ids` [G, S] the queries of `chunk` [G] see."""
         keys = self.kv_positions[ids].flatten(1)[:, None]
         seen = keys < self.kv_ends[chunk, None, None]
-        if self.causal_offset is None:
+        if self.last_seen is None:
             return seen.expand(-1, self.q.shape[1], -1)
-        last = self.q_positions[chunk][..., None] + self.causal_offset
+        last = self.last_seen(self.q_positions[chunk])[..., None]
         seen = seen & (keys <= last)
         return seen if self.window is None else seen & (keys > last - self.window)
 
@@ -130,10 +131,11 @@ def _visible(
     if not layout.causal:
         keys = (ends[..., None] - lists * columns).clamp(0, columns) * listed
         return (keys > 0).sum(-1), keys.sum(-1), nothing
-    offset = layout.kv_len - layout.q_len + 1
     first_query = torch.arange(0, layout.q_len, rows, device=lists.device)
-    seen_by_all = (first_query + offset).minimum(ends)[..., None]
-    seen_by_any = ((first_query + rows).clamp(max=layout.q_len) - 1 + offset).minimum(ends)[..., None]
+    last_query = (first_query + rows).clamp(max=layout.q_len) - 1
+    seen_by_all, seen_by_any = (
+        (layout.last_seen(query) + 1).minimum(ends)[..., None] for query in (first_query, last_query)
+    )
     full = (listed & ((lists + 1) * columns <= seen_by_all)).sum(-1)
     reached = (listed & (lists * columns < seen_by_any)).sum(-1)
     return full, full * columns, reached - full

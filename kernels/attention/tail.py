@@ -38,7 +38,7 @@ def tail_blocks(layout: BlockLayout) -> TailBlocks:
     positions = positions_by_block(
         layout.q_order, layout.q_len, layout.block_size[0], layout.device, layout.q_len
     )
-    return TailBlocks(tokens, last_key, positions.amin(dim=-1) + layout.kv_len - layout.q_len)
+    return TailBlocks(tokens, last_key, layout.last_seen(positions.amin(dim=-1)))
 
 
 def tail_log_count(layout: BlockLayout) -> Tensor:

@@ -28,6 +28,11 @@ def takes_all(layout: BlockLayout) -> str | None:
     return None
 
 
+def takes_no_chunks(layout: BlockLayout) -> str | None:
+    """The `cannot_take` of a tier that takes every layout but those that are causal in chunks."""
+    return None if layout.chunk == 1 else "does not take causality in chunks"
+
+
 @dataclass(frozen=True)
 class Tier:
     """An implementation, declared next to its kernel in a file that imports nothing the kernel needs.

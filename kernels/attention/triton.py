@@ -23,7 +23,7 @@ from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.launch import Config, apart, launch, launch_fitting, strides, target, unit_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
-from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles
+from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles, last_of_chunk
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 from accel.kernels.timings import Call, with_fastest_first
@@ -32,7 +32,7 @@ from accel.kernels.timings import Call, with_fastest_first
 @triton.jit(
     do_not_specialize=[
         "samples_apart", "heads_apart", "slots", "q_positions_apart", "kv_positions_apart",
-        "heads", "group", "blocks", "M", "N", "scale", "window",
+        "heads", "group", "blocks", "M", "N", "scale", "window", "chunk",
     ],
     do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr"],
 )  # fmt: skip
@@ -40,7 +40,7 @@ def block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
     q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart,
     heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group, blocks, M, N, scale, window,
-    CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
+    chunk, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One of the PARTS of one block of queries of one head.
@@ -73,11 +73,14 @@ def block_sparse_kernel(
     count = tl.load(counts_ptr + first_list + block)
     full = 0
     if kv_positions_ptr is None:
-        last_seen = tl.minimum(end, tl.minimum(first_row + BLOCK_M, M) + N - M) if CAUSAL else end
+        last_seen = end
+        if CAUSAL:
+            last_row = tl.minimum(first_row + BLOCK_M, M) - 1
+            last_seen = tl.minimum(end, last_of_chunk(last_row + N - M, chunk) + 1)
         count = blocks_before(list_ptr, count, tl.cdiv(tl.maximum(last_seen, 0), BLOCK_N * TILES))
     count *= TILES
     if window is None and kv_positions_ptr is None:
-        seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
+        seen_by_all = tl.minimum(end, last_of_chunk(first_row + N - M, chunk) + 1) if CAUSAL else end
         full = full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
     if kv_positions_ptr is not None:
         kv_positions_ptr += (b * kv_positions_apart[0] + h // group * kv_positions_apart[1]) * N
@@ -104,7 +107,7 @@ def block_sparse_kernel(
         v = load_rows(v_ptr + start * v_row, present[:, None], D, BLOCK_D)
         visible = present[None, :]
         if CAUSAL:
-            visible &= positions[None, :] <= q_positions[:, None] + N - M
+            visible &= positions[None, :] <= last_of_chunk(q_positions[:, None] + N - M, chunk)
         if window is not None:
             visible &= positions[None, :] > q_positions[:, None] + N - M - window
         scores = tl.where(visible, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
@@ -149,6 +152,7 @@ def _launch(
     work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
     unit = unit_of(q, k, v, out)
+    chunk = None if layout.chunk == 1 else layout.chunk
 
     def start(config: Config) -> None:
         parts = rows // config["BLOCK_M"]
@@ -157,8 +161,8 @@ def _launch(
             q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
             *(strides(x, unit) for x in (q, k, v, out)), *apart(indices), indices.shape[3],
             apart(q_positions), apart(kv_positions), heads, heads // k.shape[1], layout.num_q_blocks,
-            q_len, layout.kv_len, scale * LOG2_E.value, layout.window, CAUSAL=layout.causal, D=dim,
-            UNIT=unit, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
+            q_len, layout.kv_len, scale * LOG2_E.value, layout.window, chunk,
+            CAUSAL=layout.causal, D=dim, UNIT=unit, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
             TILES=columns // config["BLOCK_N"], **config,
         )  # fmt: skip
 

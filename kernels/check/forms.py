@@ -42,6 +42,7 @@ class Form:
 
     causal: bool = False
     window: int | None = None
+    chunk: int = 1
     group: int = 1
     padded: bool = False
     even: bool = False
@@ -56,6 +57,7 @@ FORMS: dict[str, Form] = {
     "few rows": Form(few=True),
     "causal": Form(causal=True, group=3),
     "causal in a window": Form(causal=True, window=200, group=3),
+    "causal in chunks": Form(causal=True, chunk=90),
     "padded": Form(padded=True),
     "causal and padded": Form(causal=True, padded=True, group=3),
     "in an order": Form(order="shared"),
@@ -148,7 +150,7 @@ def problem(
     kv_heads = heads // form.group
     layout = BlockLayout.from_mask(
         keep, (rows, columns), q_len, kv_len,
-        causal=form.causal, window=form.window, kv_lengths=lengths,
+        causal=form.causal, window=form.window, chunk=form.chunk, kv_lengths=lengths,
         q_order=order(q_len, heads), kv_order=order(kv_len, kv_heads), tail=form.tail,
     )  # fmt: skip
     # As much room for all: kernels are compiled again for strides that 16 divides.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,13 +30,22 @@ def positions_by_block(
 
 
 def causal_blocks(
-    block_size: tuple[int, int], q_len: int, kv_len: int, device: torch.device | None = None
+    block_size: tuple[int, int],
+    q_len: int,
+    kv_len: int,
+    device: torch.device | None = None,
+    chunk: int = 1,
 ) -> Tensor:
     """Bool [Mb, Nb]: the blocks in which some query sees some key, in the order of the sequence."""
     rows, columns = block_size
     last_query = (torch.arange(0, q_len, rows, device=device) + rows).clamp(max=q_len) - 1
     first_key = torch.arange(0, kv_len, columns, device=device)
-    return first_key <= last_query[:, None] + kv_len - q_len
+    return first_key <= last_of_chunk(last_query + kv_len - q_len, chunk)[:, None]
+
+
+def last_of_chunk(position: Any, chunk: int) -> Any:
+    """The last position of the run of `chunk` positions that one, a number or a tensor of them, lies in."""
+    return position if chunk == 1 else position // chunk * chunk + chunk - 1
 
 
 def per_head(tensor: Tensor, heads: int) -> Tensor:

@@ -43,7 +43,8 @@ def heads_of(layouts: Sequence[BlockLayout], choice: Tensor) -> BlockLayout:
 
 
 def _frame(layout: BlockLayout) -> tuple:
-    return layout.block_size, layout.q_len, layout.kv_len, layout.causal, layout.tail, layout.window
+    form = layout.causal, layout.tail, layout.window, layout.chunk
+    return layout.block_size, layout.q_len, layout.kv_len, *form
 
 
 def _of_choice(parts: Sequence[Tensor], choice: Tensor, heads: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, per_head
+from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, last_of_chunk, per_head
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.order import TokenOrder
 
@@ -42,6 +42,8 @@ class BlockLayout:
             not be approximated, such as one with text in it, is a block to list.
         window: under `causal`, query i sees key j only if position(j) > position(i) + N - M - window; None
             where it sees the whole past.
+        chunk: under `causal`, tokens are causal in chunks of so many, not one by one: query i sees key j iff
+            position(j) // chunk <= (position(i) + N - M) // chunk. 1 is causality as everybody knows it.
 
     Raises:
         ValueError: if shapes, types or sizes contradict each other.
@@ -58,6 +60,7 @@ class BlockLayout:
     kv_order: TokenOrder | None = None
     tail: bool = False
     window: int | None = None
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         rows, columns = self.block_size
@@ -93,6 +96,11 @@ class BlockLayout:
                 f"a window is of at least 1 token, causal and without a tail, got window={self.window}, "
                 f"causal={self.causal}, tail={self.tail}"
             )
+        if self.chunk < 1 or (self.chunk > 1 and not (self.causal and self.window is None)):
+            raise ValueError(
+                f"a chunk is of at least 1 token, causal and without a window, got chunk={self.chunk}, "
+                f"causal={self.causal}, window={self.window}"
+            )
         if self.kv_lengths is not None:
             # Kernels find a sample's length by its number, also in a tensor that was expanded.
             object.__setattr__(self, "kv_lengths", self.kv_lengths.contiguous())
@@ -115,7 +123,8 @@ class BlockLayout:
         if keep.ndim != 4 or keep.shape[3] != blocks:
             raise ValueError(f"keep must be [B, H, Mb, Nb] with Nb = {blocks}, got {tuple(keep.shape)}")
         if rest.get("causal") and not (rest.get("q_order") or rest.get("kv_order")):
-            keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device)
+            chunk = rest.get("chunk", 1)
+            keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device, chunk)
         return cls(*compact_lists(keep), block_size, q_len, kv_len, **rest)
 
     @classmethod
@@ -160,7 +169,7 @@ class BlockLayout:
         """
         keep = ~self.listed
         if self.causal and self.q_order is None and self.kv_order is None:
-            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device)
+            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device, self.chunk)
         indices, counts = compact_lists(keep)
         return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False)
 
@@ -181,8 +190,12 @@ class BlockLayout:
             return self.num_q_blocks * self.num_kv_blocks
         rows, columns = self.block_size
         last_query = [min((i + 1) * rows, self.q_len) - 1 for i in range(self.num_q_blocks)]
-        seen = (query + self.kv_len - self.q_len + 1 for query in last_query)
+        seen = (self.last_seen(query) + 1 for query in last_query)
         return sum(min(max(math.ceil(keys / columns), 0), self.num_kv_blocks) for keys in seen)
+
+    def last_seen(self, query: Any) -> Any:
+        """Under `causal`, the last key that a query at a position, a number or a tensor of them, sees."""
+        return last_of_chunk(query + self.kv_len - self.q_len, self.chunk)
 
     @property
     def device(self) -> torch.device:
@@ -218,10 +231,10 @@ class BlockLayout:
         seen = torch.ones(batch, 1, self.q_len, self.kv_len, dtype=torch.bool, device=self.device)
         keys = torch.arange(self.kv_len, device=self.device)
         if self.causal:
-            queries = torch.arange(self.q_len, device=self.device) + self.kv_len - self.q_len
-            seen &= keys <= queries[:, None]
+            last = self.last_seen(torch.arange(self.q_len, device=self.device))[:, None]
+            seen &= keys <= last
             if self.window is not None:
-                seen &= keys > queries[:, None] - self.window
+                seen &= keys > last - self.window
         if self.kv_lengths is not None:
             seen &= keys < self.kv_lengths[:, None, None, None]
         return seen

@@ -69,7 +69,7 @@ def unit_timestep(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def latent_grid(
-    latent: Tensor, patch: Sequence[int], axes: Sequence[int] = (2, 3, 4), **text: Any
+    latent: Tensor, patch: Sequence[int], axes: Sequence[int] = (2, 3, 4), **others: Any
 ) -> TokenGrid:
     """The grid of a latent video that is cut into patches of (frames, rows, columns).
 
@@ -77,10 +77,10 @@ def latent_grid(
         latent: the video, of five dimensions.
         patch: the size of one patch along frames, rows and columns.
         axes: the dimensions of the latent that are frames, rows and columns.
-        text: `text_tokens`, `text_first` and `lead_tokens` of the grid.
+        others: fields of the grid other than its sides.
     """
     frames, height, width = (latent.shape[axis] // size for axis, size in zip(axes, patch, strict=True))
-    return TokenGrid(frames, height, width, **text)
+    return TokenGrid(frames, height, width, **others)
 
 
 def patches_of_history(latent: Tensor | None, patch: Sequence[int]) -> int:

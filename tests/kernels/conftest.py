@@ -36,6 +36,7 @@ class Case:
     tail: bool = False
     empty_row: bool = False
     window: int | None = None
+    chunk: int = 1
 
     def with_(self, **changes) -> Case:
         return replace(self, **changes)
@@ -60,6 +61,7 @@ class Case:
             kv_order=self._order(self.kv_len, self.kv_heads, generator, device),
             tail=self.tail,
             window=self.window,
+            chunk=self.chunk,
         )
 
     def _order(self, length, heads, generator, device) -> TokenOrder | None:
@@ -101,6 +103,11 @@ CASES = {
     "window-offset": Case(causal=True, window=1, q_len=70, kv_len=203, block=(128, 32)),
     "window-padded": Case(causal=True, window=100, kv_lengths=(203, 77), block=(64, 128)),
     "window-order": Case(causal=True, window=60, order="heads"),
+    "chunk": Case(causal=True, chunk=60),
+    "chunk-offset": Case(causal=True, chunk=45, q_len=70, block=(128, 32), kv_lengths=(203, 77)),
+    "chunk-more-queries": Case(causal=True, chunk=30, q_len=203, kv_len=100),
+    "chunk-order": Case(causal=True, chunk=75, order="heads"),
+    "chunk-tail": Case(causal=True, chunk=50, tail=True, density=0.3, block=(64, 16)),
     "tail": Case(tail=True, density=0.3),
     "tail-causal": Case(tail=True, causal=True, density=0.3, q_len=150),
     "tail-padded": Case(tail=True, kv_lengths=(203, 77), density=0.3),

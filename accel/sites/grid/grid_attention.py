@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from accel.kernels.attention.operation import attention_with_lse
+from accel.kernels.layout.chunks import causal_in_chunks
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_check
 from accel.patches.context import Context
@@ -25,6 +26,7 @@ from accel.sites.grid.padding import (
     MOVED,
     hidden_last,
     hides_padding_only,
+    is_known,
     picked,
     put_back,
     valid_keys,
@@ -127,7 +129,7 @@ class GridAttention(SiteAttention):
                 if movable is not None:
                     context, arrival, mask = hidden_last(context, movable, q.shape[0])
                 heads = tuple(picked(x, arrival).transpose(1, 2) for x in (q, k, v))  # [B, H, N, D]
-                if mask is not None:
+                if mask is not None and hides_padding_only(mask, context):
                     context = replace(context, kv_lengths=valid_keys(mask, q.shape[0]))
                 out = self.sparse(
                     q,
@@ -207,7 +209,9 @@ class GridAttention(SiteAttention):
         policy = at_progress(self.policy, context.progress)
         if context.kv_lengths is not None and not policy.static:
             q, k = (without_padding(tokens, context.kv_lengths) for tokens in (q, k))
-        return policy.layout(q, k, context.grid, context)
+        layout = policy.layout(q, k, context.grid, context)
+        chunk = 0 if context.grid is None else context.grid.causal_tokens
+        return causal_in_chunks(layout, chunk) if chunk else layout
 
     def _dense_reason(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context, forward: Forward
@@ -220,7 +224,7 @@ class GridAttention(SiteAttention):
         assert context.grid is not None
         if q.shape[1] != k.shape[1]:
             return "cross-attention"
-        if mask is not None and not (hides_padding_only(mask, context) and mask.shape[3] == k.shape[1]):
+        if not is_known(mask, k.shape[1], context):
             return "attention mask"
         if q.shape[1] != context.grid.tokens:
             return f"grid {context.grid} is not {q.shape[1]} tokens"

@@ -69,6 +69,14 @@ def video_first(seen: Tensor, video_tokens: int, tokens: Tensor) -> Tensor:
     return torch.where(tokens < video_tokens, seen - video_tokens + tokens, text)
 
 
+def is_known(mask: Tensor | None, tokens: int, context: Context) -> bool:
+    """Whether a mask hides what the context says and nothing else: padded text, or the chunks to come."""
+    if context.grid is not None and context.grid.causal_frames:
+        pairs = (1, tokens, tokens)
+        return mask is not None and mask.dtype == torch.bool and tuple(mask.shape[1:]) == pairs
+    return mask is None or (hides_padding_only(mask, context) and mask.shape[3] == tokens)
+
+
 def hides_padding_only(mask: Tensor, context: Context) -> bool:
     """Whether a mask is known to hide padded text and nothing else."""
     key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1

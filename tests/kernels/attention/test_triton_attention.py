@@ -59,10 +59,11 @@ def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
 
 
 @pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
-def test_windows_compile_without_spills(base_case, offline, capability):
+@pytest.mark.parametrize("rest", [{"window": 100}, {"chunk": 100}], ids=str)
+def test_windows_and_chunks_compile_without_spills(base_case, offline, capability, rest):
     from accel.kernels.attention.triton import block_sparse_attention
 
-    case = base_case.with_(dim=128, block=(128, 64), causal=True, window=100)
+    case = base_case.with_(dim=128, block=(128, 64), causal=True, **rest)
     (kernel,) = offline(capability, block_sparse_attention, *case.qkv(torch.bfloat16), case.layout())
     assert kernel.spills == 0
 

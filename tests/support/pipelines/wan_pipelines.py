@@ -79,6 +79,13 @@ PIPELINES: dict[str, PipelineCase] = {
         "skyreels",
         call=lambda size, b: {"prompt": None, "base_num_frames": 97},
     ),
+    "skyreels-v2-df-causal": wan(
+        "SkyReelsV2DiffusionForcingPipeline",
+        "skyreels",
+        call=lambda size, b: {"prompt": None, "base_num_frames": 97, "causal_block_size": 2},
+        frames=lambda frames: 4 * (2 * frames - 1) + 1,
+        grids=lambda size: {TokenGrid(2 * size[0], *size[1:], causal_frames=2)},
+    ),
     "skyreels-v2-i2v": wan(
         "SkyReelsV2ImageToVideoPipeline",
         "skyreels",

@@ -58,5 +58,10 @@ def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its latent video [B, C, F, H, W] and the model's patch size."""
-    return latent_grid(kwargs["hidden_states"], model.config.patch_size)
+    """The grid of one forward from its latent video [B, C, F, H, W] and the model's patch size.
+
+    SkyReels-V2's frames are causal in chunks while its pipeline runs them at noise levels of their own.
+    """
+    frames = model.config.get("num_frame_per_block", 1)
+    causal_frames = frames if frames > 1 else 0
+    return latent_grid(kwargs["hidden_states"], model.config.patch_size, causal_frames=causal_frames)

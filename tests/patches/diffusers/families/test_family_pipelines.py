@@ -7,6 +7,7 @@ from pytest import approx, fixture, mark
 
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of, plan_for
+from accel.kernels.layout.chunks import causal_in_chunks
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.diffusers.family import FAMILIES
@@ -119,7 +120,8 @@ def check_that_sparse_is_as_dense_as_planned(case, size, pipe, expected):
 
 def density(choose, grid) -> float:
     q = torch.zeros(1, 1, grid.tokens, 16)
-    return float(choose(q, q, grid, Context(grid)).density)
+    layout = choose(q, q, grid, Context(grid))
+    return float((causal_in_chunks(layout, grid.causal_tokens) if grid.causal_frames else layout).density)
 
 
 @mark.parametrize("name", [name for name, case in PIPELINES.items() if case.pads])

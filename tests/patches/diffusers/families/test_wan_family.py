@@ -68,10 +68,43 @@ def test_restore_is_bit_identical_and_leaves_no_trace(model):
 
 
 @torch.no_grad()
-def test_skyreels_causal_mask_stays_dense_with_that_reason():
-    model = tiny.skyreels(num_frame_per_block=5)
-    inputs = tiny.inputs(model)
+@mark.parametrize("order", [{"kind": "row_major"}, {"kind": "hilbert"}], ids=lambda order: order["kind"])
+def test_skyreels_frames_causal_in_chunks_are_dense_if_every_block_is_kept(order):
+    """Chunks of 2 frames of 60 tokens, in blocks of 16: every border is cut."""
+    model = tiny.skyreels(num_frame_per_block=2)
+    inputs = tiny.inputs(model, frames=6)
     expected = model(**inputs)[0]
+    select = {"kind": "top_p", "mass": 1.0}
+    everything = {"method": "compose", "order": order, "score": {"kind": "pooled"}, "select": select}
+    accelerate_model(model, recipe(**everything, block_size=(32, 16)))
+    torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-5)
+    assert not summary(model).dense_reasons
+
+
+@torch.no_grad()
+def test_sparse_frames_see_no_later_chunk():
+    model = tiny.skyreels(num_frame_per_block=2)
+    inputs = tiny.inputs(model, frames=6)
+    dense = model(**inputs)[0]
     accelerate_model(model, recipe(**RADIAL))
-    assert torch.equal(model(**inputs)[0], expected)
+    sparse = model(**inputs)[0]
+    inputs["hidden_states"] = inputs["hidden_states"].clone()
+    inputs["hidden_states"][:, :, 4:] += 1
+    changed = model(**inputs)[0]
+    assert torch.equal(changed[:, :, :4], sparse[:, :, :4])
+    assert not torch.equal(changed[:, :, 4:], sparse[:, :, 4:]) and not torch.equal(sparse, dense)
+    assert not summary(model).dense_reasons and summary(model).sparse_density < 1
+
+
+@torch.no_grad()
+def test_a_causal_model_called_without_its_mask_stays_dense_with_that_reason(monkeypatch):
+    model = tiny.skyreels(num_frame_per_block=5)
+    accelerate_model(model, recipe(**RADIAL))
+    for block in model.blocks:
+        monkeypatch.setattr(block.attn1, "forward", without_mask(block.attn1.forward))
+    model(**tiny.inputs(model))
     assert summary(model).dense_reasons == {"attention mask": 3}
+
+
+def without_mask(forward):
+    return lambda hidden, text, mask, rotary: forward(hidden, text, None, rotary)
