@@ -40,8 +40,8 @@ def block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
     q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart,
     heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group, blocks, M, N, scale, window,
-    chunk, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr, TILES: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    chunk, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr,
+    TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One of the PARTS of one block of queries of one head.
 

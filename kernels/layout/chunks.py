@@ -18,7 +18,7 @@ Orders = tuple[TokenOrder | None, TokenOrder | None]
 def seen_blocks(
     orders: Orders, tokens: int, block_size: tuple[int, int], chunk: int, device: torch.device
 ) -> Tensor:
-    """Bool [B | 1, H | 1, Mb, Nb]: the blocks in which some query sees some key, as `BlockLayout.chunk` has it.
+    """Bool [B | 1, H | 1, Mb, Nb]: the blocks in which some query sees some key, by `BlockLayout.chunk`.
 
     Args:
         orders: of the queries and of the keys; heads of either divide those of the other.
