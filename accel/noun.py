@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from accel.recipe.errors import explain
 
@@ -24,9 +25,47 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Kind = TypeVar("Kind")
 
 
+def refuse_yes(given: Any, taken: Any) -> None:
+    """Refuse true and false where pydantic took them for 1 and 0.
+
+    Args:
+        given: a mapping, or the named arguments of a noun.
+        taken: the object made of it.
+    """
+    values = given.kwargs if isinstance(given, ArgsKwargs) else given
+    if isinstance(values, Mapping):
+        wrong = [
+            {"type": PydanticCustomError("number", "a number is expected"), "loc": place, "input": value}
+            for name, of_field in values.items()
+            for place, value in _yes_for_numbers(of_field, getattr(taken, str(name), None), (name,))
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(taken).__name__, wrong)  # type: ignore[arg-type]
+
+
+def _yes_for_numbers(
+    given: Any, taken: Any, place: tuple[Any, ...]
+) -> Iterator[tuple[tuple[Any, ...], bool]]:
+    if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        yield place, given
+    if isinstance(given, list | tuple) and isinstance(taken, tuple):
+        for number, pair in enumerate(zip(given, taken, strict=False)):
+            yield from _yes_for_numbers(*pair, (*place, number))
+
+
+def _without_yes(cls: Any, given: Any, make: Callable[[Any], Any]) -> Any:
+    taken = make(given)
+    refuse_yes(given, taken)
+    return taken
+
+
+_around: Any = model_validator(mode="wrap")
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
 def noun(cls: type[Kind]) -> type[Kind]:
     """Make a class a frozen dataclass that checks its fields, and raises a RecipeError if one is wrong."""
+    cls._without_yes = _around(classmethod(_without_yes))  # type: ignore[attr-defined]
     made: Any = dataclass(frozen=True, config=None if hasattr(cls, "__pydantic_config__") else STRICT)(cls)
     check, names = made.__init__, [each.name for each in fields(made)]
 
@@ -52,6 +91,7 @@ class Checked(BaseModel, metaclass=_Checked):
     """The same as a model of pydantic."""
 
     model_config = ConfigDict(frozen=True, **STRICT)
+    _without_yes = _around(classmethod(_without_yes))
 
     @classmethod
     def schema_of_mistakes(cls) -> dict[str, Any]:

@@ -130,7 +130,8 @@ class Patch:
         uninstall = prepare(self.models[site.component], site, attention)
         if (backend := attention.schedule.dense_backend) is not None:
             # Not before it is asked for: it needs diffusers.
-            from accel.patches.diffusers.dense_backend import DenseBackend, PreferredDense
+            from accel.patches.diffusers.backend import PreferredDense
+            from accel.patches.diffusers.dense_backend import DenseBackend
 
             shared = self.dense_backends.setdefault(backend, DenseBackend(backend))
             uninstall.routed.slot.dense = PreferredDense(uninstall.routed.slot.dense, shared)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Discriminator, PlainSerializer, PlainValidator, Tag, TypeAdapter
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from accel.noun import refuse_yes
 from accel.policies.policy import Policy
 from accel.policies.registry import find_policy, policy_names, registered_policies
 
@@ -42,7 +43,9 @@ def read_policy(value: Any) -> Policy:
         tags = ", ".join(map(repr, policy_names()))
         context: dict[str, Any] = {"discriminator": "method", "tag": str(name), "expected_tags": tags}
         raise PydanticKnownError("union_tag_invalid", context)
-    return _adapter(name, known).validate_python(value)
+    made = _adapter(name, known).validate_python(value)
+    refuse_yes(value, made)
+    return made
 
 
 def dump_policy(policy: Policy) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from os import PathLike
@@ -121,12 +121,9 @@ def build_recipe(data: Any, source: str) -> Recipe:
     require_small(data, source)
     given = with_base(_plain(data), source)
     try:
-        recipe = Recipe.model_validate(given)
+        return Recipe.model_validate(given)
     except ValidationError as error:
         raise explain(error, source, recipe_schema()) from None
-    for place, value in _yes_for_a_number(given, recipe_data(recipe)):
-        raise RecipeError(f"{source}: {place}: a number is expected, got {value}")
-    return recipe
 
 
 def _plain(data: Any) -> Any:
@@ -134,18 +131,6 @@ def _plain(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {key: _plain(value) for key, value in data.items()}
     return [_plain(each) for each in data] if isinstance(data, list | tuple) else data
-
-
-def _yes_for_a_number(given: Any, taken: Any, place: str = "") -> Iterator[tuple[str, bool]]:
-    """Where true or false was taken for 1 or 0, which pydantic does."""
-    if isinstance(given, bool) and not isinstance(taken, bool):
-        yield place, given
-    if isinstance(given, dict) and isinstance(taken, dict):
-        for key in given.keys() & taken.keys():
-            yield from _yes_for_a_number(given[key], taken[key], f"{place}.{key}".lstrip("."))
-    if isinstance(given, list) and isinstance(taken, list):
-        for number, pair in enumerate(zip(given, taken, strict=False)):
-            yield from _yes_for_a_number(*pair, f"{place}[{number}]")
 
 
 def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:

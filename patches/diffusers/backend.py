@@ -18,6 +18,7 @@ from diffusers.models.attention_dispatch import (
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from accel.patches.diffusers.dense_backend import DenseBackend
 from accel.patches.diffusers.ulysses import ParallelRoute, attend_in_parallel
 from accel.patches.observers import records_gradients
 from accel.patches.slot import attend
@@ -125,6 +126,24 @@ class DenseDispatch:
         return dispatch_attention_fn(
             q, k, v, attn_mask=mask, enable_gqa=grouped, backend=name, parallel_config=parallel
         )
+
+
+class PreferredDense(DenseDispatch):
+    """The same, but the preferred backend where a call has no mask and sees all tokens."""
+
+    def __init__(self, stock: DenseDispatch, backend: DenseBackend) -> None:
+        super().__init__(stock.name, stock.ring)
+        self.backend = backend
+
+    @property
+    def label(self) -> str:
+        return self.backend.label(super().label)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        stock = super().__call__
+        if mask is not None or self.ring is not None:
+            return stock(q, k, v, mask)
+        return self.backend(stock, q, k, v)
 
 
 def require_parallel(backend: AttentionBackendName) -> None:

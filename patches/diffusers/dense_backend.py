@@ -132,26 +132,6 @@ class DenseBackend:
         return fastest
 
 
-class PreferredDense:
-    """The dense attention of a slot: the preferred backend where a call has no mask, else the model's own."""
-
-    def __init__(self, stock: DenseFn, backend: DenseBackend) -> None:
-        self.stock = stock
-        self.backend = backend
-        # What diffusers' own setters look at when the user chooses a backend or processes later.
-        self.name = getattr(stock, "name", None)
-        self.ring = getattr(stock, "ring", None)
-
-    @property
-    def label(self) -> str:
-        return self.backend.label(getattr(self.stock, "label", "PyTorch's attention"))
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is not None or self.ring is not None:
-            return self.stock(q, k, v, mask)
-        return self.backend(self.stock, q, k, v)
-
-
 def _run(backend: AttentionBackendName, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _dispatcher().dispatch_attention_fn(q, k, v, enable_gqa=q.shape[2] != k.shape[2], backend=backend)
 

@@ -1,5 +1,7 @@
 """A recipe that is built in Python is refused in the words that a file is refused in."""
 
+from dataclasses import replace
+
 from pytest import mark, raises
 
 from accel import Recipe, Rule
@@ -9,6 +11,7 @@ from accel.policies.parts.selectors import TopK
 from accel.policies.radial import Radial
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe
+from accel.recipe.recipe import ModelPattern
 from accel.recipe.schedule import Schedule
 from accel.run.settings import GenerateSettings
 
@@ -50,6 +53,23 @@ def test_errors_are_those_of_a_file(rule, sentence):
     assert sentences(in_python.value, "Recipe: ") == sentences(of_file.value, "mine.yaml: ")
     of_rule = sentences(of_file.value, "mine.yaml: ", "rules[0].", "rules[0]: ")
     assert sentences(alone.value, "Rule: ") == of_rule
+
+
+@mark.parametrize(
+    ("build", "place"),
+    [
+        (lambda: Schedule(dense_steps=True), "Schedule: dense_steps"),
+        (lambda: replace(Schedule(), min_tokens=False), "Schedule: min_tokens"),
+        (lambda: Radial(decay=(True, 0.5)), r"Radial: decay\[0\]"),
+        (lambda: Composed(select={"kind": "top_k", "density": True}), "Composed: select.density"),
+        (lambda: ModelPattern(class_name="Any", experts=True), "ModelPattern: experts"),
+        (lambda: Rule(match="*", policy=RADIAL, reuse={"steps": True}), "Rule: reuse.steps"),
+    ],
+)
+def test_yes_is_no_number_in_python_either(build, place):
+    with raises(RecipeError, match=f"{place}: a number is expected, got (True|False)"):
+        build()
+    assert Schedule(sparse_decode=True).sparse_decode is True
 
 
 def test_an_error_of_the_recipe_itself_names_the_nearest_key():

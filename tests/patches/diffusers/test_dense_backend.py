@@ -8,7 +8,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 
 from accel import accelerate_model, accelerated, restore_model, summary
 from accel.patches.diffusers import dense_backend
+from accel.patches.diffusers.backend import DenseDispatch, PreferredDense
 from accel.patches.diffusers.dense_backend import DenseBackend
+from accel.patches.slot import dense_sdpa
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe
 from accel.recipe.recipe import dense_like
@@ -66,6 +68,16 @@ def test_what_the_user_chooses_later_is_what_runs(ran):
         restore_model(model)
     finally:
         _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
+
+
+def test_the_call_of_several_processes_that_records_gradients_finds_the_models_own(ran):
+    """There the slot's dense attention is asked for attention over the processes, here a single one."""
+    q = torch.randn(1, 8, 2, 4)
+    preferred = PreferredDense(DenseDispatch(AttentionBackendName.NATIVE), DenseBackend("_native_math"))
+    torch.testing.assert_close(preferred.over(None, q, q, q, None), dense_sdpa(q, q, q, None))
+    assert ran == []
+    torch.testing.assert_close(preferred(q, q, q, None), dense_sdpa(q, q, q, None))
+    assert ran == ["_native_math"]
 
 
 def test_a_copy_has_a_choice_of_its_own(ran):
