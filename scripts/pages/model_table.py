@@ -29,7 +29,6 @@ BESIDES = {
     "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
     "Cosmos3OmniTransformer": ("text", "sound"),
     "MiniMaxH3Transformer3DModel": ("text, references, sound", ""),
-    "Flux3Transformer2DModel": ("text", "conditions"),
 }
 PADDING = {
     "last": "exact, by a length for each sample",

@@ -30,6 +30,7 @@ class Case:
         text: tokens of text, image embeddings or history in the sequence; or that, of the video's tokens.
         text_first: text before the video.
         lead: tokens before all others; or that, of the video's frames, rows and columns.
+        tail: tokens after all others.
         sites: how many attention modules must be found.
         graphs: compiled graphs of its repeated blocks, as many as of the stock model: one for each class of
             block and layout of its inputs.
@@ -45,6 +46,7 @@ class Case:
     text: int | Callable[[int], int] = 0
     text_first: bool = False
     lead: int | Callable[[int, int, int], int] = 0
+    tail: int = 0
     sites: int = 3
     graphs: int = 1
     pads: str | None = None
@@ -74,7 +76,9 @@ class Case:
     def grid(self, size: tuple[int, int, int]) -> TokenGrid:
         text = self.text(math.prod(size)) if callable(self.text) else self.text
         lead = self.lead(*size) if callable(self.lead) else self.lead
-        return TokenGrid(*size, text_tokens=text, text_first=self.text_first, lead_tokens=lead)
+        return TokenGrid(
+            *size, text_tokens=text, text_first=self.text_first, lead_tokens=lead, tail_tokens=self.tail
+        )
 
 
 def output(model: Any, arguments: dict[str, Any]) -> Tensor:

@@ -131,6 +131,18 @@ PIPELINES: dict[str, PipelineCase] = {
             "width": 16 * size[2],
         },
     ),
+    "flux3-references": ModularCase(
+        "flux3.modular_blocks_flux3.Flux3ImageConditionedCoreDenoiseStep",
+        "flux3",
+        config={"in_channels": 128, "cond_in_channels": 128},
+        prompts=1,
+        call=lambda size, b: {
+            "prompt_embeds": noise(1, TEXT, 16),
+            "negative_prompt_embeds": noise(7, TEXT, 16)[:1],
+            "image_cond_latents": [noise(1, 128, *size[1:]), noise(1, 128, 5, 7)],
+        },
+        grids=lambda size: {TokenGrid(2, *size[1:], TEXT, text_first=True, tail_tokens=35)},
+    ),
     "cogview4": PipelineCase("CogView4Pipeline", "cogview4"),
     "glm-image": PipelineCase(
         "GlmImagePipeline",

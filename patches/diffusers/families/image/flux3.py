@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers.models.transformers.transformer_flux3 import Flux3AttnProcessor
 
-from accel.patches.diffusers.reading import lengths, modules_named, raster_size, unit_timestep
+from accel.patches.diffusers.reading import leading_raster, lengths, modules_named, unit_timestep
 from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
@@ -19,12 +20,15 @@ attention_modules = modules_named("single_transformer_blocks.*.attn")
 
 
 def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
-    """The grid of one forward from its image positions [N, 4], its text and its conditions [B, T, C].
+    """The grid of one forward from its positions [N, (time, row, column, image)] and its text [B, T, C].
+
+    Reference images of the image's size are further frames of it; what follows of another size is kept whole.
 
     Raises:
-        ValueError: if the positions do not list one full grid row by row. Reading them costs one device read.
+        ValueError: if the image is not listed row by row. Reading positions costs one device read.
     """
-    frames, height, width = raster_size(kwargs["img_ids"][:, :3])
-    conditions = lengths(kwargs.get("image_cond_hidden_states"))
+    ids = [kwargs["img_ids"], kwargs.get("image_cond_ids")]
+    images = torch.cat([positions for positions in ids if positions is not None])
+    size, others = leading_raster(images[:, [3, 1, 2]])
     text = lengths(kwargs["encoder_hidden_states"])
-    return TokenGrid(frames, height, width, text_tokens=conditions, lead_tokens=text)
+    return TokenGrid(*size, text_tokens=text, text_first=True, tail_tokens=others)
