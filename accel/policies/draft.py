@@ -35,8 +35,6 @@ class Draft(Policy):
         select: "row_top_k" keeps the same number of blocks in every row, so that no row starves;
             "head_threshold", the published rule, takes one threshold for a head.
         region: rows and columns of a region; turned around on grids higher than wide.
-        own_frame: always keep the keys of the query's own frame.
-        first_frame: always keep the keys of frame 0.
         block_size: (query rows, key rows).
     """
 
@@ -44,8 +42,6 @@ class Draft(Policy):
     density: Share | Ramp = 0.25
     select: Literal["head_threshold", "row_top_k"] = "row_top_k"
     region: tuple[Side, Side] = (8, 16)
-    own_frame: bool = False
-    first_frame: bool = False
     block_size: BlockSize = (128, 128)
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
@@ -60,8 +56,8 @@ class Draft(Policy):
         scores = draft_map(q, k, grid, region)
         for axis, rows in ((2, self.block_size[0]), (3, self.block_size[1])):
             scores = strongest_region(scores, axis, block_regions(grid, region, rows, q.device))
-        must = Always(own_frame=self.own_frame, first_frame=self.first_frame)
-        keep = self._select(scores, must.blocks(grid, order, self.block_size, q.device)[None, None], grid)
+        must = Always().blocks(grid, order, self.block_size, q.device)[None, None]
+        keep = self._select(scores, must, grid)
         tokens = token_order(order, grid, q.device)
         return BlockLayout.from_mask(
             keep, self.block_size, grid.tokens, grid.tokens, q_order=tokens, kv_order=tokens

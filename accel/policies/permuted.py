@@ -18,7 +18,6 @@ from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.grid_blocks import block_counts, require_grid, text_blocks
 from accel.policies.parts.ordering.key_importance import key_order
-from accel.policies.parts.ordering.orders import Order, RowMajor, ordered_grid, token_order
 from accel.policies.parts.scores import Pooled, Score
 from accel.policies.parts.selectors import Selector, TopP, keep_of_share
 from accel.policies.policy import BlockSize, Policy
@@ -42,7 +41,6 @@ class Permuted(Policy):
         probes: queries from whose attention importance is taken.
         score, select: how blocks are ranked and how many are kept; for sequences, of the blocks of earlier
             segments.
-        order: on a grid, the order of queries, and of keys before they are sorted.
         block_size: (query rows, key rows).
         decode: how single queries after a cache find their keys; None plans them as any others.
     """
@@ -52,7 +50,6 @@ class Permuted(Policy):
     probes: Annotated[int, Field(ge=1)] = 128
     score: Score = field(default_factory=Pooled)
     select: Selector = field(default_factory=lambda: TopP(0.9))
-    order: Order = field(default_factory=RowMajor)
     block_size: BlockSize = (128, 128)
     decode: AnyDecode | None = None
 
@@ -70,18 +67,15 @@ class Permuted(Policy):
         """The blocks of each sample and head, and the order of keys of each sample and key head.
 
         Raises:
-            ValueError: if the grid is one of other tokens, or an order is asked for without a grid.
+            ValueError: if the grid is one of other tokens.
         """
         if grid is None:
             return self._sequence_layout(q, k)
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        base = token_order(self.order, grid, q.device)
-        if base is not None:
-            q, k = base.permute(q), base.permute(k)
         keep, order = plan_grid(
             q,
             k,
-            ordered_grid(self.order, grid),
+            grid,
             self.block_size,
             self.segment,
             self.probes,
@@ -90,14 +84,11 @@ class Permuted(Policy):
             lengths=context.kv_lengths,
             heads=context.heads,
         )
-        kv_order = TokenOrder(order if base is None else base.indices[order])
         return BlockLayout.from_mask(
-            keep, self.block_size, grid.tokens, grid.tokens, q_order=base, kv_order=kv_order
+            keep, self.block_size, grid.tokens, grid.tokens, kv_order=TokenOrder(order)
         )
 
     def _sequence_layout(self, q: Tensor, k: Tensor) -> BlockLayout:
-        if not isinstance(self.order, RowMajor):
-            raise ValueError(f"order {self.order.kind!r} needs a token grid; this call has none")
         if self.segment is None:
             raise ValueError("segment must be a number of tokens for a sequence without a grid, got None")
         q_len, kv_len = q.shape[2], k.shape[2]

@@ -19,7 +19,6 @@ from accel.policies.policy import BlockSize, Policy
 from accel.policies.radial_mask import HAS_SINK, Rule, half_widths, keep_any
 from accel.policies.radial_parity import keep_strict
 
-Decay = Annotated[float, Field(gt=0, le=1)]
 Reduction = Literal["any", "strict"]
 
 
@@ -28,9 +27,8 @@ class Radial(Policy):
     """One mask for all steps, from the grid alone: O(n log n) in frames, quadratic in resolution.
 
     Args:
-        decay: scales the window of frames two or more apart, in (0, 1]: one number, one per layer, or one
-            list of heads per layer. Windows never get narrower than a block, so small values may all mean
-            the same; that is warned about.
+        decay: scales the window of frames two or more apart, in (0, 1]. Windows never get narrower than a
+            block, so small values may all mean the same; that is warned about. `per_head` takes several.
         rule: the window's shape: as published for "wan" (every query sees frame 0) or "hunyuan" (it does
             not), or the "paper"'s equation 4, which is narrower and has no decay.
         reduction: "any" keeps each block with at least one pair inside the window; "strict" repeats the
@@ -40,7 +38,7 @@ class Radial(Policy):
 
     static: ClassVar[bool] = True
     method: Literal["radial"] = "radial"
-    decay: Decay | tuple[Decay, ...] | tuple[tuple[Decay, ...], ...] = 1.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     rule: Rule = "wan"
     reduction: Reduction = "any"
     block_size: BlockSize = (128, 128)
@@ -58,13 +56,12 @@ class Radial(Policy):
             raise ValueError(f"rule 'paper' has no decay: leave it at 1, got {self.decay}")
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
-        """The mask of this grid and layer, shared by all samples; see `Policy.layout`.
+        """The mask of this grid, shared by all samples and heads; see `Policy.layout`.
 
         Raises:
-            ValueError: without the grid of these tokens, or if a table of decays does not fit the model.
+            ValueError: without the grid of these tokens.
         """
-        grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        return _layout(self, grid, self._head_decays(context, q.shape[1]), q.device)
+        return _layout(self, require_grid(self.method, q.shape[2], k.shape[2], grid), q.device)
 
     def mask(self, grid: TokenGrid, decay: float) -> Tensor:
         """Bool [Mb, Nb], on the CPU, of heads of one decay."""
@@ -74,31 +71,10 @@ class Radial(Policy):
             return keep_any(grid, widths, sink, self.block_size)
         return keep_strict(grid, widths, sink, self.block_size[0])
 
-    def _head_decays(self, context: Context, heads: int) -> tuple[float, ...]:
-        if isinstance(self.decay, float):
-            return (self.decay,)
-        if len(self.decay) != context.n_layers:
-            raise ValueError(f"decay lists {len(self.decay)} layers, the model has {context.n_layers}")
-        of_layer = self.decay[context.layer]
-        if isinstance(of_layer, float):
-            return (of_layer,)
-        share = context.heads
-        total = heads if share is None else share.total
-        if len(of_layer) != total:
-            raise ValueError(
-                f"decay lists {len(of_layer)} heads for layer {context.layer}, the call has {total}"
-            )
-        return of_layer if share is None else of_layer[share.own]
-
 
 @from_sizes(128)
-def _layout(policy: Radial, grid: TokenGrid, decays: tuple[float, ...], device: torch.device) -> BlockLayout:
-    keep = torch.stack([_keep(policy, grid, decay) for decay in decays])
-    return BlockLayout.from_mask(keep.unsqueeze(0).to(device), policy.block_size, grid.tokens, grid.tokens)
-
-
-@from_sizes(128)
-def _keep(policy: Radial, grid: TokenGrid, decay: float) -> Tensor:
+def _layout(policy: Radial, grid: TokenGrid, device: torch.device) -> BlockLayout:
+    decay = policy.decay
     keep = policy.mask(grid, decay)
     if policy.rule != "paper" and torch.equal(keep, policy.mask(grid, decay / 2)):
         warnings.warn(
@@ -106,4 +82,4 @@ def _keep(policy: Radial, grid: TokenGrid, decay: float) -> Tensor:
             f"{policy.block_size}: it is saturated, a smaller one cannot make the mask sparser",
             stacklevel=2,
         )
-    return keep
+    return BlockLayout.from_mask(keep[None, None].to(device), policy.block_size, grid.tokens, grid.tokens)

@@ -56,7 +56,7 @@ class FewSteps:
         return None if guided else f"{n_steps} steps, no guidance"
 
     def schedule(self, schedule: Schedule) -> Schedule:
-        return replace(schedule, dense_steps=0.0, last_dense_steps=0.0, dense_every=0.0)
+        return replace(schedule, dense_steps=0.0, dense_every=0.0)
 
     def reuse(self, reuse: Reuse) -> Reuse:
         return Reuse(branches=reuse.branches)

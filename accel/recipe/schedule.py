@@ -13,7 +13,7 @@ from accel.patches.context import Context
 
 LEAST_APART = 5
 ROUNDING = 1e-9  # 0.2 of 50 steps are 10, whatever binary fractions make of it
-FIRST_STEPS, LAST_STEPS, REFRESH = "first steps", "last steps", "refresh"
+FIRST_STEPS, REFRESH = "first steps", "refresh"
 
 
 @noun
@@ -23,7 +23,6 @@ class Schedule:
     Args:
         dense_steps: share of the schedule, from its start, that runs dense; rounded up to whole steps, so
             that any share above 0 is at least one step.
-        last_dense_steps: the same from its end.
         dense_every: after the first steps, one dense step in each such share of the schedule, rounded to the
             nearest step: where a residual is captured again (`compensate`). Never the last step, and never
             more than one in `LEAST_APART` steps: what serves fewer does not pay. 0 is none, and so is a
@@ -34,7 +33,7 @@ class Schedule:
         dense_queries: of a language model's prompt, the last tokens whose queries see every key; whole
             blocks of them.
         sparse_decode: whether a language model's single queries against a cache also run sparse.
-        by: what the first and the last steps are shares of: the steps, or the noise ("sigma"). A schedule
+        by: what the first steps are a share of: the steps, or the noise ("sigma"). A schedule
             that is shifted towards noise spends many steps on little of it: with a shift of 12, the first
             fifth of the noise is gone after two thirds of the steps. Refreshes count steps all the same.
         dense_backend: what dense calls of diffusion models run on: a backend of diffusers' dispatcher, such
@@ -43,7 +42,6 @@ class Schedule:
     """
 
     dense_steps: float = Field(default=0.0, ge=0, le=1)
-    last_dense_steps: float = Field(default=0.0, ge=0, le=1)
     dense_every: float = Field(default=0.0, ge=0, le=1)
     dense_layers: float = Field(default=0.0, ge=0, le=1)
     min_tokens: int | None = Field(default=None, ge=0)
@@ -64,8 +62,6 @@ class Schedule:
         """Why every layer of a step stays dense, or None."""
         if self._in_first_steps(context):
             return FIRST_STEPS
-        if self._in_last_steps(context):
-            return LAST_STEPS
         return REFRESH if self._refreshes(context) else None
 
     def precedes_sparse(self, context: Context) -> bool:
@@ -91,12 +87,6 @@ class Schedule:
         if self.by == "step" or context.noise is None:
             return whole(self.dense_steps, n_steps)
         return sum(self._in_first_steps(replace(context, step=step)) for step in range(n_steps))
-
-    def _in_last_steps(self, context: Context) -> bool:
-        if context.step is None or context.n_steps is None:
-            return context.progress >= 1 - self.last_dense_steps and self.last_dense_steps > 0
-        after = replace(context, step=context.step + 1)
-        return 1 - self.done(after) < self.last_dense_steps - ROUNDING
 
     def _refreshes(self, context: Context) -> bool:
         if not self.dense_every or context.step is None or context.n_steps is None:

@@ -36,7 +36,7 @@ def warm_up(arm: Arm) -> dict[str, Arm]:
     slow.
     """
     few = min(STEPS, arm.settings.num_inference_steps or STEPS)
-    all_sparse = override(arm.recipe, {"dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0})
+    all_sparse = override(arm.recipe, {"dense_steps": 0, "dense_layers": 0})
     return {WARM_UP: Arm(arm.settings.model_copy(update={"num_inference_steps": few}), all_sparse)}
 
 

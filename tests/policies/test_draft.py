@@ -141,25 +141,13 @@ def test_keeping_everything_equals_dense(grid, select):
 @pytest.mark.parametrize("select", ["head_threshold", "row_top_k"])
 def test_text_the_diagonal_and_the_best_block_are_kept(grid, select):
     q, k, _ = qkv(grid)
-    policy = Draft(density=0.1, select=select, region=(4, 8), block_size=(32, 32), first_frame=True)
+    policy = Draft(density=0.1, select=select, region=(4, 8), block_size=(32, 32))
     layout = policy.layout(q, k, grid, Context())
     mask = layout.to_mask(2)
     assert mask.diagonal(dim1=-2, dim2=-1).all() and layout.listed.any(-1).all()
-    first = slice(grid.video_start, grid.video_start + grid.frame_tokens)
-    assert mask[..., first].all()
     text = torch.ones(grid.tokens, dtype=torch.bool)
     text[grid.video_start : grid.video_start + grid.video_tokens] = False
     assert mask[:, :, text].all() and mask[..., text].all()
-
-
-def test_own_frames_are_kept_if_asked():
-    grid = TokenGrid(3, 9, 21, 17)
-    q, k, _ = qkv(grid)
-    policy = Draft(density=0.05, region=(4, 8), block_size=(32, 32), own_frame=True)
-    mask = policy.layout(q, k, grid, Context()).to_mask(2)
-    for frame in range(3):
-        own = slice(frame * 189, frame * 189 + 189)
-        assert mask[:, :, own, own].all()
 
 
 def test_row_wise_density_is_as_asked_even_on_ragged_grids():

@@ -21,29 +21,21 @@ SPIKE = [9, 0, 1, 0, 5, 6, 5, 4, 0, 1, 2, 1, 3, 3, 4, 3]
 UNEVEN = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 
 
-def tree(scores, budget, representative="center"):
+def tree(scores, budget):
     table = torch.tensor(scores, dtype=torch.float32)
-    found, valid = search_tree(
-        lambda place: table[place], torch.tensor([len(scores)]), len(scores), budget, representative
-    )
+    found, valid = search_tree(lambda place: table[place], torch.tensor([len(scores)]), len(scores), budget)
     assert valid.all()
     return found[0].tolist()
 
 
 @pytest.mark.parametrize(
-    ("scores", "budget", "representative", "expected"),
-    [
-        (SMOOTH, 4, "center", [5, 6, 7, 8]),
-        (SMOOTH, 4, "first", [6, 7, 8, 9]),
-        (SPIKE, 4, "center", [4, 5, 6, 7]),
-        (SPIKE, 4, "first", [0, 4, 5, 6]),
-        (UNEVEN, 3, "center", [4, 5, 7]),
-    ],
-    ids=["smooth-center", "smooth-first", "spike-is-lost", "spike-first", "uneven"],
+    ("scores", "budget", "expected"),
+    [(SMOOTH, 4, [5, 6, 7, 8]), (SPIKE, 4, [4, 5, 6, 7]), (UNEVEN, 3, [4, 5, 7])],
+    ids=["smooth", "spike-is-lost", "uneven"],
 )
-def test_the_published_tree_searches(scores, budget, representative, expected):
+def test_the_published_tree_searches(scores, budget, expected):
     """T2."""
-    assert tree(scores, budget, representative) == expected
+    assert tree(scores, budget) == expected
 
 
 def test_a_tree_search_does_not_feel_a_constant():
@@ -51,11 +43,10 @@ def test_a_tree_search_does_not_feel_a_constant():
 
 
 @pytest.mark.parametrize("budget", [1, 3, 7, 16, 40])
-@pytest.mark.parametrize("representative", ["center", "first", "last"])
-def test_a_tree_search_of_ragged_rows_finds_its_budget_once(budget, representative):
+def test_a_tree_search_of_ragged_rows_finds_its_budget_once(budget):
     counts = torch.tensor([0, 1, 2, 5, 16, 17, 39])
     scores = torch.randn(7, 40)
-    found, valid = search_tree(lambda p: scores.gather(1, p), counts, 39, budget, representative)
+    found, valid = search_tree(lambda p: scores.gather(1, p), counts, 39, budget)
     for row, ok, count in zip(found, valid, counts.tolist(), strict=True):
         got = row[ok].tolist()
         assert len(got) == min(budget, count) and got == sorted(set(got))
@@ -137,7 +128,7 @@ def qkv(m, n, heads=4, kv_heads=2, dim=16, batch=2):
 
 SEARCHES = {
     "tree": Tree(),
-    "tree-first": Tree(query_stride=1, key_stride=4, representative="first"),
+    "tree-finer": Tree(query_stride=1, key_stride=4),
     "stages": Stages(),
     "stages-three": Stages(query_stride=1, chunks=(8, 2)),
     "stages-flat": Stages(chunks=()),
@@ -268,9 +259,8 @@ def test_logits_are_compared_unsquashed():
         (lambda: Stages(chunks=(4, 3)), r"multiple of the next, got \(4, 3\)"),
         (lambda: Stages(chunks=(2, 4)), r"multiple of the next, got \(2, 4\)"),
         (lambda: Stages(query_stride=3), "got 3"),
-        (lambda: Tree(representative="middle"), "middle"),
     ],
-    ids=["density", "sink", "chunks", "rising-chunks", "stride", "representative"],
+    ids=["density", "sink", "chunks", "rising-chunks", "stride"],
 )
 def test_nonsense_is_refused(build, message):
     with pytest.raises(ValueError, match=message):

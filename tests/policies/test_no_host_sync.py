@@ -25,7 +25,7 @@ ON_A_GRID = {
     "radial": Radial(),
     "draft-threshold": Draft(),
     "draft-rows": Draft(select="row_top_k"),
-    "permuted": Permuted(order=Hilbert()),
+    "permuted": Permuted(),
     "hip-tree": Hip(),
     "hip-stages": Hip(search=Stages()),
     "pooled": Composed(score=Pooled(self_similarity=0.3), select=TopP(0.9), order=Tile((1, 8, 8))),
@@ -40,8 +40,9 @@ ON_A_GRID = {
     "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),
 }
 IN_A_SEQUENCE = {
-    name: ON_A_GRID[name] for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal", "bounds")
-} | {"permuted": Permuted()}
+    name: ON_A_GRID[name]
+    for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal", "bounds", "permuted")
+}
 
 
 def plan(policy, grid):

@@ -11,7 +11,6 @@ from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.ordering.key_importance import blocks_for_mass, key_order
-from accel.policies.parts.ordering.orders import Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Pooled
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.permuted import Permuted, blocks_with_a_visible_key, plan_grid, plan_sequence
@@ -152,13 +151,12 @@ def test_blocks_all_in_the_future_are_not_listed():
 GRIDS = [TokenGrid(3, 9, 11), TokenGrid(3, 9, 11, 21), TokenGrid(3, 9, 11, 21, text_first=True)]
 
 
-@pytest.mark.parametrize("order", [None, Tile((2, 4, 4)), Hilbert()], ids=["row_major", "tile", "hilbert"])
 @pytest.mark.parametrize("segment", [None, 64])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_keeping_everything_on_a_grid_equals_dense(grid, segment, order):
+def test_keeping_everything_on_a_grid_equals_dense(grid, segment):
     q, k, v = qkv(grid.tokens, grid.tokens)
-    fields = {"segment": segment, "block_size": (64, 32)} | ({"order": order} if order else {})
-    layout = Permuted(select=TopP(1), **fields).layout(q, k, grid, Context())
+    policy = Permuted(select=TopP(1), segment=segment, block_size=(64, 32))
+    layout = policy.layout(q, k, grid, Context())
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
     torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], dense)
 
@@ -271,9 +269,7 @@ def test_nonsense_is_refused(fields, message):
         Permuted(**fields)
 
 
-def test_what_needs_a_grid_says_so():
+def test_a_sequence_needs_segments_of_a_length():
     q, k, _ = qkv(100, 100)
-    with pytest.raises(ValueError, match="needs a token grid"):
-        Permuted(order=Hilbert()).layout(q, k, None, Context())
     with pytest.raises(ValueError, match="segment must be a number"):
         Permuted(segment=None).layout(q, k, None, Context())

@@ -205,19 +205,6 @@ def test_density_grows_with_decay():
     assert densities == sorted(densities) and densities[0] < densities[-1]
 
 
-def test_decay_per_layer_and_head():
-    grid = TokenGrid(12, 40, 40)
-    per_layer = Radial(decay=[0.3, 1.0])
-    first = call(per_layer, grid, context=Context(grid=grid, layer=0, n_layers=2))
-    second = call(per_layer, grid, context=Context(grid=grid, layer=1, n_layers=2))
-    assert first.density < second.density
-    per_head = call(Radial(decay=[[0.3, 1.0]]), grid)
-    assert per_head.kv_num_blocks.shape[1] == 2
-    assert torch.equal(per_head.listed[:, :1], first.listed) and torch.equal(
-        per_head.listed[:, 1:], second.listed
-    )
-
-
 def test_the_same_geometry_is_computed_once():
     assert call(Radial(decay=0.3), RAGGED) is call(Radial(decay=0.3), RAGGED)
     assert call(Radial(decay=0.3), RAGGED) is not call(Radial(decay=1.0), RAGGED)
@@ -257,10 +244,8 @@ def test_nonsense_is_refused(fields, message):
     [
         (Radial(reduction="strict"), TokenGrid(3, 1, 10), "multiple of 128 video tokens, 3x1x10 has 30"),
         (Radial(reduction="strict"), TokenGrid(2, 8, 8, 5, True), "text first"),
-        (Radial(decay=[0.1, 0.2, 0.3]), TokenGrid(2, 3, 3), "3 layers, the model has 1"),
-        (Radial(decay=[[0.1, 0.2, 0.3]]), TokenGrid(2, 3, 3), "3 heads for layer 0, the call has 2"),
     ],
-    ids=["video-no-multiple", "text-first", "layers", "heads"],
+    ids=["video-no-multiple", "text-first"],
 )
 def test_what_cannot_be_done_is_said(policy, grid, message):
     with pytest.raises(ValueError, match=message):

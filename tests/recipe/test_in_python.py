@@ -60,7 +60,7 @@ def test_errors_are_those_of_a_file(rule, sentence):
     [
         (lambda: Schedule(dense_steps=True), "Schedule: dense_steps"),
         (lambda: replace(Schedule(), min_tokens=False), "Schedule: min_tokens"),
-        (lambda: Radial(decay=(True, 0.5)), r"Radial: decay\[0\]"),
+        (lambda: TopK(0.5, layer_density=(True, 0.5)), r"TopK: layer_density\[0\]"),
         (lambda: Composed(select={"kind": "top_k", "density": True}), "Composed: select.density"),
         (lambda: ModelPattern(class_name="Any", experts=True), "ModelPattern: experts"),
         (lambda: Rule(match="*", policy=RADIAL, reuse={"steps": True}), "Rule: reuse.steps"),

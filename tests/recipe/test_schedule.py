@@ -21,10 +21,8 @@ def reasons(schedule, n_steps):
     return [schedule.dense_reason(context, 1000) for context in contexts]
 
 
-def test_first_and_last_steps():
-    assert reasons(Schedule(dense_steps=0.25, last_dense_steps=0.1), 8) == (
-        ["first steps"] * 2 + [None] * 5 + ["last steps"]
-    )
+def test_first_steps():
+    assert reasons(Schedule(dense_steps=0.25), 8) == ["first steps"] * 2 + [None] * 6
 
 
 @mark.parametrize("n_steps", [1, 2, 4])
@@ -37,11 +35,9 @@ def test_nothing_dense_by_default():
 
 
 def test_progress_alone_serves_where_steps_are_unknown():
-    schedule = Schedule(dense_steps=0.25, last_dense_steps=0.1)
-    told = [
-        schedule.dense_reason(Context(progress=progress), 1000) for progress in (0.0, 0.24, 0.25, 0.89, 0.9)
-    ]
-    assert told == ["first steps", "first steps", None, None, "last steps"]
+    schedule = Schedule(dense_steps=0.25)
+    found = [schedule.dense_reason(Context(progress=progress), 1000) for progress in (0.0, 0.24, 0.25, 0.9)]
+    assert found == ["first steps", "first steps", None, None]
 
 
 def test_layers_and_lengths():
@@ -89,10 +85,10 @@ def test_shares_of_the_noise():
     # A shift of 12 over eight steps: most of them have little of the noise to take away.
     sigmas = [12 * s / (1 + 11 * s) for s in (1 - step / 8 for step in range(8))]
     noise = Noise(torch.tensor(sigmas) * 1000)
-    schedule = Schedule(by="sigma", dense_steps=0.2, last_dense_steps=0.5)
+    schedule = Schedule(by="sigma", dense_steps=0.2)
     found = [schedule.dense_reason(Context(None, step, 8, step / 8, noise), 9) for step in range(8)]
     assert [round(1 - sigma, 2) for sigma in sigmas] == [0, 0.01, 0.03, 0.05, 0.08, 0.12, 0.2, 0.37]
-    assert found == [*["first steps"] * 6, None, "last steps"]
+    assert found == [*["first steps"] * 6, None, None]
     assert Schedule(by="sigma", dense_steps=0.1).dense_step(Context(None, 5, 8, 5 / 8, noise)) is None
     refreshed = Schedule(by="sigma", dense_steps=0.02, dense_every=0.1)
     assert [s for s in range(8) if refreshed.dense_step(Context(None, s, 8, s / 8, noise)) == "refresh"] == []

@@ -21,7 +21,7 @@ from accel.accelerate import patches_of
 from accel.kernels.layout.layout import BlockLayout
 from memory_meter import peak_bytes
 
-ALL_SPARSE = {"min_tokens": 0, "dense_steps": 0, "last_dense_steps": 0, "dense_layers": 0}
+ALL_SPARSE = {"min_tokens": 0, "dense_steps": 0, "dense_layers": 0}
 FULL_SIZE: dict[str, Any] = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824}
 TEXT: dict[str, Any] = {"text_dim": 16, "freq_dim": 16}
 

@@ -14,7 +14,6 @@ from accel.noun import noun
 from accel.policies.search.candidates import Candidates
 from accel.policies.search.probing import best_logits, strided_queries
 
-Representative = Literal["center", "first", "last"]
 Stride = Annotated[int, Field(ge=1, le=128)]
 
 
@@ -24,12 +23,10 @@ class Tree:
 
     Args:
         query_stride, key_stride: every how many-th query of a block, and key of a block, is scored.
-        representative: the block of a half that represents it.
     """
 
     query_stride: Stride = 4
     key_stride: Stride = 16
-    representative: Representative = "center"
     kind: Literal["tree"] = "tree"
 
     def gathered_keys(self, most: int, budget: int, key_rows: int) -> int:
@@ -55,19 +52,15 @@ class Tree:
             return best_logits(queries, k, keys).unflatten(-1, (-1, len(inside))).amax(dim=-1)
 
         counts = candidates.counts[rows].expand(1, 1, -1)
-        return search_tree(score, counts, candidates.most, budget, self.representative)
+        return search_tree(score, counts, candidates.most, budget)
 
 
 def search_tree(
-    score: Callable[[Tensor], Tensor],
-    counts: Tensor,
-    most: int,
-    budget: int,
-    representative: Representative = "center",
+    score: Callable[[Tensor], Tensor], counts: Tensor, most: int, budget: int
 ) -> tuple[Tensor, Tensor]:
     """Halve groups of candidates, keeping the `budget` best halves, until they are single.
 
-    A half is judged by one representative, so a peak next to a weak representative is lost. Scores are
+    A half is judged by the one in its middle, so a peak next to a weak one is lost. Scores are
     compared unrounded, in float32.
 
     Args:
@@ -88,9 +81,8 @@ def search_tree(
         half = size // 2
         start = torch.stack([start, start + half], dim=-1).flatten(-2)
         size = torch.stack([half, size - half], dim=-1).flatten(-2)
-        place = start + {"center": size // 2, "first": 0 * size, "last": size - 1}[representative]
         # An empty half may point outside; it is never kept before a real one.
-        scores = score(place.clamp(min=0).minimum((counts - 1).clamp(min=0)))
+        scores = score((start + size // 2).minimum((counts - 1).clamp(min=0)))
         best = scores.masked_fill(size == 0, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         start, size = (x.expand(best.shape).gather(-1, best[..., :budget]) for x in (start, size))
     start = torch.where(size > 0, start, most).sort(dim=-1).values

@@ -26,9 +26,6 @@ def methods(sparse: bool) -> dict:
         "radial": Radial(decay=0.1 if sparse else 1.0, block_size=BLOCK),
         "draft": Draft(density=share, region=(3, 3), block_size=BLOCK),
         "permuted": Permuted(segment=32, probes=16, select=TopP(share), block_size=BLOCK),
-        "permuted-hilbert": Permuted(
-            segment=32, probes=16, select=TopP(share), order=Hilbert(), block_size=BLOCK
-        ),
         "hip": Hip(density=share, block_size=BLOCK),
         "compose": Composed(score=Strided(4, 4), select=TopK(share), order=Hilbert(), block_size=BLOCK),
     }

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 GRIDS = [TokenGrid(21, 45, 80), TokenGrid(13, 30, 45), TokenGrid(1, 64, 64), TokenGrid(31, 30, 52, 77)]
 ORDERS = [
     Tile((4, 4, 8)),
-    Tile((1, 8, 16), whole_first=False),
+    Tile((1, 8, 16)),
     Tile((6, 8, 8)),
     Tile((50, 50, 100)),
     Hilbert(),
@@ -70,8 +70,10 @@ def test_tiles_of_the_published_region_order():
     grid = TokenGrid(1, 4, 6)
     expected = "0 1 2 6 7 8 3 4 5 9 10 11 12 13 14 18 19 20 15 16 17 21 22 23"
     assert Tile((1, 2, 3)).positions(grid).tolist() == [int(i) for i in expected.split()]
-    ragged = Tile((1, 2, 3), whole_first=False).positions(TokenGrid(1, 3, 5))
-    assert ragged.tolist() == [0, 1, 2, 5, 6, 7, 3, 4, 8, 9, 10, 11, 12, 13, 14]
+    assert Tile((1, 2, 3)).positions(TokenGrid(1, 3, 5)).tolist() == [
+        *(0, 1, 2, 5, 6, 7),
+        *(3, 4, 8, 9, 10, 11, 12, 13, 14),
+    ]
 
 
 def test_whole_tiles_fill_blocks_exactly():

@@ -68,7 +68,7 @@ def test_top_p_takes_a_ramp():
 
 
 def test_without_a_ramp_nothing_changes():
-    for plain in (policy(method="draft"), policy(method="hip"), policy(method="radial", decay=[0.5, 0.6])):
+    for plain in (policy(method="draft"), policy(method="hip"), policy(method="radial", decay=0.5)):
         assert at_progress(plain, 0.5) == plain
 
 

@@ -11,7 +11,7 @@ from accel.policies.compose import Composed
 from accel.policies.dense import Dense
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.ordering.orders import Axes, Hilbert, Tile
+from accel.policies.parts.ordering.orders import Axes, Tile
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.parts.window import Window
@@ -31,8 +31,7 @@ EVERYWHERE = {
 }
 ON_A_GRID = EVERYWHERE | {
     "radial": Radial(),
-    "draft": Draft(first_frame=True),
-    "permuted-hilbert": Permuted(order=Hilbert()),
+    "draft": Draft(),
     "pooled-tiles": Composed(score=Pooled(self_similarity=0.3), select=TopP(0.9), order=Tile((1, 8, 8))),
     "sub-block-axes": Composed(score=SubBlock(), select=TopK(0.3, "head"), order=Axes("hwf")),
     "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),

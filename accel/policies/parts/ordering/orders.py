@@ -37,14 +37,14 @@ class RowMajor:
 class Tile:
     """Boxes of tokens one after another, row-major among and inside themselves.
 
+    All whole tiles come before all smaller ones, so that tiles of a block's size are blocks.
+
     Args:
         size: frames, rows and columns of a tile. Where it does not divide the grid, the last tiles of an
             axis are smaller.
-        whole_first: all whole tiles before all smaller ones, so that tiles of a block's size are blocks.
     """
 
     size: tuple[Side, Side, Side]
-    whole_first: bool = True
     kind: Literal["tile"] = "tile"
 
     def positions(self, grid: TokenGrid) -> Tensor:
@@ -60,8 +60,7 @@ class Tile:
             within = within * side + place % side
             smaller = smaller | ((tile + 1) * side > length)
         tile_volume = self.size[0] * self.size[1] * self.size[2]
-        last = rank.max() + 1 if self.whole_first else 0
-        return ((rank + smaller * last) * tile_volume + within).flatten().argsort()
+        return ((rank + smaller * (rank.max() + 1)) * tile_volume + within).flatten().argsort()
 
 
 @noun

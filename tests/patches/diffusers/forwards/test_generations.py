@@ -116,7 +116,7 @@ def layouts_made(attention):
 
 TWO_EXPERTS = Recipe.model_validate(
     {
-        "schedule": {"dense_steps": 0.3, "last_dense_steps": 0.1},
+        "schedule": {"dense_steps": 0.3},
         "reuse": {"steps": 2},
         "rules": [
             {"match": "transformer.*", "policy": POOLED},
