@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from accel.recipe.recipe import Recipe, Rule
     from accel.tuning.search import tune
 
-    __version__: str
+__version__ = "0.2.0"
 
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "kernels").is_dir() and (_HERE.parent / "kernels" / "layout").is_dir():
@@ -50,10 +50,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("sparse-accel")
     if name not in _SOURCES:
         raise AttributeError(f"module 'accel' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_SOURCES[name]), name)
@@ -61,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__})

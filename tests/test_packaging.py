@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from pytest import fixture, importorskip
+
+import accel
+from accel.machine.versions import versions
 
 ROOT = Path(__file__).parents[1]
 LINKS = ("kernels", "patches", "recipes")
@@ -19,6 +23,12 @@ distribution.parse_config_files()
 build = distribution.get_command_obj("build_py")
 build.ensure_finalized()
 print(json.dumps(sorted(build.get_outputs(include_bytecode=False))))
+"""
+VERSION = """
+from setuptools import Distribution
+distribution = Distribution({"script_name": "setup.py"})
+distribution.parse_config_files()
+print(distribution.get_version(), "torch" in __import__("sys").modules)
 """
 
 
@@ -64,6 +74,15 @@ def test_a_wheel_holds_the_same_files_with_and_without_links(without_links):
         "accel/recipes/auto.yaml",
     ):
         assert name in linked, name
+
+
+def test_a_wheel_has_the_version_that_the_code_says_it_has():
+    """Read from the source: building a wheel imports nothing."""
+    importorskip("setuptools")
+    done = subprocess.run([sys.executable, "-c", VERSION], cwd=ROOT, capture_output=True, text=True)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert done.stdout.split() == [accel.__version__, "False"] and cited == accel.__version__, done.stderr
+    assert versions()["sparse-accel"] == accel.__version__
 
 
 def test_a_wheel_holds_every_file_of_the_packages():

@@ -82,7 +82,8 @@ class Manifest:
         """
         merged: set[Path] | None = None
         while merged != (there := self._recorded()):
-            found = [record for path in sorted(there) if (record := _read(path)) is not None]
+            read = (_read(path) for path in sorted(there))
+            found = [record for record in read if record is not None and _is_ours(record)]
             write_whole(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found))
             merged = there
 

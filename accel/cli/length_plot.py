@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -27,21 +27,25 @@ def plot(title: str, rows: Sequence[BenchRow]) -> str:
     seconds |= {"accelerated": [row.accelerated.seconds for row in rows]}
     faster = {"whole model": [row.times_faster for row in rows]}
     faster |= {"attention alone": [row.attention_times_faster for row in rows]}
+    ratios = [value for value in chain(*faster.values()) if value is not None]
     charts = (
         _chart(tokens, seconds, log_axis("seconds", chain(*seconds.values()), BOTTOM, TOP, 10)),
-        _chart(tokens, faster, round_axis("times faster", [0, 1.2, *chain(*faster.values())], BOTTOM, TOP)),
+        _chart(tokens, faster, round_axis("times faster", [0, 1.2, *ratios], BOTTOM, TOP)),
     )
     return rendered(Path(__file__).with_name("lengths.svg.j2"), title=title, charts=charts)
 
 
-def _chart(tokens: Sequence[int], curves: dict[str, list[float]], y: Axis) -> CurveChart:
+def _chart(tokens: Sequence[int], curves: Mapping[str, Sequence[float | None]], y: Axis) -> CurveChart:
     x = log_axis("tokens", tokens, LEFT, RIGHT, 2)
     places = {
-        label: tuple((x.at(length), y.at(value)) for length, value in zip(tokens, values, strict=True))
+        label: tuple(
+            (x.at(length), y.at(value)) for length, value in zip(tokens, values, strict=True) if value
+        )
         for label, values in curves.items()
     }
     drawn = (
         Curve(label, label, (" ".join(f"{a},{b}" for a, b in points),), points)
         for label, points in places.items()
+        if points
     )
     return CurveChart(y.label, x, y, tuple(drawn), 0)

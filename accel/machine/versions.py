@@ -7,12 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-PACKAGES = ("sparse-accel", "torch", "triton", "diffusers", "transformers", "accelerate")
+import accel
+
+PACKAGES = ("torch", "triton", "diffusers", "transformers", "accelerate")
 
 
 def versions() -> dict[str, str]:
-    """Library to version; what is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Library to version; what is not installed is left out.
+
+    This project's is that of the code that runs: an editable installation's metadata can be older.
+    """
+    found = {"python": platform.python_version(), "sparse-accel": accel.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

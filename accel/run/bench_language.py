@@ -50,6 +50,7 @@ class Measured:
         peak_bytes: most memory allocated on the device, weights included; None on the CPU.
         density: executed blocks / blocks of dense attention, a dense call counting 1.
         dense_reasons: calls that ran dense, by reason.
+        sparse_calls: how many ran sparse.
     """
 
     seconds: float
@@ -57,23 +58,38 @@ class Measured:
     peak_bytes: int | None
     density: float
     dense_reasons: dict[str, int]
+    sparse_calls: int
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """Dense and accelerated at one length, in tokens of prompt or of cache."""
+    """Dense and accelerated at one length, in tokens of prompt or of cache.
+
+    The speed-ups are None if no call ran sparse: then both sides timed the same dense calls.
+    """
 
     tokens: int
     dense: Measured
     accelerated: Measured
 
     @property
-    def times_faster(self) -> float:
-        return self.dense.seconds / self.accelerated.seconds
+    def ran_sparse(self) -> bool:
+        return self.accelerated.sparse_calls > 0
 
     @property
-    def attention_times_faster(self) -> float:
-        return self.dense.attention_seconds / self.accelerated.attention_seconds
+    def times_faster(self) -> float | None:
+        return self.dense.seconds / self.accelerated.seconds if self.ran_sparse else None
+
+    @property
+    def attention_times_faster(self) -> float | None:
+        times = self.dense.attention_seconds, self.accelerated.attention_seconds
+        return times[0] / times[1] if self.ran_sparse else None
+
+    def __str__(self) -> str:
+        if self.times_faster is not None:
+            return f"{self.tokens} tokens: {self.times_faster:.2f} times as fast as dense"
+        reasons = "; ".join(f"{reason} ({n} calls)" for reason, n in self.accelerated.dense_reasons.items())
+        return f"{self.tokens} tokens: nothing ran sparse, so there is no speed to report: {reasons}"
 
 
 def random_model(shape: str, longest: int, device: str, dtype: torch.dtype, layers: int | None = None) -> Any:
@@ -161,7 +177,8 @@ def measure(
     density = account.density
     assert density is not None
     attention_seconds = attention.seconds / attention_repeats
-    return Measured(average(times), attention_seconds, peak, density, account.dense_reasons)
+    sparse_calls = sum(site.sparse_calls for site in account.sites)
+    return Measured(average(times), attention_seconds, peak, density, account.dense_reasons, sparse_calls)
 
 
 def timed(call: Callable[[], None], on_cuda: bool) -> float:

@@ -86,6 +86,8 @@ def model_of(shape: str, longest: int, layers: int) -> Any:
 
 
 def as_row(shape: str, model: Any, row: BenchRow, recipe: str) -> Row:
+    if not row.ran_sparse:
+        raise RuntimeError(str(row))
     config, device = model.config, model.device
     return {
         "shape": shape,

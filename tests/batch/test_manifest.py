@@ -77,7 +77,9 @@ def test_the_manifest_can_be_made_again_from_the_records(manifest):
         add(manifest, name)
     before = manifest.path.read_text()
     manifest.path.unlink()
+    (manifest.records / "of-something-else.json").write_text('{"url": "https://example.org"}')
     manifest.merge()
+    manifest.create()
     assert manifest.path.read_text() == before and names(manifest) == ["a", "b"]
 
 

@@ -25,7 +25,7 @@ def model():
 
 
 def row(tokens, dense, fast):
-    return BenchRow(tokens, *(Measured(seconds, seconds / 2, None, 0.5, {}) for seconds in (dense, fast)))
+    return BenchRow(tokens, *(Measured(seconds, seconds / 2, None, 0.5, {}, 1) for seconds in (dense, fast)))
 
 
 def invoke(*arguments):
@@ -92,6 +92,17 @@ def test_files_and_json_tell_the_same(tmp_path):
     assert [int(line["tokens"]) for line in lines] == [each["tokens"] for each in data["rows"]] == [300, 500]
     assert float(lines[0]["dense_seconds"]) == data["rows"][0]["dense"]["seconds"]
     assert paths[2].read_text().startswith("<svg")
+
+
+def test_where_nothing_ran_sparse_no_speed_is_reported(tmp_path):
+    files = [tmp_path / name for name in ("sweep.csv", "sweep.json", "sweep.svg")]
+    result = invoke("decode", "--lengths", "300", *(f"--out={path}" for path in files))
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "300 tokens: nothing ran sparse, so there is no speed to report: " in said
+    assert "times as fast" not in said
+    assert json.loads(files[1].read_text())["rows"][0]["times_faster"] is None
+    assert next(csv.DictReader(files[0].read_text().splitlines()))["times_faster"] == ""
 
 
 def test_decode_table_names_its_columns():

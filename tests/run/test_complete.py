@@ -92,6 +92,7 @@ def test_text_output_reads_well(question):
     assert result.exit_code == 0
     for part in ("seconds to the first token", "tokens a second", "agreement", "599 tokens of prompt"):
         assert part in result.stdout
+    assert "nothing ran sparse" in result.stdout and "times as fast" not in result.stdout
 
 
 @mark.parametrize(

@@ -98,7 +98,7 @@ def bench(
     for length in tokens:
         rows.append(KINDS[kind].measure(model, length, chosen))
         if not as_json:
-            say(f"{length} tokens: {rows[-1].times_faster:.2f} times as fast as dense")
+            say(str(rows[-1]))
     facts: dict[str, Any] = {"kind": kind, "shape": shape, "layers": model.config.num_hidden_layers}
     facts |= {"recipe": chosen.description, "dtype": str(dtype)}
     facts |= {"device": device_name(torch.device(device)), "versions": versions()}
@@ -184,12 +184,16 @@ def _print(facts: dict[str, Any], rows: list[BenchRow]) -> None:
     cells = [
         (
             row.tokens, f"{row.dense.seconds:.3f}", f"{row.accelerated.seconds:.3f}",
-            f"{row.times_faster:.2f}", f"{row.attention_times_faster:.2f}", f"{row.accelerated.density:.3f}",
+            _ratio(row.times_faster), _ratio(row.attention_times_faster), f"{row.accelerated.density:.3f}",
             " / ".join(_gib(side.peak_bytes) for side in (row.dense, row.accelerated)),
         )
         for row in rows
     ]  # fmt: skip
     print_table(heads, cells, f"{facts['kind']}, {facts['shape']}, {facts['device']}, {facts['dtype']}")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _gib(count: int | None) -> str:

@@ -134,17 +134,22 @@ def _print(runs: Mapping[str, Completion], expected: str | None) -> None:
     print_table(("", *runs), rows, f"{next(iter(runs.values())).prompt_tokens} tokens of prompt")
     if len(runs) == 2:
         facts = comparison(runs["dense"], runs["accelerated"])
-        say(f"first token {facts['times_faster']:.2f} times as fast as dense")
+        if facts["times_faster"] is None:
+            say("nothing ran sparse, so there is no speed to compare")
+        else:
+            say(f"first token {facts['times_faster']:.2f} times as fast as dense")
         say(f"agreement of the continuations {facts['agreement']:.3f}")
     if "accelerated" in runs:
         for line in summarize([runs["accelerated"].patch]).account:
             say(line)
 
 
-def comparison(dense: Completion, accelerated: Completion) -> dict[str, float]:
-    """How much sooner the first token came, and how much of the continuation is the same."""
+def comparison(dense: Completion, accelerated: Completion) -> dict[str, float | None]:
+    """How much sooner the first token came (None if nothing ran sparse), and the share of equal tokens."""
+    ran_sparse = summarize([accelerated.patch]).sparse_density is not None
+    ratio = dense.seconds_to_first_token / accelerated.seconds_to_first_token
     return {
-        "times_faster": dense.seconds_to_first_token / accelerated.seconds_to_first_token,
+        "times_faster": ratio if ran_sparse else None,
         "agreement": agreement(dense, accelerated),
     }
 
