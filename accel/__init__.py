@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accel.version import VERSION
+
 if TYPE_CHECKING:
     from accel.accelerate import accelerate_model, accelerated, restore_model, summary
     from accel.policies.policy import Policy
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from accel.recipe.recipe import Recipe, Rule
     from accel.tuning.search import tune
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "kernels").is_dir() and (_HERE.parent / "kernels" / "layout").is_dir():

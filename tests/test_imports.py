@@ -42,7 +42,7 @@ accel.kernels.attention
 accel.kernels.planning
 accel.kernels.layout
 accel.kernels
-accel.demo accel.files accel.plain_text
+accel.demo accel.files accel.plain_text accel.version
 accel.mistake
 """
 FLOOR = {room: number for number, floor in enumerate(HOUSE.split("\n")) for room in floor.split()}

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-import accel
+from accel.version import VERSION
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "accelerate")
 
@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
 
     This project's is that of the code that runs: an editable installation's metadata can be older.
     """
-    found = {"python": platform.python_version(), "sparse-accel": accel.__version__}
+    found = {"python": platform.python_version(), "sparse-accel": VERSION}
     for package in PACKAGES:
         try:
             found[package] = version(package)
