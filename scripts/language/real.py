@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from accel.policies.compose import Composed
 from accel.policies.parts.always import Always
 from accel.policies.parts.scores import Wanted
 from accel.recipe.choose import LANGUAGE_MODELS
+from accel.recipe.errors import RecipeError
 from accel.recipe.recipe import DENSE, Rule
 from scripts.language.facts import SPLITS, Prompt, draw
 from scripts.language.methods import solve, turn_of, with_policy
@@ -228,12 +230,13 @@ def prompt_of(tokenizer: Any, split: str, text: str, length: int, number: int) -
 
 
 def prices(rows: list[Row]) -> dict[str, float | None]:
-    """What the score of each method costs, as a share of QKᵀ."""
-    methods = {row.method for row in rows} - {"dense"}
-    recipes = {method: recipe_of(method, None, 4096, 0) for method in methods}
-    return {
-        method: price(getattr(recipe.rules[0].policy, "score", None)) for method, recipe in recipes.items()
-    }
+    """What the score of each method costs, as a share of QKᵀ, except of those whose recipe is not here."""
+    shares = {}
+    for method in {row.method for row in rows} - {"dense"}:
+        with suppress(RecipeError):
+            policy = recipe_of(method, None, 4096, 0).rules[0].policy
+            shares[method] = price(getattr(policy, "score", None))
+    return shares
 
 
 def arguments() -> argparse.Namespace:

@@ -146,6 +146,7 @@ def test_the_page_shows_what_rows_say(tmp_path):
     half = {"scattered": 3, "end": 6}
     rows = [row(), row(number=1, text_nll=3.0)]
     rows += [row(method="llm-wanted", asked=0.3, density=0.25, found=half, text_nll=2.5, cpu_seconds=0.5)]
+    rows += [row(method="tried once"), row(method=str(tmp_path / "gone.yaml"))]
     path = tmp_path / "page.md"
     path.write_text(f"before\n<!-- {PAGE}: begin -->\nold\n<!-- {PAGE}: end -->\nafter\n")
     insert(path, PAGE, page(rows, real.prices(rows)))
@@ -158,6 +159,7 @@ def test_the_page_shows_what_rows_say(tmp_path):
         "| prose 0 (6 + 6) | prose 1 (6 + 6) |" in text and "| dense | 6 + 6, 2.000 | 6 + 6, 3.000 |" in text
     )
     assert "| llm-wanted at 0.3 | 3 + 6, +0.500 |  |" in text
+    assert "| tried once (1 prompt) |" in text and "| gone (1 prompt) |" in text, "without their recipes"
     cell = [row(split="reporting"), row(split="reporting", method="llm-wanted@ship", density=0.3)]
     line = "| m, 64 | 1 | 0.300 | 1.00 (1.00) | 1.00 (1.00) | +0.000 |"
     assert f"{line} - |" in page(cell, {})
