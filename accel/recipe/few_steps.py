@@ -13,15 +13,12 @@ from typing import Annotated
 from pydantic import Field
 
 from accel.noun import noun
-from accel.policies.parts.ramp import Ramp
-from accel.policies.policy import Policy
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
 
 DISTILLED = re.compile(
     r"lightx2v|lightning|turbo|dmd|causvid|distil|hyper-?sd|lcm|\d[-_ ]?steps?(?![a-z])", re.IGNORECASE
 )
-RISES_FROM, RISES_TO = 0.25, 0.75
 
 
 @noun
@@ -34,12 +31,9 @@ class FewSteps:
 
     Args:
         most_steps: of a schedule; 0 is never.
-        rise: density from three quarters of the schedule on / density in its first quarter. 1, since
-            on the embedded demo one that rose did no better at equal work (docs/benchmarks/few-steps.md).
     """
 
     most_steps: Annotated[int, Field(ge=0)] = 8
-    rise: Annotated[float, Field(ge=1, le=4)] = 1.0
 
     def why(self, n_steps: int | None, guided: bool | None, adapters: tuple[str, ...]) -> str | None:
         """Why a schedule is one of few steps, in words; None if it is not.
@@ -60,23 +54,3 @@ class FewSteps:
 
     def reuse(self, reuse: Reuse) -> Reuse:
         return Reuse(branches=reuse.branches)
-
-    def policy(self, policy: Policy) -> Policy:
-        """The method, keeping more towards the end; a method with unknown parts is unchanged."""
-        if self.rise == 1:
-            return policy
-        from accel.policies.compose import Composed
-        from accel.policies.parts.selectors import TopK, TopP
-
-        if not isinstance(policy, Composed):
-            return policy
-        select = policy.select
-        if isinstance(select, TopK) and isinstance(select.density, float) and select.layer_density is None:
-            select = replace(select, density=_rising(select.density, select.density * self.rise))
-        elif isinstance(select, TopP) and isinstance(select.mass, float):
-            select = replace(select, mass=_rising(select.mass, 1 - (1 - select.mass) / self.rise))
-        return replace(policy, select=select)
-
-
-def _rising(low: float, high: float) -> Ramp:
-    return Ramp(((RISES_FROM, low), (RISES_TO, min(high, 1.0))))

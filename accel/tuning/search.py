@@ -20,7 +20,6 @@ import torch
 from accel.accelerate import accelerated, patches_of
 from accel.files import whole_file
 from accel.machine.versions import device_name
-from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.choose import default_recipe
 from accel.recipe.recipe import DENSE, Recipe
@@ -31,7 +30,7 @@ from accel.tuning.pace import Pace, Progress, silent
 from accel.tuning.point import Point, Ranked, Tuned, Unreachable
 from accel.tuning.profile import Profile, allocate, profile
 from accel.tuning.subject import Subject
-from accel.tuning.target import Target
+from accel.tuning.target import Target, aside_of
 
 RANKED_AT = 0.5  # the work that families are compared at
 ABOUT_THE_FIRST = 0.97  # a family has to do better than the centre by more than this to count
@@ -114,7 +113,7 @@ def tune(
         Unreachable: if no recipe meets the target; holds the best one.
     """
     target = Target.parse(target) if isinstance(target, str) else target
-    aside = prompts_aside(prompts, kept_aside)
+    aside = aside_of(len(prompts), "prompts", kept_aside)
     families = candidates(block_sizes)
     began = time.perf_counter()
     settings = settings or GenerateSettings(prompt=prompts[0])
@@ -131,20 +130,6 @@ def tune(
         tuple(search.points), tuple(sorted(search.ranked, key=lambda ranked: ranked.forced)),
         search.looked_at, settings, tuple(prompts), aside, device_name(pipe.device), seconds, videos,
     )  # fmt: skip
-
-
-def prompts_aside(prompts: Sequence[str], kept_aside: int | None) -> int:
-    """How many of the prompts to keep aside. Needs no model.
-
-    Raises:
-        Mistake: if no prompt is left to choose on.
-    """
-    aside = len(prompts) // 2 if kept_aside is None else kept_aside
-    if len(prompts) < 2 or not 0 <= aside < len(prompts):
-        raise Mistake(
-            f"tune needs at least two prompts and one to choose on, got {len(prompts)}, {aside} aside"
-        )
-    return aside
 
 
 def _found(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from accel.kernels.layout.blocks import per_head, positions_by_block
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.planning.representatives import ragged_mean
 
 
 class TailBlocks(NamedTuple):
@@ -55,24 +56,6 @@ def tail_log_count(layout: BlockLayout) -> Tensor:
     return torch.where(taken, tokens.float().log(), -torch.inf)
 
 
-def mean_pool(tokens: Tensor, rows: int) -> Tensor:
-    """[B, H, N, D] -> [B, H, ceil(N / rows), D]: means of blocks of `rows` tokens, the last of what is left.
-
-    Summed and returned in float32 (float64 for float64): half precision ties blocks that are not alike.
-
-    Raises:
-        ValueError: if `tokens` is not four-dimensional or `rows` is below 1.
-    """
-    if tokens.ndim != 4 or rows < 1:
-        raise ValueError(f"expected tokens [B, H, N, D] and rows >= 1, got {tuple(tokens.shape)} and {rows}")
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    whole = tokens.shape[2] // rows * rows
-    means = tokens[:, :, :whole].unflatten(2, (-1, rows)).mean(dim=3, dtype=wide)
-    if whole == tokens.shape[2]:
-        return means
-    return torch.cat([means, tokens[:, :, whole:].mean(dim=2, keepdim=True, dtype=wide)], dim=2)
-
-
 def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     """Mean key and value of every key block, [B, Hkv, Nb, D] each, padding left out.
 
@@ -81,7 +64,9 @@ def tail_means(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tenso
     """
     columns = layout.block_size[1]
     if layout.kv_lengths is None:
-        return mean_pool(k, columns).to(k.dtype), mean_pool(v, columns).to(v.dtype)
+        wide = torch.promote_types(k.dtype, torch.float32)
+        mean_k, mean_v = (ragged_mean(x, 2, columns, wide).to(x.dtype) for x in (k, v))
+        return mean_k, mean_v
     present = _present(layout, k.shape[1])
     count = present.sum(dim=-1, keepdim=True).clamp(min=1)
     return _mean(k, present, count), _mean(v, present, count)

@@ -75,15 +75,14 @@ class Representatives:
         return even and self.absent is None and self.lengths is None
 
 
-def ragged_mean(tensor: Tensor, dim: int, rows: int) -> Tensor:
-    """Float32 means of every `rows` entries along `dim`, the last over the entries there are."""
+def ragged_mean(tensor: Tensor, dim: int, rows: int, wide: torch.dtype = torch.float32) -> Tensor:
+    """Means of every `rows` entries along `dim`, in a `wide` type, the last over the entries there are."""
     whole = tensor.shape[dim] // rows
-    head = tensor.narrow(dim, 0, whole * rows).unflatten(dim, (whole, rows))
-    head = head.mean(dim=dim + 1, dtype=torch.float32)
+    head = tensor.narrow(dim, 0, whole * rows).unflatten(dim, (whole, rows)).mean(dim=dim + 1, dtype=wide)
     if tensor.shape[dim] == whole * rows:
         return head
     rest = tensor.narrow(dim, whole * rows, tensor.shape[dim] - whole * rows)
-    return torch.cat([head, rest.mean(dim=dim, keepdim=True, dtype=torch.float32)], dim=dim)
+    return torch.cat([head, rest.mean(dim=dim, keepdim=True, dtype=wide)], dim=dim)
 
 
 def means(tokens: Tensor, rows: int) -> Representatives:

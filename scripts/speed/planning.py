@@ -12,11 +12,11 @@ import typer
 from torch import Tensor
 
 from accel.kernels.attention.operation import block_sparse_attention
-from accel.kernels.attention.tail import mean_pool
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.work_order import work_order
+from accel.kernels.planning.representatives import ragged_mean
 from accel.load.pipeline import best_device
 from accel.policies.parts.scores import Pooled, Strided
 from accel.policies.parts.selectors import TopK, TopP
@@ -88,7 +88,7 @@ def stages(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callable[[], Any]]:
             f"plan: strided {name}, top-k of the layer, half to each row": partial(plan, score, shipped)
             for name, score in scores.items()
         },
-        "mean of the keys' blocks": partial(mean_pool, k, BLOCK[1]),
+        "mean of the keys' blocks": partial(ragged_mean, k, 2, BLOCK[1]),
         "score: pooled": partial(Pooled().mass, q, k, BLOCK),
         **{f"score: strided {name}": partial(score.mass, q, k, BLOCK) for name, score in scores.items()},
         **{f"select: {name}": partial(select.keep, mass, must) for name, select in selectors.items()},

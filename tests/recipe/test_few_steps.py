@@ -1,14 +1,14 @@
 """Schedules of a few steps: when a recipe takes one for that, and what changes then."""
 
 import torch
-from pytest import approx, mark
+from pytest import mark
 
 from accel import accelerate_model, restore_model, summary
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.files import load_recipe
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
-from tiny_wan_pipeline import POOLED, attentions, latents, recipe, wan_pipeline
+from tiny_wan_pipeline import attentions, latents, recipe, wan_pipeline
 
 RULES = FewSteps()
 
@@ -42,37 +42,20 @@ def test_nothing_is_reused_and_no_share_of_steps_is_dense():
     assert RULES.schedule(usual) == Schedule(dense_layers=0.1, min_tokens=9)
 
 
-def test_density_rises_towards_the_end():
-    policy = recipe().rules[0].policy
-    rules = FewSteps(rise=1.5)
-    ramp = rules.policy(policy).select.density
-    assert [ramp.at(progress) for progress in (0.25, 0.5, 0.75)] == approx([0.4, 0.5, 0.6])
-    by_mass = recipe({**POOLED, "select": {"kind": "top_p", "mass": 0.85}}).rules[0].policy
-    assert rules.policy(by_mass).select.mass.at(1.0) == approx(0.9)
-    assert RULES.policy(policy) is policy
-
-
 def by_step(pipe):
-    """Which steps each site ran dense, and the density of its sparse ones."""
-    records = [attention.record for attention in attentions(pipe)]
-    return [
-        (sorted(record.dense_steps), [round(float(d.total) / d.count, 2) for d in record.sparse.values()])
-        for record in records
-    ]
+    """Which steps each site ran dense."""
+    return [sorted(attention.record.dense_steps) for attention in attentions(pipe)]
 
 
 @mark.parametrize("guidance_scale, dense", [(1.0, [0]), (3.0, [0, 1])])
 def test_one_dense_step_without_guidance(guidance_scale, dense):
     pipe = wan_pipeline()
-    settings = {"schedule": {"dense_steps": 0.5}, "reuse": {"steps": 5}, "few_steps": {"rise": 1.5}}
+    settings = {"schedule": {"dense_steps": 0.5}, "reuse": {"steps": 5}, "few_steps": {}}
     accelerate_model(pipe, recipe(**settings))
     out = latents(pipe, steps=4, guidance_scale=guidance_scale)
     assert torch.isfinite(out).all()
-    steps, densities = by_step(pipe)[-1]
-    assert steps == dense
+    assert by_step(pipe)[-1] == dense
     assert ("few steps (4 steps, no guidance)" in str(summary(pipe))) == (guidance_scale == 1.0)
-    if guidance_scale == 1.0:
-        assert densities == sorted(densities) and densities[0] < densities[-1] and len(densities) == 3
     restore_model(pipe)
 
 
@@ -89,7 +72,7 @@ def test_the_second_expert_starts_dense_too():
     pipe = wan_pipeline(experts=2)
     accelerate_model(pipe, recipe(schedule={"dense_steps": 0.5}, few_steps={}))
     latents(pipe, steps=4, guidance_scale=1.0)
-    first, last = by_step(pipe)[0][0], by_step(pipe)[-1][0]
+    first, *_, last = by_step(pipe)
     assert first == [0] and len(last) == 1 and last[0] > 0
     latents(pipe, steps=4, guidance_scale=1.0)
     again = [attention.record.dense_steps for attention in attentions(pipe)]

@@ -70,7 +70,7 @@ def tune(
     """
     from accel.cli import asked as checks
     from accel.load.modular import is_modular
-    from accel.tuning.target import Target
+    from accel.tuning.target import Target, aside_of
 
     wanted = Target.parse(target)
     if text:
@@ -93,12 +93,11 @@ def tune(
     from accel.cli.terminal import say
     from accel.tuning.candidates import candidates
     from accel.tuning.point import Unreachable
-    from accel.tuning.search import prompts_aside
     from accel.tuning.search import tune as find
     from accel.tuning.write import write_best, write_page, write_recipe, write_tried
 
     # Refused before weights are read.
-    prompts_aside(texts, kept_aside)
+    aside_of(len(texts), "prompts", kept_aside)
     candidates(blocks)
     options.require_folder("--output", output)
     pipe = asked.load()

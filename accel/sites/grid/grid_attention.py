@@ -95,7 +95,6 @@ class GridAttention(SiteAttention):
         self.shares = site.text_free and self.policy.method != "dense"
         if few_steps is not None and self.policy.method != "dense":
             changes = {
-                "policy": few_steps.policy(self.policy),
                 "schedule": few_steps.schedule(self.schedule),
                 "reuse": few_steps.reuse(self.layouts.reuse),
             }

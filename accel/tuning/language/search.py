@@ -17,7 +17,7 @@ from accel.recipe.recipe import Recipe
 from accel.tuning.bisection import Bisection
 from accel.tuning.language.texts import Reading, plant, read
 from accel.tuning.pace import Progress, silent
-from accel.tuning.target import Target
+from accel.tuning.target import Target, aside_of
 from accel.tuning.write import with_evidence
 
 METRICS = ("perplexity", "retrieval", "speedup")
@@ -97,10 +97,7 @@ def texts_aside(texts: Sequence[str], target: Target, kept_aside: int | None) ->
     """
     if target.metric not in METRICS:
         raise Mistake(f"target {target}: of a language model it is {', '.join(METRICS)}")
-    aside = len(texts) // 2 if kept_aside is None else kept_aside
-    if len(texts) < 2 or not 0 <= aside < len(texts):
-        raise Mistake(f"tune needs at least two texts and one to choose on, got {len(texts)}, {aside} aside")
-    return aside
+    return aside_of(len(texts), "texts", kept_aside)
 
 
 def tune_language(
