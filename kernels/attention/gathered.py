@@ -1,7 +1,7 @@
 """Block-sparse attention in PyTorch that really skips: gathers the listed key blocks, then dense attention.
 
 Nothing is padded, and nothing masked but the blocks that causality or an order cuts. A row (a block of
-queries of one head) that keeps all threads busy is attended to alone, head after head, so that the keys of a
+queries of one head) that keeps its threads busy is attended to alone, head after head, so that the keys of a
 head stay in the processor's cache; shorter rows with equally many visible keys are attended to together, in
 chunks of bounded memory. The full blocks, the partial blocks and the tail of a row are attended to apart and
 joined by their log-sum-exp.
@@ -17,7 +17,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from accel.kernels.attention.alone import rows_alone
+from accel.kernels.attention.alone import product_for, rows_alone
 from accel.kernels.attention.rows import Rows
 from accel.kernels.attention.tail import tail_log_count, tail_means
 from accel.kernels.attention.tier import Tier, runs_anywhere
@@ -72,7 +72,8 @@ def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:
 def _full_rows(rows: Rows) -> tuple[Tensor, Tensor]:
     """Int64 [R] each: keys in full blocks of rows that run alone, and of rows that run together; else 0."""
     keys = torch.where(rows.full_keys == rows.kv_len, 0, rows.full_keys)
-    busy = rows.q.device.type == "cpu" and rows.q.shape[1] >= QUERIES_PER_THREAD * torch.get_num_threads()
+    threads = 1 if product_for(rows.q) else torch.get_num_threads()
+    busy = rows.q.device.type == "cpu" and rows.q.shape[1] >= QUERIES_PER_THREAD * threads
     alone = keys.where(keys >= LONG_ROW, 0) if busy else torch.zeros_like(keys)
     return alone, keys - alone
 

@@ -28,6 +28,7 @@ CPU_SHAPES = ["1,4,5184,64", "1,4,8192,64"]
 CPU_BLOCKS = ["128x128", "128x64", "64x64"]
 CPU_DENSITIES = [1.0, 0.5, 0.3, 0.25, 0.1]
 CPU_TIERS = ["torch"]
+CPU_PEERS = ["flex_attention"]
 # A larger relative error means a wrong result, which is not timed. Eight-bit kernels round more.
 WRONG = {"spargeattn": 0.2}
 WRONG_OTHERWISE = 0.02
@@ -51,7 +52,7 @@ def main(
     tier: Annotated[
         list[str] | None, typer.Option(help="NAME, or NAME:HEAD_DIM for heads of that many only.")
     ] = None,
-    peers: Annotated[bool, typer.Option(help="Other projects' kernels too, on a GPU.")] = False,
+    peers: Annotated[bool, typer.Option(help="Others' kernels too; on a CPU, FlexAttention.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="By default it depends on the length of the calls.")
@@ -123,7 +124,9 @@ def competitors(
     taking_part: dict[str, Callable[..., Attention]] = {
         name: partial(_tier_call, name) for name in tiers if cannot_run(name, device, dtype, dim) is None
     }
-    return taking_part | (PEERS if peers and device.type == "cuda" else {})
+    if not peers:
+        return taking_part
+    return taking_part | (PEERS if device.type == "cuda" else {name: PEERS[name] for name in CPU_PEERS})
 
 
 def on_gpu_only(tier: str) -> bool:

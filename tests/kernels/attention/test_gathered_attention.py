@@ -63,12 +63,14 @@ def test_the_path_of_other_devices(case, monkeypatch):
     torch.testing.assert_close(block_sparse_attention(q, k, v, layout)[0], expected)
 
 
-@pytest.fixture(params=["onednn", "pytorch"])
+@pytest.fixture(params=["onednn", "onednn, two threads", "pytorch"])
 def rows_alone(request, monkeypatch, one_thread):
     """Every row that has enough queries is attended to alone, by either of the two products."""
     monkeypatch.setattr(gathered_attention, "LONG_ROW", 1)
     if request.param == "pytorch":
         monkeypatch.setattr(alone, "onednn", lambda: None)
+    elif request.param == "onednn, two threads":
+        torch.set_num_threads(2)
     elif alone.onednn() is None:
         pytest.skip("this PyTorch has no product by oneDNN")
 
