@@ -193,7 +193,7 @@ class Subject:
             made: list[Generated] = []
 
             def call() -> Tensor:
-                made.append(generate(self.pipe, self.settings_of(number), decode=self.pixels))
+                made.append(generate(self.pipe, self.settings_of(number)))
                 return made[0].frames if made[0].latents is None else made[0].latents
 
             models = list(supported_models(self.pipe).values())
@@ -235,7 +235,7 @@ class Subject:
     def _key(self, kind: str, recipe: Recipe | None, number: int) -> str:
         data = None if recipe is None else {**recipe_data(recipe), "description": ""}
         settings = self.settings_of(number).model_dump(mode="json")
-        about = [kind, data, settings, self._model, self.pixels]
+        about = [kind, data, settings, self._model, *([self.pixels] if kind == "outcome" else [])]
         return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

@@ -33,18 +33,26 @@ METHODS: dict[str, dict[str, Any]] = {
         order={"kind": "residues", "strides": [1, 1, 2]},
         always={"window": {"size": [9, 10, 8], "dilation": [1, 1, 2]}},
     ),
+    "freeswim": composed(order=TILE, always={"window": {"size": [9, 9, 10]}}),
     "hyperattention": composed(order={"kind": "hashed"}, score={"kind": "pooled"}, select=HEAD, tail=True),
     "paroattention": by_head(
         *(composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD) for axes in AXES)
     ),
     "reference-frames": composed(always={"own_frame": True, "reference_frames": 1}),
     "sliding-tile": composed(order=TILE, always={"window": {"size": [5, 12, 12], "stride": [1, 4, 8]}}),
+    "sol-attn": composed(
+        score={"kind": "pooled"},
+        select={"kind": "deviation", "beta": 0.25},
+        always={"neighbours": 1},
+        tail=True,
+    ),
     "sparse-videogen": by_head(
         composed(always={"band": 0.32, "first_frame": True}), composed(order=PLACES, always={"band": 0.42})
     ),
     "sparse-videogen2": composed(
         order={"kind": "clusters", "count": 64, "rounds": 4}, score={"kind": "pooled"}, select=HEAD
     ),
+    "sub-block": composed(score={"kind": "sub_block", "query": 16, "key": 16}, select=ROW),
     "vmoba": composed(
         order={"kind": "cycle", "orders": [{"kind": "row_major"}, PLACES, TILE]},
         score={"kind": "pooled"},
@@ -54,4 +62,15 @@ METHODS: dict[str, dict[str, Any]] = {
 PUBLISHED: dict[str, dict[str, Any]] = {
     name: {"schedule": SCHEDULE, "rules": [{"match": "*", "policy": policy}]}
     for name, policy in METHODS.items()
+}
+# Keeps what holds 0.99 of each row's mass at the first sparse step: at its own work.
+PUBLISHED["near-lossless"] = {
+    "schedule": SCHEDULE,
+    "reuse": {"steps": 1000},
+    "rules": [
+        {
+            "match": "*",
+            "policy": composed(score={"kind": "exact"}, select={"kind": "top_p", "mass": 0.99}),
+        }
+    ],
 }
