@@ -3,6 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """A video with a grid of its own, `start` tokens into a sequence: frame-major, then row-major."""
+
+    start: int
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.height * self.width
+
+    @property
+    def place(self) -> slice:
+        return slice(self.start, self.start + self.tokens)
+
+    @property
+    def grid(self) -> TokenGrid:
+        return TokenGrid(self.frames, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -17,6 +39,8 @@ class TokenGrid:
         text_first: text before the video tokens; else after them.
         lead_tokens: tokens before all of these, such as history; policies keep them whole, as they do text.
         tail_tokens: tokens after all of these, such as reference images; kept whole too.
+        spans: further videos among the lead tokens, such as references, in their order. Composed methods that
+            score blocks choose among theirs too; to every other method they are lead tokens like any.
         causal_frames: frames of a chunk where chunks are causal, each seeing itself and those before; 0 where
             every frame sees every other.
     """
@@ -28,6 +52,7 @@ class TokenGrid:
     text_first: bool = False
     lead_tokens: int = 0
     tail_tokens: int = 0
+    spans: tuple[Span, ...] = ()
     causal_frames: int = 0
 
     def __post_init__(self) -> None:
@@ -38,6 +63,15 @@ class TokenGrid:
                 f"least 0, got {self.frames}x{self.height}x{self.width} and {others}"
             )
 
+        object.__setattr__(self, "spans", tuple(Span(*span) for span in self.spans))
+        borders = [border for span in self.spans for border in (span.start, span.start + span.tokens)]
+        if (
+            borders != sorted(borders)
+            or not 0 <= min(borders, default=0) <= max(borders, default=0) <= self.lead_tokens
+        ):
+            raise ValueError(
+                f"spans must follow one another inside the {self.lead_tokens} lead tokens, got {self.spans}"
+            )
         if self.causal_frames < 0 or (self.causal_frames and max(others)):
             raise ValueError(
                 "frames are causal in chunks only in a sequence of video alone, got chunks of "

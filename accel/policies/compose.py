@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -107,6 +107,9 @@ class Composed(Policy):
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
+        if self.score is None or isinstance(self.order, ContentOrder):
+            # Without a score one video would see nothing of another.
+            grid = replace(grid, spans=())
         q_order, kv_order, keep = self._cut(q, k, grid, context)
         if self.score is not None and self.select is not None:
             q = q if q_order is None else q_order.permute(q)
@@ -163,8 +166,7 @@ class Composed(Policy):
     ) -> Tensor:
         assert self.score is not None and self.select is not None
         # What nobody sees must not take the mass of what somebody does; an order by head is left to `may`.
-        shared = not causal and may is not None and may.shape[:2] == (1, 1)
-        counts = may[0, 0] if shared else None
+        counts = may[0, 0] if may is not None and not causal and may.shape[:2] == (1, 1) else None
         mass = self.score.mass(q, k, self.block_size, causal, counts, context.kv_lengths)
         if self.turns:
             mass = mass * (self.turns * noise_like(mass, context)).exp()

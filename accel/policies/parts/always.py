@@ -74,7 +74,8 @@ class Always:
         keep = torch.zeros(block_counts(grid, block_size), dtype=torch.bool)
         video = slice(grid.video_start, grid.video_start + grid.video_tokens)
         text = torch.ones(grid.tokens, dtype=torch.bool)
-        text[video] = False
+        for place in (video, *(span.place for span in grid.spans)):
+            text[place] = False
         if isinstance(order, ContentOrder):
             # Text comes after the video tokens, whatever their order.
             rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
@@ -85,6 +86,8 @@ class Always:
             rows, columns = (blocks_of_tokens(place, grid.tokens, size, cpu)[0, 0] for size in block_size)
             keep[rows, columns] = True
             _keep_on_grid(self, keep, grid, order, rows[video], columns[video])
+            for span in grid.spans:
+                _keep_on_grid(self, keep, span.grid, order, rows[span.place], columns[span.place])
             if self.band:
                 keep |= _band(round(self.band * grid.video_tokens / 2), keep.shape, block_size)
         if self.neighbours:

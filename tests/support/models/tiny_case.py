@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from accel.patches.grid import TokenGrid
+from accel.patches.grid import Span, TokenGrid
 from tiny_inputs import DIM, HEADS
 
 SMALL = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
@@ -31,6 +31,7 @@ class Case:
         text_first: text before the video.
         lead: tokens before all others; or that, of the video's frames, rows and columns.
         tail: tokens after all others.
+        spans: videos among the lead.
         sites: how many attention modules must be found.
         graphs: compiled graphs of its repeated blocks, as many as of the stock model: one for each class of
             block and layout of its inputs.
@@ -47,6 +48,7 @@ class Case:
     text_first: bool = False
     lead: int | Callable[[int, int, int], int] = 0
     tail: int = 0
+    spans: tuple[Span, ...] = ()
     sites: int = 3
     graphs: int = 1
     pads: str | None = None
@@ -76,9 +78,8 @@ class Case:
     def grid(self, size: tuple[int, int, int]) -> TokenGrid:
         text = self.text(math.prod(size)) if callable(self.text) else self.text
         lead = self.lead(*size) if callable(self.lead) else self.lead
-        return TokenGrid(
-            *size, text_tokens=text, text_first=self.text_first, lead_tokens=lead, tail_tokens=self.tail
-        )
+        others = {"lead_tokens": lead, "tail_tokens": self.tail, "spans": self.spans}
+        return TokenGrid(*size, text_tokens=text, text_first=self.text_first, **others)
 
 
 def output(model: Any, arguments: dict[str, Any]) -> Tensor:

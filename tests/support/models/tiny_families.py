@@ -7,6 +7,7 @@ import math
 
 import tiny_images
 import tiny_inputs as inputs
+from accel.patches.grid import Span
 from tiny_case import MIXED, ROPE, SMALL, Case, output
 from tiny_inputs import DIM, HEADS, TEXT, VALID, text_mask
 
@@ -215,6 +216,14 @@ CASES: dict[str, Case] = {
         MINIMAX_H3,
         functools.partial(inputs.minimax_h3, references=12),
         lead=TEXT + 12 + 10,
+        graphs=2,
+    ),
+    "minimax-h3-reference": Case(
+        "MiniMaxH3Transformer3DModel",
+        MINIMAX_H3,
+        inputs.minimax_h3_reference,
+        lead=TEXT + 120 + 10,
+        spans=(Span(TEXT, 4, 5, 6),),
         graphs=2,
     ),
     "anyflow": Case(

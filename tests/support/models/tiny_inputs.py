@@ -381,6 +381,14 @@ def minimax_h3(b: int, f: int, h: int, w: int, references: int = 0) -> dict[str,
     }
 
 
+def minimax_h3_reference(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """With a reference video of 4 frames of 5 x 6 tokens between text and sound."""
+    arguments = minimax_h3(b, f, h, w, references=120)
+    frames = torch.cartesian_prod(torch.arange(4) * 6.0 + TEXT, torch.arange(5) - 1.0, torch.arange(6) - 2.0)
+    arguments["position_ids"][TEXT : TEXT + 120] = frames
+    return arguments
+
+
 def qwen_image_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {**qwen_image(b, f, h, w), "encoder_hidden_states_mask": text_mask(b)}
 

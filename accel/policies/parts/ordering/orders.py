@@ -124,12 +124,15 @@ class Cycle:
 
 @from_sizes()
 def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
-    """The order of all tokens of `grid`, text included; None if it is the sequence's own."""
+    """The order of all tokens of `grid`: its video's, each span's, then all others; None if it is the
+    sequence's own."""
     if isinstance(order, RowMajor):
         return None
-    before = torch.arange(grid.video_start)
-    after = torch.arange(grid.video_start + grid.video_tokens, grid.tokens)
-    return TokenOrder(torch.cat([order.positions(grid) + grid.video_start, before, after]).to(device))
+    videos = [order.positions(grid) + grid.video_start]
+    videos += [order.positions(span.grid) + span.start for span in grid.spans]
+    others = torch.ones(grid.tokens, dtype=torch.bool)
+    others[torch.cat(videos)] = False
+    return TokenOrder(torch.cat([*videos, others.nonzero().flatten()]).to(device))
 
 
 def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
@@ -137,4 +140,4 @@ def ordered_grid(order: Order, grid: TokenGrid) -> TokenGrid:
     if isinstance(order, RowMajor):
         return grid
     text = grid.tokens - grid.video_tokens
-    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0, tail_tokens=0)
+    return replace(grid, text_tokens=text, text_first=False, lead_tokens=0, tail_tokens=0, spans=())
