@@ -22,17 +22,19 @@ class ModularCase(PipelineCase):
         pipeline: the blocks that run from embeddings to latents, with their module.
         steps: of the schedule, as the pipeline counts them.
         schedulers: the names of its schedulers.
+        transformer: the name of its transformer.
     """
 
     steps: int = 2
     schedulers: tuple[str, ...] = ("scheduler",)
+    transformer: str = "transformer"
 
     def pipe(self) -> Any:
         module, _, name = self.pipeline.rpartition(".")
         pipe = getattr(import_module(f"diffusers.modular_pipelines.{module}"), name)().init_pipeline()
         kind, config = self.scheduler
         parts = {name: getattr(diffusers, kind)(**config) for name in self.schedulers}
-        pipe.update_components(transformer=CASES[self.family].model(**self.config), **parts)
+        pipe.update_components(**{self.transformer: CASES[self.family].model(**self.config)}, **parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

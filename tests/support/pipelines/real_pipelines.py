@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import diffusers
 import torch
@@ -11,7 +12,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 import image_pipelines
 import wan_pipelines
-from accel.patches.grid import TokenGrid
+from accel.patches.grid import Span, TokenGrid
 from modular_case import ModularCase
 from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size, two_texts
 from stand_ins import (
@@ -306,6 +307,30 @@ PIPELINES: dict[str, PipelineCase] = {
             "width": 32 * size[2],
         },
         grids=lambda size: {TokenGrid(37, size[1], size[2], lead_tokens=TEXT + 2 * 207)},
+    ),
+    "minimax-h3-reference": ModularCase(
+        "minimax_h3.modular_blocks_minimax_h3.MiniMaxH3Ref2VACoreDenoiseStep",
+        "minimax-h3",
+        "distilled",
+        config={"in_channels": 24, "audio_in_channels": 32},
+        scheduler=("MiniMaxH3Scheduler", {}),
+        schedulers=("scheduler", "audio_scheduler"),
+        transformer="transformer_ref",
+        steps=3,
+        prompts=1,
+        call=lambda size, b: {
+            "prompt_embeds": noise(1, TEXT, 16),
+            "text_token_tags": torch.ones(TEXT, dtype=torch.long),
+            "normalized_references": [SimpleNamespace(kind="video", has_audio=True)],
+            "condition_latents": [noise(1, 24, 4, 2 * 5, 2 * 6)],
+            "audio_condition_latents": [noise(14, 32)],
+            "num_frames": 22,
+            "height": 32 * size[1],
+            "width": 32 * size[2],
+        },
+        grids=lambda size: {
+            TokenGrid(7, *size[1:], lead_tokens=TEXT + 14 + 120 + 2 * 37, spans=(Span(TEXT + 14, 4, 5, 6),))
+        },
     ),
     "helios": PipelineCase(
         "HeliosPipeline",
