@@ -2,7 +2,7 @@
 
     python -m scripts.gpu.tables out.json docs/benchmarks/h200.md
 
-A CSV of all kernel rows and a plot are written next to it.
+A plot is written next to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from scripts.gpu import kernel_tables as kernels
 from scripts.gpu import model_tables as models
 from scripts.gpu.found import Found, first_line, last_line, table
 from scripts.gpu.stages import stages
-from scripts.speed.kernels import write_csv
 
 
 def main(
@@ -26,7 +25,6 @@ def main(
 ) -> None:
     """Write the page."""
     found = Found(source)
-    write_csv(out.with_suffix(".csv"), [*found.kernel_rows, *found.rows("peers")])
     drawn = kernels.plot(found)
     if drawn:
         out.with_suffix(".svg").write_text(drawn)

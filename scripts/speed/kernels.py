@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,7 +40,7 @@ Attention = Callable[[], Tensor]
 def main(
     out: Annotated[
         Path,
-        typer.Argument(help="CSV to write, with a JSON of the machine; or .jsonl for rows alone."),
+        typer.Argument(help="JSON to write, of all rows and the machine; or .jsonl for rows alone."),
     ],
     shape: Annotated[
         list[str] | None, typer.Option(help="B,H,N,D or B,H/Hkv,N,D, and causal behind them.")
@@ -71,10 +70,8 @@ def main(
             rows.add(f"{problem} {name}", row, limit=150 if name in PEERS else 60)
     if out == rows.path:
         return
-    results = read_rows(rows.path)[0]
-    write_csv(out, [row for row in results if "rate" in row])
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), **versions()}
-    write_table(out.with_suffix(".json"), results, {"machine": machine})
+    write_table(out, read_rows(rows.path)[0], {"machine": machine})
 
 
 def asked(
@@ -180,15 +177,6 @@ def measure(
         "rate": round(density * dense_ms / sparse_ms, 4),
         "error": None if name in DENSE_PEERS else error,
     }
-
-
-def write_csv(out: Path, rows: list[Row]) -> None:
-    if not rows:
-        return
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":
