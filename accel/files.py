@@ -90,6 +90,23 @@ def _keep_the_name(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for a block, made if it is missing, without what killed processes left there.
+
+    Raises:
+        BlockingIOError: if another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder)
+    lock.hold()
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+
+
 class FolderLock:
     """The lock of one folder, held by the processes of one run; the system releases it when they end.
 

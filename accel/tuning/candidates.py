@@ -119,7 +119,13 @@ class Candidate:
 
 
 def candidates(block_sizes: Sequence[tuple[int, int]]) -> tuple[Candidate, ...]:
-    """What is tried: a centre, and what differs from it in one thing."""
+    """What is tried: a centre, and what differs from it in one thing.
+
+    Raises:
+        Mistake: if there is no block size.
+    """
+    if not block_sizes:
+        raise Mistake("block_sizes is empty: at least one is needed, such as (128, 64)")
     centre = Candidate(block_sizes[0])
     return (
         centre,

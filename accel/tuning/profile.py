@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from accel.accelerate import accelerated, patches_of
 from accel.kernels.attention.operation import block_sparse_attention
+from accel.mistake import Mistake
 from accel.patches.context import Context
 from accel.policies.policy import Policy
 from accel.recipe.recipe import DENSE, Recipe
@@ -92,6 +93,9 @@ def profile(pipe: Any, run: Callable[[], Any], policy_at: PolicyAt, recipe: Reci
     Args:
         run: calls the pipeline.
         policy_at: the method at a density.
+
+    Raises:
+        Mistake: if no call could be looked at.
     """
     found: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
     with accelerated(pipe, recipe), torch.no_grad():
@@ -103,6 +107,11 @@ def profile(pipe: Any, run: Callable[[], Any], policy_at: PolicyAt, recipe: Reci
                 inner.routed.slot.fn = partial(_watched, fn, see)
         run()
     known = {name: errors for name, errors in found.items() if errors}
+    if not known:
+        raise Mistake(
+            f"{type(pipe).__name__}: no attention call could be compared with dense: tuning needs calls "
+            "without a mask, on a grid of video tokens, in a schedule whose steps are counted"
+        )
     steps = sorted({step for errors in known.values() for step in errors})
     whole_rows = [name for name, errors in known.items() if sorted(errors) == steps]
     squares, seconds = (

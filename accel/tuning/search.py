@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from accel.accelerate import accelerated, patches_of
-from accel.files import whole_file
+from accel.apply.supported import require_models
+from accel.files import alone_in, whole_file
 from accel.machine.versions import device_name
+from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.choose import default_recipe
 from accel.recipe.recipe import DENSE, Recipe
@@ -29,7 +31,7 @@ from accel.tuning.candidates import LEAST, MOST, Candidate, candidates, combined
 from accel.tuning.pace import Pace, Progress, silent
 from accel.tuning.point import Point, Ranked, Tuned, Unreachable
 from accel.tuning.profile import Profile, allocate, profile
-from accel.tuning.subject import Subject
+from accel.tuning.subject import Subject, tensors_in
 from accel.tuning.target import Target, aside_of
 
 RANKED_AT = 0.5  # the work that families are compared at
@@ -109,21 +111,34 @@ def tune(
         progress: hears what is done next, and the share that is done.
 
     Raises:
-        Mistake: if the target or the prompts make no sense.
+        TypeError: if it is not a pipeline with a supported model and a scheduler.
+        Mistake: if the target or the prompts make no sense, or the folder's results are damaged.
+        BlockingIOError: if another tuning is using the folder.
         Unreachable: if no recipe meets the target; holds the best one.
     """
+    require_models(pipe)
+    if getattr(pipe, "scheduler", None) is None:
+        raise TypeError(
+            f"tune needs a pipeline with a scheduler, got {type(pipe).__name__}; for language models there "
+            "are `accel tune MODEL --text FILE` and accel.tuning.language.search.tune_language"
+        )
     target = Target.parse(target) if isinstance(target, str) else target
+    if isinstance(prompts, str):
+        raise Mistake(f"tune needs a list of prompts, got the text {prompts!r}")
     aside = aside_of(len(prompts), "prompts", kept_aside)
     families = candidates(block_sizes)
     began = time.perf_counter()
     settings = settings or GenerateSettings(prompt=prompts[0])
     pace = Pace(progress)
-    subject = Subject(pipe, settings, tuple(prompts), Path(folder), target.metric == "ssim", pace)
-    try:
-        search, best, reached, held_out, corrected = _found(subject, target, len(prompts) - aside, families)
-        videos = subject.shown(reached.recipe, len(prompts) - 1)
-    finally:
-        seconds = subject.took(time.perf_counter() - began)
+    with alone_in(Path(folder)):
+        subject = Subject(pipe, settings, tuple(prompts), Path(folder), target.metric == "ssim", pace)
+        try:
+            search, best, reached, held_out, corrected = _found(
+                subject, target, len(prompts) - aside, families
+            )
+            videos = subject.shown(reached.recipe, len(prompts) - 1)
+        finally:
+            seconds = subject.took(time.perf_counter() - began)
     data = best.data(reached.density, search.layers(reached.density), search.n_layers)
     return Tuned(
         target, reached.recipe, data, reached, held_out, corrected,
@@ -176,17 +191,19 @@ def _announce(subject: Subject, families: int, chosen_on: int, aside: int) -> No
 def _looked_at(subject: Subject, family: Candidate) -> Profile:
     """The errors of every layer and head at every density, from the folder if they are there."""
     file = subject.file("profile", family.recipe(0.3, n_layers=1), 0)
-    if not file.exists():
+    kept = tensors_in(file)
+    if kept is None:
         subject.pace.next("where it hurts: every layer and head at every density")
         found = profile(
             subject.pipe,
             lambda: subject.run(0),
             lambda density: family.recipe(density, n_layers=1).rules[0].policy,
         )
+        kept = asdict(found)
         with whole_file(file) as draft:
-            torch.save(asdict(found), draft)
+            torch.save(kept, draft)
         subject.pace.done(file.name)
-    return Profile(**torch.load(file))
+    return Profile(**kept)
 
 
 def _ranked(search: _Search, families: Sequence[Candidate]) -> Candidate:

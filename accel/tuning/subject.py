@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from accel.apply.summary import summarize
 from accel.comparison.quality import measure_quality, relative_error
 from accel.files import whole_file, write_whole
 from accel.machine.versions import device_name
+from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.files import recipe_data
 from accel.recipe.recipe import DENSE, Recipe
@@ -85,6 +87,9 @@ class Subject:
         folder: where dense runs and results are kept.
         pixels: whether videos are decoded.
         pace: hears of everything that takes time before it begins.
+
+    Raises:
+        Mistake: if the folder's results are damaged.
     """
 
     pipe: Any
@@ -98,8 +103,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._model = fingerprint(self.pipe)
-        if self._file.exists():
-            self._results = json.loads(self._file.read_text(encoding="utf-8"))
+        self._results = results_in(self._file)
 
     def settings_of(self, number: int) -> GenerateSettings:
         changes = {"prompt": self.prompts[number], "seed": self.settings.seed + number}
@@ -148,13 +152,14 @@ class Subject:
         found = []
         for name, of in (("dense", DENSE), ("tuned", recipe)):
             file = self.file(f"{name}-frames", of, number)
-            if not file.exists():
+            kept = tensors_in(file)
+            if kept is None:
                 self.pace.next(f"the {name} video of prompt {number + 1}")
                 with torch.no_grad(), self._played(self.dense(number), of):
-                    frames = generate(self.pipe, self.settings_of(number), of).frames
+                    kept = generate(self.pipe, self.settings_of(number), of).frames.to(torch.float16)
                 with whole_file(file) as draft:
-                    torch.save(frames.to(torch.float16), draft)
-            found.append(torch.load(file).float())
+                    torch.save(kept, draft)
+            found.append(kept.float())
             self.pace.done(file.name)
         return tuple(found)
 
@@ -188,7 +193,8 @@ class Subject:
     def dense(self, number: int) -> Dense:
         """A prompt's dense run, from the folder if it is there."""
         file = self.file("dense", None, number)
-        if not file.exists():
+        kept = tensors_in(file)
+        if kept is None:
             self.pace.next(f"dense: prompt {number + 1} of {len(self.prompts)}")
             made: list[Generated] = []
 
@@ -215,9 +221,8 @@ class Subject:
             with whole_file(file) as draft:
                 torch.save(kept, draft)
         self.pace.done(file.name)
-        found = torch.load(file)
-        course = Trajectory(tuple(found["velocities"]), found["latents"])
-        return Dense(course, found["frames"].float(), found["seconds"], found["forwards"], found["outputs"])
+        course = Trajectory(tuple(kept["velocities"]), kept["latents"])
+        return Dense(course, kept["frames"].float(), kept["seconds"], kept["forwards"], kept["outputs"])
 
     def took(self, seconds: float) -> float:
         """Add to the seconds that this folder has taken, interrupted runs too; all of them."""
@@ -237,6 +242,31 @@ class Subject:
         settings = self.settings_of(number).model_dump(mode="json")
         about = [kind, data, settings, self._model, *([self.pixels] if kind == "outcome" else [])]
         return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def results_in(file: Path) -> dict[str, Any]:
+    """The results that a file holds; none if it is missing.
+
+    Raises:
+        Mistake: if it is damaged.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Mistake(f"{file}: is damaged; delete it to measure again (the dense runs beside it are kept)")
+    return found
+
+
+def tensors_in(file: Path) -> Any:
+    """What `torch.save` wrote to a file; None if it is missing or damaged, and so to be made again."""
+    try:
+        return torch.load(file)
+    except (OSError, RuntimeError, EOFError, UnpicklingError):
+        return None
 
 
 def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:

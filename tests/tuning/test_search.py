@@ -7,7 +7,9 @@ import torch
 from pytest import approx, mark, raises
 
 import accel.tuning.search as search
-from accel.cli.commands.tune import block_size, prompts_of
+import tiny_language
+from accel.cli.commands.tune import block_size, ended_in_words, prompts_of
+from accel.files import alone_in
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, parse_recipe
 from accel.tuning.bisection import Bisection
@@ -17,7 +19,7 @@ from accel.tuning.pace import Pace
 from accel.tuning.point import Point, Unreachable
 from accel.tuning.profile import DENSITIES, Profile, allocate, profile
 from accel.tuning.search import shared_layers, tune
-from accel.tuning.subject import Dense, Outcome, Subject, fingerprint
+from accel.tuning.subject import Dense, Outcome, Subject, fingerprint, tensors_in
 from accel.tuning.target import Target
 from accel.tuning.trajectory import Trajectory
 from accel.tuning.write import recipe_text, write_page, write_recipe
@@ -264,11 +266,57 @@ def test_results_are_kept_and_not_made_again(monkeypatch, tmp_path):
     assert len(json.loads((tmp_path / "results.json").read_text())) == 2
 
 
+def test_damaged_files_are_refused_or_made_again(monkeypatch, tmp_path):
+    Stand(monkeypatch)
+    before = tuned("latent_error<0.1", tmp_path)
+    (profiled,) = tmp_path.glob("profile-*.pt")
+    profiled.write_bytes(profiled.read_bytes()[:100])
+    assert tuned("latent_error<0.1", tmp_path).reached.density == before.reached.density
+    assert tensors_in(profiled) and tensors_in(tmp_path / "missing.pt") is None
+    for text in ('{"seconds": 1.0, "outco', "[1]", "\xff"):
+        (tmp_path / "results.json").write_text(text, encoding="latin-1")
+        with raises(Mistake, match=r"results\.json: is damaged; delete it"):
+            tuned("latent_error<0.1", tmp_path)
+
+
+def test_a_folder_is_for_one_tuning_at_a_time(monkeypatch, tmp_path):
+    Stand(monkeypatch)
+    with alone_in(tmp_path), raises(BlockingIOError, match="another run is writing to this folder"):
+        tuned("latent_error<0.1", tmp_path)
+    assert tuned("latent_error<0.1", tmp_path).reached
+
+
+@mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"pipe": tiny_language.llama}, TypeError, "a pipeline with a scheduler, got LlamaForCausalLM"),
+        ({"pipe": lambda: "some/model"}, TypeError, "is a name, not a model"),
+        ({"prompts": "a cat"}, Mistake, "a list of prompts, got the text 'a cat'"),
+        ({"block_sizes": ()}, Mistake, "block_sizes is empty"),
+    ],
+)
+def test_what_python_gets_wrong_is_said_before_anything_runs(given, error, says, tmp_path):
+    arguments = {"prompts": PROMPTS, "target": "ssim>0.9", "folder": tmp_path / "new", **given}
+    with raises(error, match=says):
+        tune(**{**arguments, "pipe": given.get("pipe", wan_pipeline)()})
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupt_ends_in_a_sentence(tmp_path):
+    with raises(Mistake, match="interrupted; go on"), ended_in_words(Target("ssim", 0.9), tmp_path, "go on"):
+        raise KeyboardInterrupt
+
+
 def test_command_line_mistakes(tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n")
     with raises(Mistake, match="holds no prompt"):
         prompts_of("demo", empty)
+    empty.write_text('{"prompt": "a cat"}\n')
+    with raises(Mistake, match="plain text, one prompt per line"):
+        prompts_of("demo", empty)
+    empty.write_bytes(b"\xef\xbb\xbf a cat\r\n\n a dog ")
+    assert prompts_of("demo", empty) == ["a cat", "a dog"]
     with raises(Mistake, match="a file of your own prompts"):
         prompts_of("some/model", None)
     with raises(Mistake, match="128x64"):

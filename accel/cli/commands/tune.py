@@ -90,35 +90,31 @@ def tune(
     if is_modular(asked.pipeline):
         raise Mistake(f"tune needs every step's latents, which {asked.pipeline.__name__} does not show")
 
-    from accel.cli.terminal import say
+    from accel.cli.terminal import complain, say
     from accel.tuning.candidates import candidates
-    from accel.tuning.point import Unreachable
     from accel.tuning.search import tune as find
-    from accel.tuning.write import write_best, write_page, write_recipe, write_tried
+    from accel.tuning.write import write_page, write_recipe, write_tried
 
     # Refused before weights are read.
     aside_of(len(texts), "prompts", kept_aside)
     candidates(blocks)
     options.require_folder("--output", output)
+    if repeated := len(texts) - len(set(texts)):
+        complain(f"{repeated} of {len(texts)} prompts repeat others: the same prompt with another seed")
     pipe = asked.load()
     pipe.set_progress_bar_config(disable=True)
-    try:
-        with progress_bar() as progress:
-            found = find(
-                pipe,
-                texts,
-                wanted,
-                settings=settings,
-                kept_aside=kept_aside,
-                block_sizes=blocks,
-                folder=output,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        raise Mistake(f"interrupted; the same command continues from {output}") from None
-    except Unreachable as refused:
-        best = write_best(refused.best, wanted, output / "best.yaml")
-        raise Mistake(f"{refused}; its recipe is in {best}") from None
+    again = f"the same command continues from {output}"
+    with ended_in_words(wanted, output, again), progress_bar() as progress:
+        found = find(
+            pipe,
+            texts,
+            wanted,
+            settings=settings,
+            kept_aside=kept_aside,
+            block_sizes=blocks,
+            folder=output,
+            progress=progress,
+        )
     recipe, page = (
         write_recipe(found, output / "tuned.yaml"),
         write_page(found, output / "tuned.html", settings.fps or asked.rate),
@@ -145,7 +141,8 @@ def _tune_language(
     texts_aside(texts, target, kept_aside)
     options.require_folder("--output", output)
     language = load_language_model(model, device)
-    with progress_bar() as progress:
+    again = "of language models nothing is kept, so the same command starts over"
+    with ended_in_words(target, output, again), progress_bar() as progress:
         found = tune_language(*language, texts, target, kept_aside=kept_aside, progress=progress)
     # Before anything is said: output that nobody reads any more does not cost the search.
     written = recipe_file(found, model, [str(file) for file in files], output / "tuned.yaml")
@@ -154,6 +151,26 @@ def _tune_language(
         met = "" if target.met_by(found.held_out.value(target), SLACK) else "; the target is missed there"
         say(f"kept aside: {found.held_out}{met}")
     say(f"wrote {written}")
+
+
+@contextmanager
+def ended_in_words(target: Target, output: Path, after_interrupt: str) -> Iterator[None]:
+    """A search that is interrupted, or finds nothing, ends in a sentence.
+
+    Raises:
+        Mistake: that says how to continue, or which recipe came closest to the target.
+    """
+    from accel.tuning.point import Unreachable
+    from accel.tuning.write import write_best
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Mistake(f"interrupted; {after_interrupt}") from None
+    except Unreachable as refused:
+        output.mkdir(parents=True, exist_ok=True)
+        best = write_best(refused.best, target, output / "best.yaml")
+        raise Mistake(f"{refused}; its recipe is in {best}") from None
 
 
 @contextmanager
@@ -181,7 +198,7 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
     """The prompts to tune on.
 
     Raises:
-        Mistake: if there are no prompts.
+        Mistake: if there are no prompts, or they are not plain text.
     """
     if file is None:
         if model != "demo":
@@ -191,6 +208,8 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise Mistake(f"--prompts {file}: holds no prompt")
+    if any(line.startswith("{") and '"prompt"' in line for line in texts):
+        raise Mistake(f"--prompts {file}: holds JSON; tune takes plain text, one prompt per line")
     return texts
 
 
