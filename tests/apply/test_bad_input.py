@@ -244,10 +244,16 @@ def test_errors_are_raised_by_us_and_not_from_deep_inside():
 
 
 def test_a_recipe_with_a_value_for_each_head_is_tried_with_the_models_heads(model):
-    accelerate_model(model, "radial", decay=[[0.5, 0.9], [0.7, 0.7]], block_size=[16, 16])
+    def by_head(*rows):
+        radial = {"method": "radial", "block_size": [16, 16]}
+        choose = {"kind": "table", "parts": [{"heads": rows}]}
+        policy = {"method": "per_head", "candidates": [radial, radial | {"decay": 0.5}], "choose": choose}
+        return {"rules": [{"match": "*", "policy": policy}]}
+
+    accelerate_model(model, by_head([0, 1], [1, 1]))
     assert torch.isfinite(output(model)).all()
-    with raises(ValueError, match="decay lists 1 heads for layer 0, the call has 2"):
-        accelerate_model(model, "radial", decay=[[0.5], [0.7]])
+    with raises(ValueError, match="the table has 1 heads in layer 0, this call has 2"):
+        accelerate_model(model, by_head([0], [1]))
 
 
 @mark.parametrize(

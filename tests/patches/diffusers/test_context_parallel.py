@@ -21,7 +21,11 @@ ULYSSES = {"ulysses_degree": 2}
 ANYTHING = {"ulysses_degree": 2, "ulysses_anything": True}
 FOUR = {"ulysses_degree": 4, "ulysses_anything": True}
 RING, HYBRID = {"ring_degree": 2, "ring_anything": True}, {"ring_degree": 2, "ulysses_degree": 2}
-DECAYS = {**RADIAL, "decay": [[0.2, 0.4, 0.6]] * 3}
+BY_HEAD = {
+    "method": "per_head",
+    "candidates": [{**RADIAL, "decay": decay} for decay in (0.2, 0.4, 0.6)],
+    "choose": {"kind": "table", "parts": [{"heads": [[0, 1, 2]] * 3}]},
+}
 
 SHARED_SEARCH = {
     "method": "hip",
@@ -41,7 +45,7 @@ TWO_JOBS = {
     "wan, a budget a row": ("wan", 4, VIDEO, PER_HEAD, ULYSSES, "parallel first"),
     "wan, a budget a layer": ("wan", 4, VIDEO, PER_LAYER, ULYSSES, "accelerate first"),
     "wan, ragged, odd heads": ("wan", 3, RAGGED, PER_LAYER, ANYTHING, "parallel first"),
-    "wan, a decay a head": ("wan", 3, RAGGED, DECAYS, ANYTHING, "accelerate first"),
+    "wan, a table by head": ("wan", 3, RAGGED, BY_HEAD, ANYTHING, "accelerate first"),
     "wan, dense, parallel": ("wan", 3, RAGGED, None, ANYTHING, "dense"),
     "wan, one choice for all heads": ("wan", 3, RAGGED, SHARED_SEARCH, ANYTHING, "accelerate first"),
     "wan, sorted keys": ("wan", 3, RAGGED, SORTED, ANYTHING, "parallel first"),
