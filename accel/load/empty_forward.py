@@ -99,7 +99,7 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,
     **dict.fromkeys(
-        ("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image", "lumina2"),
+        ("sd3", "pixart", "text_first", "bria_fibo2", "ernie_image", "lumina2", "prx"),
         lambda _, size: {"hidden_states": _empty(1, 1, *size[1:])},
     ),
     **dict.fromkeys(("flux", "bria"), lambda _, size: {"img_ids": _positions(size)}),
@@ -107,6 +107,7 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "krea2": lambda _, size: {"position_ids": _positions(size)},
     "hunyuan_image": _image_or_video,
     "qwen_image": lambda _, size: {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]},
+    "nucleus_moe": lambda _, size: {"img_shapes": [(1, *(side // PACKED for side in size[1:]))]},
     "qwen_image21": _prompt_and_image,
     "z_image": lambda _, size: {"x": [_empty(1, 1, *size[1:])], "cap_feats": [_empty(0, 1)]},
 }

@@ -9,7 +9,6 @@ from torch import nn
 from accel.patches.class_names import known_name
 
 _IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
-_FLEX = "it runs flex attention with its own block masks"
 _LINEAR = "its self-attention is already linear: there is nothing to leave out"
 _AUDIO = "an audio model: its sequence is one-dimensional and short"
 _BUCKETS = (
@@ -20,31 +19,39 @@ _SHORT = "its attention runs over the tokens of one frame, or over the frames of
 
 DECLINED: dict[str, str] = {
     "AceStepTransformer1DModel": _AUDIO,
-    "AnyFlowFARTransformer3DModel": _FLEX,
-    "AuraFlowTransformer2DModel": _IMAGE,
+    "AnyFlowFARTransformer3DModel": (
+        "its calls have the queries of one chunk of three latent frames and the keys of a cache at two "
+        "resolutions; methods plan for a grid whose queries are its keys"
+    ),
+    "AuraFlowTransformer2DModel": (
+        "its positions are a learned table for pictures of the size it was trained at; larger ones have none"
+    ),
     "BriaFiboTransformer2DModel": "its pipeline masks every call by a matrix that hides queries and keys",
     "ChromaTransformer2DModel": (
         "its pipeline adds its text mask, of zeros and ones, to the logits, unlike a list of blocks"
     ),
-    "DiTTransformer2DModel": _IMAGE,
+    "DiTTransformer2DModel": "its images have the one size it was trained at, of at most 1,024 tokens",
     "DreamLiteTransformer2DModel": _IMAGE,
     "HiDreamImageTransformer2DModel": (
         "its pipeline scales every picture to the area of 1024 x 1024 pixels, 4,096 tokens, where dense "
         "attention is a small share of the time"
     ),
-    "HunyuanDiT2DModel": _IMAGE,
+    "HunyuanDiT2DModel": (
+        "its pipeline maps every picture to one of at most 1280 x 1280 pixels, 6,400 tokens, where dense "
+        "attention is a small share of the time"
+    ),
     "Ideogram4Transformer2DModel": "it masks every call with a matrix of segments that may see each other",
     "JoyImageEditPlusTransformer3DModel": _BUCKETS,
     "JoyImageEditTransformer3DModel": _BUCKETS,
-    "Kandinsky6SRTransformer3DModel": _FLEX,
+    "Kandinsky6SRTransformer3DModel": (
+        "it is trained with NABLA, block-sparse attention of its own, which it runs in flex attention"
+    ),
     "LatteTransformer3DModel": _SHORT,
     "LongCatAudioDiTTransformer": _AUDIO,
-    "LuminaNextDiT2DModel": _IMAGE,
+    "LuminaNextDiT2DModel": "its softmax scale grows with the picture, and sparse calls take the usual one",
     "MiniMaxMusic3RVQDepthDecoder": _AUDIO,
     "MiniMaxMusic3Transformer1DModel": _AUDIO,
-    "NucleusMoEImageTransformer2DModel": _IMAGE,
-    "OmniGenTransformer2DModel": _IMAGE,
-    "PRXTransformer2DModel": _IMAGE,
+    "OmniGenTransformer2DModel": "it masks every call by a matrix of which tokens see which",
     "PriorTransformer": "it makes one embedding, not an image",
     "RFD4ProteinaTransformer": "a protein model",
     "SanaTransformer2DModel": _LINEAR,
@@ -62,7 +69,10 @@ DECLINED: dict[str, str] = {
     "T5FilmDecoder": _AUDIO,
     "Transformer2DModel": _IMAGE,
     "TransformerTemporalModel": _SHORT,
-    "WanAnimate2Transformer3DModel": _FLEX,
+    "WanAnimate2Transformer3DModel": (
+        "its processor asks for flex attention by name, over a packed buffer in which each generated frame "
+        "sees all generated frames and the reference of its own frame alone"
+    ),
 }
 
 

@@ -59,6 +59,8 @@ FAMILIES: dict[str, str] = {
     "BriaFibo2Transformer2DModel": "accel.patches.diffusers.families.image.padded.bria_fibo2",
     "CogView3PlusTransformer2DModel": "accel.patches.diffusers.families.image.text_first",
     "Lumina2Transformer2DModel": "accel.patches.diffusers.families.image.padded.lumina2",
+    "NucleusMoEImageTransformer2DModel": "accel.patches.diffusers.families.image.padded.nucleus_moe",
+    "PRXTransformer2DModel": "accel.patches.diffusers.families.image.padded.prx",
     "PixArtTransformer2DModel": "accel.patches.diffusers.families.image.pixart",
 }
 

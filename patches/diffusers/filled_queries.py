@@ -1,6 +1,6 @@
-"""Attention whose queries are the last tokens of the sequence, as attention of the sequence to itself.
+"""Attention whose queries are the last or the first tokens of a sequence, as that of all its tokens.
 
-Methods on a grid expect as many queries as keys. The slot is given queries for the tokens before too, zeros
+Methods on a grid expect as many queries as keys. The slot is given queries for the other tokens too, zeros
 whose output is dropped, for the price of a few rows of blocks.
 """
 
@@ -19,23 +19,38 @@ from accel.patches.site import AttentionFn
 
 @dataclass(frozen=True)
 class FilledQueries:
-    """An attention function whose queries are the last of the sequence, called with queries for all of it.
+    """An attention function of some queries of a sequence, called with queries for all of it.
 
     Args:
-        fn: is given as many queries as keys.
+        fn: is given as many queries as keys, and a mask of keys [B, N] as [B, 1, 1, N].
+        behind: the queries are the sequence's first; else its last.
     """
 
     fn: AttentionFn
+    behind: bool = False
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
     ) -> Tensor:
-        missing = (0, 0, 0, 0, k.shape[1] - q.shape[1], 0)
-        return self.fn(pad(q, missing), k, v, mask, lambda: pad(dense(), missing))[:, missing[4] :]
+        missing = k.shape[1] - q.shape[1]
+        before, after = (0, missing) if self.behind else (missing, 0)
+        around = (0, 0, 0, 0, before, after)
+        if mask is not None and mask.ndim == 2:
+            mask = mask[:, None, None]
+        out = self.fn(pad(q, around), k, v, mask, lambda: pad(dense(), around))
+        return out[:, before : before + q.shape[1]]
 
 
 class FillingProcessor(DispatchingProcessor):
-    """Mixin in front of a stock processor whose long attention has the last tokens alone for queries."""
+    """Mixin in front of a stock processor in whose long attention the last tokens alone have queries."""
+
+    behind = False
 
     def __init__(self, original: Any, fn: AttentionFn) -> None:
-        super().__init__(original, FilledQueries(fn))
+        super().__init__(original, FilledQueries(fn, self.behind))
+
+
+class FillingBehind(FillingProcessor):
+    """The same where the first tokens alone have queries."""
+
+    behind = True

@@ -22,6 +22,13 @@ LUMINA2 = {"in_channels": 4, "hidden_size": 2 * HEADS * DIM, "num_layers": 3, "n
 LUMINA2 |= {"num_attention_heads": 2 * HEADS, "num_kv_heads": HEADS, "multiple_of": 16, "cap_feat_dim": 16}
 LUMINA2 |= {"axes_dim_rope": ROPE, "axes_lens": (64, 64, 64)}
 
+NUCLEUS = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3, "num_key_value_heads": 1}
+NUCLEUS |= {"joint_attention_dim": 16, "axes_dims_rope": ROPE, "num_attention_heads": 2 * HEADS}
+# Experts are not initialised before weights are loaded.
+NUCLEUS |= {"moe_enabled": False}
+PRX = {"in_channels": 4, "context_in_dim": 16, "hidden_size": HEADS * DIM, "num_heads": HEADS, "depth": 3}
+PRX |= {"mlp_ratio": 1.0, "axes_dim": [8, 8]}
+
 JOINT = MIXED | {"joint_attention_dim": 16}
 HUNYUAN_IMAGE = MIXED | {"out_channels": 4, "num_refiner_layers": 1, "text_embed_dim": 16}
 QWEN_IMAGE = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3}
@@ -122,6 +129,17 @@ CASES: dict[str, Case] = {
     ),
     "lumina2": lumina2(inputs.lumina2, text_first=True),
     "lumina2-padded": lumina2(inputs.lumina2_padded, pads="encoder_hidden_states"),
+    "nucleus-moe": Case(
+        "NucleusMoEImageTransformer2DModel",
+        NUCLEUS,
+        inputs.nucleus_moe,
+        text=TEXT,
+        pads="encoder_hidden_states",
+        image=True,
+    ),
+    "prx": Case(
+        "PRXTransformer2DModel", PRX, inputs.prx, text=TEXT, pads="encoder_hidden_states", image=True
+    ),
     "sd3": Case(
         "SD3Transformer2DModel",
         {

@@ -437,6 +437,25 @@ def lumina2_padded(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {**lumina2(b, f, h, w), "encoder_attention_mask": text_mask(b)}
 
 
+def nucleus_moe(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, h * w, 16),
+        "img_shapes": [(1, h, w)] * b,
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "encoder_hidden_states_mask": text_mask(b),
+        "timestep": timestep(b, 0.5),
+    }
+
+
+def prx(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "hidden_states": noise(b, 4, 2 * h, 2 * w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "attention_mask": text_mask(b),
+        "timestep": timestep(b, 0.5),
+    }
+
+
 def pixart(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "hidden_states": noise(b, 4, 2 * h, 2 * w),

@@ -75,6 +75,23 @@ PIPELINES: dict[str, PipelineCase] = {
         call=lambda size, b: {"cfg_trunc_ratio": 1.0},
         pads=True,
     ),
+    "nucleus-moe": PipelineCase(
+        "NucleusMoEImagePipeline",
+        "nucleus-moe",
+        call=lambda size, b: {
+            "prompt_embeds_mask": text_mask(b),
+            "negative_prompt_embeds_mask": text_mask(b, valid=4),
+        },
+        pads=True,
+    ),
+    "prx": PipelineCase(
+        "PRXPipeline",
+        "prx",
+        "batched",
+        prompts=1,  # The stock pipeline gives two timesteps to a batch of any size.
+        call=lambda size, b: {"use_resolution_binning": False},
+        pads=True,
+    ),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),
     "z-image": PipelineCase(
         "ZImagePipeline",
