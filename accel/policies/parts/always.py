@@ -74,8 +74,8 @@ class Always:
         keep = torch.zeros(block_counts(grid, block_size), dtype=torch.bool)
         video = slice(grid.video_start, grid.video_start + grid.video_tokens)
         text = torch.ones(grid.tokens, dtype=torch.bool)
-        for place in (video, *(span.place for span in grid.spans)):
-            text[place] = False
+        for taken in (video, *(span.place for span in grid.spans)):
+            text[taken] = False
         if isinstance(order, ContentOrder):
             # Text comes after the video tokens, whatever their order.
             rows, columns = (torch.arange(grid.tokens) // size for size in block_size)
