@@ -277,8 +277,11 @@ def last_latents(pipe: Any, settings: GenerateSettings) -> Tensor:
 
 
 def fingerprint(pipe: Any) -> str:
-    """What distinguishes pipelines: their classes, one number of each of their weights, and the machine."""
-    found = [type(pipe).__name__, type(getattr(pipe, "scheduler", None)).__name__, device_name(pipe.device)]
+    """What distinguishes pipelines: classes, scheduler's settings, a number of each weight, the machine."""
+    scheduler = getattr(pipe, "scheduler", None)
+    found = [type(pipe).__name__, type(scheduler).__name__, device_name(pipe.device)]
+    config = getattr(scheduler, "config", {})
+    found += sorted(f"{name} {value}" for name, value in config.items() if not name.startswith("_"))
     for name, model in supported_models(pipe).items():
         found += [name, type(model).__name__, str(model.dtype)]
         for weight_name, weight in model.named_parameters():

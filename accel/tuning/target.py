@@ -98,9 +98,11 @@ def aside_of(count: int, what: str, kept_aside: int | None) -> int:
     """How many of `count` prompts or texts are kept aside; None keeps half of them. Needs no model.
 
     Raises:
-        Mistake: if none is left to choose on.
+        Mistake: if nothing is left to choose on.
     """
     aside = count // 2 if kept_aside is None else kept_aside
     if count < 2 or not 0 <= aside < count:
-        raise Mistake(f"tune needs at least two {what} and one to choose on, got {count}, {aside} aside")
+        raise Mistake(
+            f"tune needs at least two {what}, one of them to choose on; got {count}, with {aside} kept aside"
+        )
     return aside

@@ -191,6 +191,10 @@ def test_layers_that_passes_share_are_dense():
 def test_a_folder_knows_its_model():
     pipe, other = wan_pipeline(), wan_pipeline()
     assert fingerprint(pipe) == fingerprint(other)
+    pipe.scheduler.register_to_config(flow_shift=5.0)
+    assert fingerprint(pipe) != fingerprint(other)
+    other.scheduler.register_to_config(flow_shift=5.0)
+    assert fingerprint(pipe) == fingerprint(other)
     with torch.no_grad():
         other.transformer.blocks[1].attn1.to_q.weight[0, 0] += 1
     assert fingerprint(pipe) != fingerprint(other)

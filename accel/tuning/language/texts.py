@@ -53,12 +53,15 @@ class Reading:
 def plant(tokenizer: Any, text: str, seed: int, most_tokens: int) -> Sample:
     """A text, cut to a length, with facts planted at even distances and asked for at the end.
 
+    Args:
+        seed: the text's number, from 0.
+
     Raises:
         Mistake: if it is too short to leave anything out.
     """
     words = tokenizer(text, add_special_tokens=False).input_ids[:most_tokens]
     if len(words) < LEAST_TOKENS:
-        raise Mistake(f"a text has {len(words)} tokens; tuning needs at least {LEAST_TOKENS} in each")
+        raise Mistake(f"text {seed + 1}: tuning needs at least {LEAST_TOKENS} tokens, got {len(words)}")
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     codes = random.Random(seed)
     facts = [(name, str(codes.randrange(10_000, 100_000))) for name in NAMES]
