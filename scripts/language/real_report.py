@@ -77,18 +77,23 @@ def overview(cells: dict[tuple[str, str, int], list[Row]]) -> str:
 def beside_dense(rows: list[Row], dense: dict[tuple[str, int], Row]) -> list[str]:
     """Density, the share found in each place beside dense's on the same prompts, and text NLL over dense."""
     of_dense = [dense[row.text, row.number] for row in rows]
-    shares = (f"{share(rows, place):.2f} ({share(of_dense, place):.2f})" for place in ("scattered", "end"))
+    both = (f"{share(rows, place):.2f} ({share(of_dense, place):.2f})" for place in ("scattered", "end"))
     over = mean(over_dense(rows, dense))
-    return [f"{mean(row.density for row in rows):.3f}", *shares, f"{over:+.3f}"]
+    return [f"{mean(row.density for row in rows):.3f}", *both, f"{over:+.3f}"]
 
 
 def oracle_of(rows: list[Row], dense: dict[tuple[str, int], Row]) -> str:
-    """The shares found in both places and text NLL over dense; of how many prompts if not all of dense's."""
+    """The shares found in both places and text NLL over dense; with dense's shares if these are not all of
+    dense's prompts."""
     if not rows:
         return "-"
-    shares = (f"{share(rows, place):.2f}" for place in ("scattered", "end"))
-    some = f" ({counted(rows)})" if len(rows) < len(dense) else ""
-    return ", ".join([*shares, f"{mean(over_dense(rows, dense)):+.3f}"]) + some
+    of_dense = [dense[row.text, row.number] for row in rows]
+    some = f" ({counted(rows)}; dense {shares(of_dense)})" if len(rows) < len(dense) else ""
+    return f"{shares(rows)}, {mean(over_dense(rows, dense)):+.3f}{some}"
+
+
+def shares(rows: list[Row]) -> str:
+    return ", ".join(f"{share(rows, place):.2f}" for place in ("scattered", "end"))
 
 
 def counted(rows: Sized) -> str:

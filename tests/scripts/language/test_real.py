@@ -166,7 +166,7 @@ def test_the_page_shows_what_rows_say(tmp_path):
     cell.append(row(split="reporting", method="oracle@ship", found=half, text_nll=1.5))
     assert f"{line} 0.50, 1.00, -0.500 |" in page(cell, {})
     cell += [row(split="reporting", number=1)]
-    assert f"{line} 0.50, 1.00, -0.500 (1 prompt) |" in page(cell, {})
+    assert f"{line} 0.50, 1.00, -0.500 (1 prompt; dense 1.00, 1.00) |" in page(cell, {})
     path.write_text("a page without markers")
     with raises(ValueError, match="no lines"):
         insert(path, PAGE, "")
