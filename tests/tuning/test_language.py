@@ -7,9 +7,10 @@ import torch
 from pytest import approx, fixture, mark, raises
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from accel.cli.commands.tune import _tune_language
 from accel.mistake import Mistake
-from accel.recipe.files import load_recipe
-from accel.tuning.language.search import LanguagePoint, recipe_at, recipe_file, tune_language
+from accel.recipe.files import load_recipe, recipe_data
+from accel.tuning.language.search import LanguagePoint, TunedLanguage, recipe_at, recipe_file, tune_language
 from accel.tuning.language.texts import NAMES, Reading, plant, read
 from accel.tuning.point import Unreachable
 from accel.tuning.target import Target
@@ -108,3 +109,17 @@ def test_what_means_nothing_is_refused(model, target, texts, says):
 def test_what_cannot_be_reached_is_refused_with_the_best(model):
     with raises(Unreachable, match="the best result is density"):
         tune_language(model, Letters(), TEXTS, "speedup>50", most_tokens=600)
+
+
+def test_the_command_says_where_nothing_is_gained(model, monkeypatch, tmp_path, capsys):
+    point = LanguagePoint(
+        0.2, recipe_at(0.2), ((Reading(1, (True,), 2.0, 0.5), Reading(1, (True,), 1.0, 1.0)),)
+    )
+    target = Target("perplexity", 1.1)
+    found = TunedLanguage(target, recipe_data(point.recipe), point, None, (point,))
+    monkeypatch.setattr("accel.load.language_model.load_language_model", lambda *args: (model, Letters()))
+    monkeypatch.setattr("accel.tuning.language.search.tune_language", lambda *args, **rest: found)
+    file = tmp_path / "text.txt"
+    file.write_text(TEXTS[0])
+    _tune_language("tiny", None, [file] * 2, target, None, tmp_path / "out")
+    assert "slower than dense on this machine" in capsys.readouterr().out

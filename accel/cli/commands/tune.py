@@ -125,8 +125,7 @@ def tune(
         say(f"kept aside: {found.held_out}{', corrected by them' if found.corrected else ''}")
     if not found.profile.pays:
         say("no density makes a call faster than a dense one on this machine at this size")
-    if found.reached.speedup < 1:
-        say("slower than dense on this machine: the target is met, but nothing is gained here")
+    _say_if_slower(found.reached.speedup)
     say(f"wrote {recipe} and {page}")
 
 
@@ -150,7 +149,15 @@ def _tune_language(
     if found.held_out is not None:
         met = "" if target.met_by(found.held_out.value(target), SLACK) else "; the target is missed there"
         say(f"kept aside: {found.held_out}{met}")
+    _say_if_slower(found.reached.speedup)
     say(f"wrote {written}")
+
+
+def _say_if_slower(speedup: float) -> None:
+    from accel.cli.terminal import say
+
+    if speedup < 1:
+        say("slower than dense on this machine: the target is met, but nothing is gained here")
 
 
 @contextmanager
