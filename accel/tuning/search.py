@@ -178,7 +178,7 @@ def shared_layers(pipe: Any) -> int:
 def _announce(subject: Subject, families: int, chosen_on: int, aside: int) -> None:
     """Say how long it takes at most, by the first dense generation."""
     seconds = subject.dense(0).seconds
-    shown = 2 if getattr(subject.pipe, "vae", None) is not None else 0
+    shown = 2 if subject.has_decoder else 0
     calls = chosen_on + aside + families + 3 + ROUNDS * chosen_on + 2 * aside + shown
     subject.pace.expected = calls
     minutes = (calls + FULL_LOSS) * seconds / 60

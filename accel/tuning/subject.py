@@ -105,6 +105,10 @@ class Subject:
         self._model = fingerprint(self.pipe)
         self._results = results_in(self._file)
 
+    @property
+    def has_decoder(self) -> bool:
+        return getattr(self.pipe, "vae", None) is not None
+
     def settings_of(self, number: int) -> GenerateSettings:
         changes = {"prompt": self.prompts[number], "seed": self.settings.seed + number}
         return self.settings.model_copy(update=changes)
@@ -147,7 +151,7 @@ class Subject:
 
     def shown(self, recipe: Recipe, number: int) -> tuple[Tensor, ...]:
         """The dense and the recipe's frames [F, H, W, C] of one prompt; nothing if they cannot be decoded."""
-        if getattr(self.pipe, "vae", None) is None:
+        if not self.has_decoder:
             return ()
         found = []
         for name, of in (("dense", DENSE), ("tuned", recipe)):
@@ -199,7 +203,9 @@ class Subject:
             made: list[Generated] = []
 
             def call() -> Tensor:
-                made.append(generate(self.pipe, self.settings_of(number)))
+                made.append(
+                    generate(self.pipe, self.settings_of(number), decode=self.pixels or self.has_decoder)
+                )
                 return made[0].frames if made[0].latents is None else made[0].latents
 
             models = list(supported_models(self.pipe).values())
