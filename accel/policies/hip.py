@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import TokenOrder
 from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
@@ -74,23 +75,27 @@ class Hip(Policy):
             return BlockLayout(lists, counts, self.block_size, q_len, kv_len, causal=True)
         grid = require_grid(self.method, q_len, kv_len, grid)
         order = token_order(self.order, grid, q.device)
-        if order is not None:
-            q, k = order.permute(q), order.permute(k)
         choices = grid_candidates(grid, self.order, self.block_size, q.device)
         keep = choices.must.new_zeros(*q.shape[:2], *choices.must.shape)
         # What was not found writes to one extra column that is cut off again.
-        keep = pad(keep, (0, 1)).scatter_(3, self._find(q, k, choices), True)[..., :-1] | choices.must
+        keep = pad(keep, (0, 1)).scatter_(3, self._find(q, k, choices, order), True)[..., :-1] | choices.must
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, q_order=order, kv_order=order)
 
-    def _find(self, q: Tensor, k: Tensor, candidates: Candidates) -> Tensor:
+    def _find(self, q: Tensor, k: Tensor, candidates: Candidates, order: TokenOrder | None = None) -> Tensor:
         """Int64 [B, H, Mb, C], the blocks found, and the number of all blocks where there are fewer than C.
 
-        A few rows at a time, so that the gathered keys fit in memory.
+        In PyTorch a few rows at a time, so that the gathered keys fit in memory.
         """
         rows, blocks = len(candidates.counts), math.ceil(k.shape[2] / self.block_size[1])
         if not candidates.most:
             return q.new_empty(*q.shape[:2], rows, 0, dtype=torch.int64)
         budget = self._budget(blocks)
+        if q.is_cuda and isinstance(self.search, Tree):
+            on_gpu = self.search.find_on_gpu(q, k, order, candidates, self.block_size, budget)
+            if on_gpu is not None:
+                return on_gpu
+        if order is not None:
+            q, k = order.permute(q), order.permute(k)
         keys_per_row = self.search.gathered_keys(candidates.most, budget, self.block_size[1])
         at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3] * keys_per_row))
         found = []

@@ -22,6 +22,33 @@ _jit_by_row = triton.jit(
 
 
 @triton.jit
+def ordered(number):
+    """Int32 in the order of the numbers; minus zero is zero, NaN is less than any number."""
+    # Minus zero has other bits than zero.
+    number = tl.where(number == number, tl.where(number == 0.0, 0.0, number), float("-inf"))
+    bits = number.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ ALWAYS, bits)
+
+
+@triton.jit
+def nth_largest(keys, count):
+    """The largest key that `count` of the keys reach."""
+    last = tl.full([], NEVER, tl.int64)
+    for bit in range(32):
+        higher = last + (tl.full([], 1, tl.int64) << (31 - bit))
+        reached = tl.sum((keys >= higher.to(tl.int32)).to(tl.int32), 0)
+        last = tl.where(reached >= count, higher, last)
+    return last.to(tl.int32)
+
+
+@triton.jit
+def with_first(above, equal, count):
+    """What is `above`, and the first of what is `equal`, so that there are `count`."""
+    left = count - tl.sum(above.to(tl.int32), 0)
+    return above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= left))
+
+
+@triton.jit
 def _row_keys(
     mass_ptr, must_ptr, may_ptr, must_b, must_h, must_m, must_n, may_b, may_h, may_m, may_n, heads, rows, N,
     BLOCK: tl.constexpr,
@@ -38,15 +65,10 @@ def _row_keys(
     must_ptr += b * must_b + h * must_h + m * must_m
     must = tl.load(must_ptr + columns * must_n, mask=inside, other=0) != 0
     mass = tl.load(mass_ptr + row * N + columns, mask=inside, other=0.0)
-    is_number = mass == mass
-    # Minus zero has other bits than zero.
-    number = tl.where(is_number, tl.where(mass == 0.0, 0.0, mass), float("-inf"))
-    bits = number.to(tl.int32, bitcast=True)
-    keys = tl.where(bits < 0, bits ^ ALWAYS, bits)
-    keys = tl.where(may, keys, NEVER)
+    keys = tl.where(may, ordered(mass), NEVER)
     best = tl.min(tl.where(keys == tl.max(keys, 0), columns, BLOCK), 0)
     keys = tl.where(may & (must | (columns == best)), ALWAYS, keys)
-    return row, columns, keys, tl.where(may & is_number, mass, 0.0)
+    return row, columns, keys, tl.where(may & (mass == mass), mass, 0.0)
 
 
 @_jit_by_row
@@ -96,16 +118,8 @@ def keep_rows_kernel(
         count = tl.minimum(tl.maximum(needed, tl.load(lowest_ptr + row)), count)
     available = tl.sum((keys > NEVER).to(tl.int32), 0)
     count = tl.minimum(tl.maximum(count, required), available)
-
-    last = tl.full([], NEVER, tl.int64)
-    for bit in range(32):
-        higher = last + (tl.full([], 1, tl.int64) << (31 - bit))
-        reached = tl.sum((keys >= higher.to(tl.int32)).to(tl.int32), 0)
-        last = tl.where(reached >= count, higher, last)
-    above = keys > last.to(tl.int32)
-    equal = ((keys == last.to(tl.int32)) & (columns < N)).to(tl.int32)
-    left = count - tl.sum(above.to(tl.int32), 0)
-    keep = above | ((equal > 0) & (tl.cumsum(equal, 0) <= left))
+    last = nth_largest(keys, count)
+    keep = with_first(keys > last, (keys == last) & (columns < N), count)
     tl.store(keep_ptr + row * N + columns, keep, mask=columns < N)
 
 

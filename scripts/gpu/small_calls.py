@@ -17,6 +17,9 @@ from accel.kernels.attention.operation import block_sparse_attention
 from accel.kernels.attention.tiers import cannot_take
 from accel.kernels.layout.layout import BlockLayout
 from accel.load.pipeline import best_device
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.policies.hip import Hip
 from accel.policies.parts.scores import Strided
 from accel.policies.parts.selectors import TopK
 from scripts.row_file import Row, RowFile, read_rows
@@ -70,6 +73,8 @@ def plan(device: torch.device) -> Row:
     for budget in ("row", "layer"):
         keep = TopK(0.3, budget).keep(Strided(8, 8).mass(q, k, (128, 64)), must)
         lengths.append(int(BlockLayout.from_mask(keep, (128, 64), 700, 700).kv_num_blocks.sum()))
+    for grid in (TokenGrid(7, 10, 10), None):
+        lengths.append(int(Hip(window=64).layout(q, k, grid, Context()).kv_num_blocks.sum()))
     return {"blocks": lengths}
 
 

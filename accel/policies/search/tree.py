@@ -10,9 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from accel.kernels.layout.order import TokenOrder
 from accel.noun import noun
-from accel.policies.search.candidates import Candidates
-from accel.policies.search.probing import best_logits, strided_queries
+from accel.policies.search.candidates import Candidates, SequenceCandidates
+from accel.policies.search.probing import (
+    best_logits,
+    every_stride,
+    per_block,
+    representatives,
+    strided_queries,
+)
 
 Stride = Annotated[int, Field(ge=1, le=128)]
 
@@ -44,8 +51,7 @@ class Tree:
     ) -> tuple[Tensor, Tensor]:
         """Places on the lists of candidates, int64 [B, H, R, C], and whether they are valid, for `rows`."""
         queries = strided_queries(q, rows, block_size[0], self.query_stride)
-        step = min(self.key_stride, block_size[1])
-        inside = torch.arange(step - 1, block_size[1], step, device=q.device)
+        inside = every_stride(block_size[1], self.key_stride, q.device)
 
         def score(places: Tensor) -> Tensor:
             keys = (candidates.blocks(rows, places)[..., None] * block_size[1] + inside).flatten(-2)
@@ -53,6 +59,38 @@ class Tree:
 
         counts = candidates.counts[rows].expand(1, 1, -1)
         return search_tree(score, counts, candidates.most, budget)
+
+    def find_on_gpu(
+        self,
+        q: Tensor,
+        k: Tensor,
+        order: TokenOrder | None,
+        candidates: Candidates,
+        block_size: tuple[int, int],
+        budget: int,
+    ) -> Tensor | None:
+        """Int64 [B, H, Mb, budget], what `find` finds for all rows, as blocks: ascending, then Nb where there
+        are fewer. None if the kernel does not take the call.
+
+        Args:
+            order: what blocks are cut from, which is not yet the order of q and k.
+        """
+        from accel.kernels.planning.tree_triton import find_in_tree, takes
+
+        rows, columns = block_size
+        each = per_block(rows, self.query_stride), per_block(columns, self.key_stride)
+        levels = _levels(candidates.most, budget)
+        if not takes(q, each, math.ceil(k.shape[2] / columns), budget, levels):
+            return None
+        if isinstance(candidates, SequenceCandidates):
+            table, first = None, candidates.first
+        else:
+            table, first = candidates.table, 0
+        queries = representatives(q, order, rows, self.query_stride)
+        keys = representatives(k, order, columns, self.key_stride)
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device_of(q):
+            return find_in_tree(queries, keys, each, table, first, candidates.counts, budget, levels)
 
 
 def search_tree(
@@ -77,7 +115,7 @@ def search_tree(
     group = torch.arange(budget, device=counts.device)
     start = counts * group // budget
     size = counts * (group + 1) // budget - start
-    for _ in range((math.ceil(most / budget) - 1).bit_length()):
+    for _ in range(_levels(most, budget)):
         half = size // 2
         start = torch.stack([start, start + half], dim=-1).flatten(-2)
         size = torch.stack([half, size - half], dim=-1).flatten(-2)
@@ -87,3 +125,8 @@ def search_tree(
         start, size = (x.expand(best.shape).gather(-1, best[..., :budget]) for x in (start, size))
     start = torch.where(size > 0, start, most).sort(dim=-1).values
     return start, start < most
+
+
+def _levels(most: int, budget: int) -> int:
+    """How often `budget` groups of `most` candidates are halved until all are single."""
+    return (math.ceil(most / budget) - 1).bit_length()

@@ -93,6 +93,21 @@ def test_block_mass_compiles_without_spills(offline, capability, per_block, dim,
     assert all(kernel.spills == 0 and kernel.shared_memory <= most for kernel in kernels)
 
 
+@pytest.mark.parametrize(
+    ("capability", "dim", "budget", "table"), [(89, 128, 296, True), ("gfx942", 64, 32, False)], ids=str
+)
+def test_a_tree_search_compiles_without_spills(offline, capability, dim, budget, table):
+    from accel.kernels.planning.tree_triton import find_in_tree, takes
+
+    q, k = (torch.randn(1, heads, 1182 * per, dim).bfloat16() for heads, per in ((4, 16), (2, 4)))
+    counts, levels = torch.full((1182,), 1181), {296: 2, 32: 6}[budget]
+    assert takes(q, (16, 4), 1182, budget, levels)
+    lists = (counts.expand(1182, -1).contiguous() if table else None, 0, counts)
+    kernels = offline(capability, find_in_tree, q, k, (16, 4), *lists, budget, levels)
+    assert {kernel.name for kernel in kernels} == {"block_scores_kernel", "tree_kernel"}
+    assert all(kernel.spills == 0 and kernel.shared_memory <= 101_376 for kernel in kernels)
+
+
 def test_moving_and_ordering_compile_without_spills(offline):
     from accel.kernels.layout.triton import compact_lists, move_rows, work_order
 

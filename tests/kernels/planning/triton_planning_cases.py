@@ -17,8 +17,13 @@ from accel.kernels.planning import heaviest_pool as triton_heaviest_pool
 from accel.kernels.planning import heaviest_triton as triton_heaviest_blocks
 from accel.kernels.planning import mass as policies_block_mass
 from accel.kernels.planning import mass_triton as triton_block_mass
+from accel.kernels.planning import tree_triton
 from accel.kernels.planning.outstanding import keep_outstanding
+from accel.patches.grid import TokenGrid
+from accel.policies.parts.ordering.orders import Hilbert, token_order
 from accel.policies.parts.scores import Antidiagonal, Pooled, Strided, SubBlock, Wanted
+from accel.policies.search.candidates import grid_candidates, sequence_candidates
+from accel.policies.search.tree import Tree, search_tree
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -130,3 +135,47 @@ def test_the_longest_lists_go_first():
     order = triton_layout.work_order(counts.to(DEVICE)).cpu()
     assert torch.equal(order, work_order.work_order(counts))
     assert (counts.gather(2, order.long()).diff() <= 0).all()
+
+
+TREES = {  # grid or tokens of a sequence, search, blocks to find, head dim, type, bytes of scores at once
+    "grid": (TokenGrid(2, 4, 10, 5), Tree(8, 4), 2, 16, torch.float32, 1 << 28),
+    "grid-in-chunks": (TokenGrid(1, 6, 9), Tree(5, 3), 1, 24, torch.float16, 1),
+    "sequence": (133, Tree(8, 5), 2, 16, torch.float16, 1 << 28),
+    "sequence-in-chunks": (70, Tree(2, 16), 1, 32, torch.float32, 1),
+    "all": (70, Tree(8, 8), 9, 16, torch.float32, 1 << 28),
+}
+
+
+@pytest.mark.parametrize(("tokens", "search", "budget", "dim", "dtype", "chunk"), TREES.values(), ids=TREES)
+def test_a_tree_finds_the_blocks_of_pytorch(tokens, search, budget, dim, dtype, chunk, monkeypatch):
+    """Products are small integers, exact in any order of adding."""
+    monkeypatch.setattr(tree_triton, "CHUNK_BYTES", chunk)
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **kw: new_empty(*a, **kw).fill_(99))
+    block, device = (64, 16), torch.device(DEVICE)
+    if isinstance(tokens, TokenGrid):
+        length, order = tokens.tokens, token_order(Hilbert(), tokens, device)
+        make, about = grid_candidates, (tokens, Hilbert(), block)
+    else:
+        length, order = tokens, None
+        make, about = sequence_candidates, (tokens, tokens, 16, 0, block)
+    q, k = (torch.randint(-2, 3, (2, length, heads, dim)).to(dtype).transpose(1, 2) for heads in (2, 1))
+    candidates = make(*about, torch.device("cpu"))
+    on_cpu = [x if order is None else x[:, :, order.indices.cpu()] for x in (q, k)]
+    rows = slice(0, len(candidates.counts))
+    place, valid = search.find(*on_cpu, rows, candidates, block, budget)
+    expected = torch.where(valid, candidates.blocks(rows, place), -(-length // 16))
+    found = search.find_on_gpu(q.to(device), k.to(device), order, make(*about, device), block, budget)
+    assert torch.equal(found.cpu(), expected.expand_as(found))
+
+
+def test_of_equal_nodes_of_a_tree_those_of_better_parents_are_kept():
+    scores = torch.randint(0, 3, (3, 40), generator=torch.Generator().manual_seed(4)).float()
+    queries, keys = torch.eye(3, 16)[None, None], torch.zeros(1, 1, 40, 16)
+    keys[0, 0, :, :3] = scores.mT
+    counts = torch.tensor([40, 23, 4])
+    place, valid = search_tree(lambda p: scores.gather(1, p), counts, 40, 5)
+    found = tree_triton.find_in_tree(
+        queries.to(DEVICE), keys.to(DEVICE), (1, 1), None, 0, counts.to(DEVICE), 5, 3
+    )
+    assert torch.equal(found[0, 0].cpu(), torch.where(valid, place, 40))

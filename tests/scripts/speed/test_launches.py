@@ -1,6 +1,7 @@
 """Launches are counted on tensors that only say they are on a GPU; the page has the counts of the script."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 pytest.importorskip("triton")
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.patches.grid import TokenGrid
+from accel.policies.search.tree import Tree
 from accel.recipe.files import load_recipe
 from scripts.page import markdown
 from scripts.speed.launches import HEAD, counted, of_call, rows
@@ -24,6 +26,17 @@ def test_a_threshold_by_mean_and_deviation_is_one_launch_on_the_masses():
     )
     assert not {"sqrt", "pow", "where", "gt"} & set(choosing.operators)
     assert {"block_sparse_kernel", "tail_means_kernel", "tail_kernel"} <= set(attending.kernels)
+
+
+def test_a_tree_search_is_two_launches_where_the_kernels_take_it():
+    policy = load_recipe("hip").rules[0].policy
+    choosing, _ = of_call(policy, SMALL, 2, 64)
+    assert choosing.kernels == Counter(["block_scores_kernel", "tree_kernel", "compact_kernel"])
+    assert choosing.operators.total() < 10
+    too_wide = replace(policy, search=Tree(query_stride=1), block_size=(128, 64))
+    for refused, dim in ((policy, 264), (too_wide, 256)):
+        choosing, _ = of_call(refused, SMALL, 2, dim)
+        assert "tree_kernel" not in choosing.kernels and choosing.operators["gather"]
 
 
 def test_strided_rows_are_read_from_where_they_are():
