@@ -105,5 +105,5 @@ def test_a_declined_class_is_declined_under_another_name():
         pass
 
     model = Mine(num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=4, patch_size=2)
-    with raises(TypeError, match="Mine is left as it is: an image model"):
+    with raises(TypeError, match="Mine is left as it is: its images have the one size"):
         accelerate_model(model)

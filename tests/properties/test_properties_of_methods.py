@@ -54,6 +54,7 @@ def layout_of(policy, grid, q, k):
                 "the call has",
                 "the model has",
                 "this model has",
+                "this call has",
                 "video tokens",
             )
         )

@@ -71,6 +71,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "by mass": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT),
     "by mass, frozen": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT | {"steps": 1000}),
     "residual": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual()),
+    "residual, int4": setting(
+        by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual(store="int4")
+    ),
+    "residual, rank 8": setting(
+        by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual(store={"rank": 8})
+    ),
     "residual, 0.9": setting(by_mass(0.9), FIRST_LAYER | REFRESHED, reuse=ONE_LAYOUT, compensate=residual()),
     "refreshed, 0.9": setting(by_mass(0.9), FIRST_LAYER | REFRESHED, reuse=ONE_LAYOUT | {"steps": 1000}),
     # What the demo's recipe ships: of 24 steps one is a refresh, and each residual serves all of its life.

@@ -65,9 +65,9 @@ def test_causal_layouts_of_grouped_heads(tmp_path):
     assert row["error"] < 1e-5 and row["density"] == pytest.approx(0.4, abs=0.1)
 
 
-def test_a_cpu_has_one_competitor_and_head_dims_can_be_left_out():
+def test_a_cpu_has_two_competitors_and_head_dims_can_be_left_out():
     problem = Problem("1,2,200,16", 0.4, "64x32")
-    assert list(competitors(problem, CPU, torch.float32, None, peers=True)) == ["torch"]
+    assert list(competitors(problem, CPU, torch.float32, None, peers=True)) == ["torch", "flex_attention"]
     assert list(competitors(problem, CPU, torch.float32, ["torch:16", "triton:16"], False)) == ["torch"]
     assert list(competitors(problem, CPU, torch.float32, ["torch:128"], False)) == []
     assert set(bench_kernels.DENSE_PEERS) < set(PEERS)

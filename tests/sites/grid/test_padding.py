@@ -40,7 +40,6 @@ METHODS = {
     **{name: Composed(score=score, select=TopP(0.6), block_size=BLOCK) for name, score in SCORES.items()},
     "head-budget": Composed(score=Pooled(), select=TopK(0.3, "head"), order=Hilbert(), block_size=BLOCK),
     "permuted": Permuted(segment=32, probes=16, block_size=BLOCK),
-    "permuted-hilbert": Permuted(segment=32, probes=16, order=Hilbert(), block_size=BLOCK),
     "draft": Draft(density=0.3, region=(2, 4), block_size=BLOCK),
     "hip-tree": Hip(density=0.2, block_size=BLOCK),
     "hip-stages": Hip(density=0.2, search=Stages(), order=RowMajor(), block_size=BLOCK),

@@ -136,7 +136,7 @@ def test_two_experts_count_their_steps_together_each_by_its_recipe():
         latents(pipe)
     first, second = (attentions(pipe)[n].record for n in (1, 4))
     assert set(first.sparse) == {2} and dict(first.dense) == {"first steps": 8}
-    assert set(second.sparse) == {3, 4} and dict(second.dense) == {"last steps": 4}
+    assert set(second.sparse) == {3, 4, 5} and not second.dense
     assert first.density() > 1.5 * second.density()
     account = summary(pipe)
     assert account.forwards == 2 * 2 * 6 and not account.never_called
