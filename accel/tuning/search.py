@@ -2,8 +2,8 @@
 
 Dense once a prompt. One of those runs says how the layers share a budget (`profile`). The families of recipes
 are ranked by the forced error at one executed work. Of the best one the density is bisected by whole
-generations, and what comes out is checked on prompts kept aside; if it falls short there it is corrected, and
-says so.
+generations, in every block size, and the fastest is checked on prompts kept aside; if it falls short there it
+is corrected, and says so.
 """
 
 from __future__ import annotations
@@ -155,14 +155,58 @@ def _found(
     n_steps = len(subject.dense(0).course.velocities)
     shared = shared_layers(subject.pipe)
     families = tuple(replace(family, shared=shared) for family in families)
-    _announce(subject, len(families), chosen_on, prompts - chosen_on)
+    _announce(subject, families, chosen_on, prompts - chosen_on)
     search = _Search(
         subject, target, range(chosen_on), range(chosen_on, prompts),
         _looked_at(subject, families[0]), n_steps, families[0].shared,
     )  # fmt: skip
-    best = _ranked(search, families)
-    bisection = Bisection(lambda density: search.point(best, density, search.chosen_on), target)
-    return search, best, *_checked(search, best, bisection.search(search.density_at(best, RANKED_AT)))
+    best, reached = _of_the_best_size(search, _ranked(search, families), _sizes(families))
+    return search, best, *_checked(search, best, reached)
+
+
+def _sizes(families: Sequence[Candidate]) -> list[tuple[int, int]]:
+    return list(dict.fromkeys(family.block_size for family in families))
+
+
+def _of_the_best_size(
+    search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]]
+) -> tuple[Candidate, Point]:
+    """The best family in each block size at the density that meets the target, and the best of these.
+
+    Small blocks have the lowest error at equal work, but need not be the fastest.
+
+    Raises:
+        Unreachable: if the best family meets the target in no size.
+    """
+    found: list[tuple[Candidate, Point]] = []
+    refused: Unreachable | None = None
+    start = search.density_at(best, RANKED_AT)
+    for size in sorted(sizes, key=lambda size: size != best.block_size):
+        family = replace(best, block_size=size)
+        try:
+            point = _bisected(search, family, start)
+        except Unreachable as error:
+            refused = refused or error
+            continue
+        start = point.density
+        if not found or _gain(search, point) > _gain(search, found[-1][1]) / ABOUT_THE_FIRST:
+            found.append((family, point))
+    if not found and refused is not None:
+        raise refused
+    return found[-1]
+
+
+def _bisected(search: _Search, family: Candidate, start: float) -> Point:
+    bisection = Bisection(lambda density: search.point(family, density, search.chosen_on), search.target)
+    return bisection.search(start)
+
+
+def _gain(search: _Search, point: Point) -> float:
+    """What a point that meets the target is chosen for: its speed or, if that is the target, its quality."""
+    if search.target.metric != "speedup":
+        return point.speedup
+    lost = point.latent_error if point.latent_error is not None else 1 - (point.ssim or 0.0)
+    return 1 / max(lost, 1e-9)
 
 
 def shared_layers(pipe: Any) -> int:
@@ -175,11 +219,12 @@ def shared_layers(pipe: Any) -> int:
     return texts.index(True) if True in texts else 0
 
 
-def _announce(subject: Subject, families: int, chosen_on: int, aside: int) -> None:
+def _announce(subject: Subject, families: Sequence[Candidate], chosen_on: int, aside: int) -> None:
     """Say how long it takes at most, by the first dense generation."""
     seconds = subject.dense(0).seconds
     shown = 2 if subject.has_decoder else 0
-    calls = chosen_on + aside + families + 3 + ROUNDS * chosen_on + 2 * aside + shown
+    tried = ROUNDS * len(_sizes(families)) * chosen_on
+    calls = chosen_on + aside + len(families) + 3 + tried + 2 * aside + shown
     subject.pace.expected = calls
     minutes = (calls + FULL_LOSS) * seconds / 60
     subject.pace.tell(

@@ -125,6 +125,24 @@ def test_the_density_is_the_one_that_just_meets_the_target(target, monkeypatch, 
     assert wanted.met_by(found.held_out.value(wanted), 0.1)
 
 
+@mark.parametrize(("slow", "chosen"), [((16, 16), (32, 32)), ((32, 32), (16, 16)), (None, (32, 32))])
+def test_the_fastest_block_size_that_meets_the_target_is_taken(slow, chosen, monkeypatch, tmp_path):
+    stand = Stand(monkeypatch)
+    plain = stand.outcome
+
+    def outcome(subject, recipe, number, what):
+        found = plain(subject, recipe, number, what)
+        is_slow = recipe.rules[0].policy.block_size == slow
+        return replace(found, seconds=found.seconds * (1.5 if is_slow else 1.0))
+
+    stand.outcome = outcome
+    found = tune(
+        wan_pipeline(), list("abcd"), "latent_error<0.1", block_sizes=((32, 32), (16, 16)), folder=tmp_path
+    )
+    assert found.recipe.rules[0].policy.block_size == chosen
+    assert found.reached.latent_error <= 0.1
+
+
 def test_harder_prompts_kept_aside_raise_the_density_and_it_says_so(monkeypatch, tmp_path):
     Stand(monkeypatch, harder=1.6)
     found = tuned("latent_error<0.08", tmp_path)
