@@ -56,6 +56,10 @@ class Summary:
         return sum(site.calls for site in self.sites)
 
     @property
+    def sparse_calls(self) -> int:
+        return sum(site.sparse_calls for site in self.sites)
+
+    @property
     def density(self) -> float | None:
         """Mean density of all calls, dense ones counting 1: the attention work done, as a share of dense."""
         if not self.calls:
@@ -66,8 +70,7 @@ class Summary:
     @property
     def sparse_density(self) -> float | None:
         """Mean density of the sparse calls alone."""
-        sparse = sum(site.sparse_calls for site in self.sites)
-        return self._sparse_work / sparse if sparse else None
+        return self._sparse_work / self.sparse_calls if self.sparse_calls else None
 
     @property
     def _sparse_work(self) -> float:

@@ -47,7 +47,7 @@ def report_of(
         density_by_layer_and_step=density_map(patch),
         layer_names=tuple(one.site.full_name for one in patch.installed) if density_map(patch) else (),
         dense_reasons=account.dense_reasons,
-        sparse_calls=sum(site.sparse_calls for site in account.sites),
+        sparse_calls=account.sparse_calls,
         versions=versions(),
         settings=_settings(pipe, settings, compared.dense),
         command=shlex.join(command),

@@ -177,8 +177,9 @@ def measure(
     density = account.density
     assert density is not None
     attention_seconds = attention.seconds / attention_repeats
-    sparse_calls = sum(site.sparse_calls for site in account.sites)
-    return Measured(average(times), attention_seconds, peak, density, account.dense_reasons, sparse_calls)
+    return Measured(
+        average(times), attention_seconds, peak, density, account.dense_reasons, account.sparse_calls
+    )
 
 
 def timed(call: Callable[[], None], on_cuda: bool) -> float:

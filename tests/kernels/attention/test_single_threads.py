@@ -7,14 +7,6 @@ import torch
 from accel.kernels.attention.single_threads import in_parts
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_parts_cost_the_same_and_run_on_one_thread_each(two_threads):
     found = []
     in_parts(
