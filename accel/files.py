@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel.mistake import Mistake
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import ReadWriteLock
 
 LOCK = ".lock"
+T = TypeVar("T")
 LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.part(\.\w+)?")
 
 
@@ -77,6 +79,49 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(".*"):
         if LEFTOVER.fullmatch(left.name):
             left.unlink(missing_ok=True)
+
+
+class Results:
+    """Results by key in a folder's `results.json`, written at once, so that an interrupted run can continue.
+
+    Args:
+        folder: is made if it is missing.
+
+    Raises:
+        Mistake: if the file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "results.json"
+        try:
+            self._found = json.loads(self._file.read_bytes()) if self._file.exists() else {}
+        except ValueError:
+            raise self._damaged from None
+        if not isinstance(self._found, dict):
+            raise self._damaged
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def read(self, key: str, build: Callable[[Any], T]) -> T:
+        """What `build` makes of the result that is kept under a key.
+
+        Raises:
+            Mistake: if it can make nothing of it.
+        """
+        try:
+            return build(self._found[key])
+        except (TypeError, ValueError, KeyError):
+            raise self._damaged from None
+
+    def keep(self, key: str, value: Any) -> None:
+        self._found[key] = value
+        write_whole(self._file, json.dumps(self._found, indent=1))
+
+    @property
+    def _damaged(self) -> Mistake:
+        return Mistake(f"{self._file}: is damaged; delete it to measure again")
 
 
 def _keep_the_name(folder: Path) -> None:

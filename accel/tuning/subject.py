@@ -22,9 +22,8 @@ from torch import Tensor
 from accel.accelerate import accelerated, patches_of
 from accel.apply.summary import summarize
 from accel.comparison.quality import measure_quality, relative_error
-from accel.files import whole_file, write_whole
+from accel.files import Results, whole_file
 from accel.machine.versions import device_name
-from accel.mistake import Mistake
 from accel.patches.models import supported_models
 from accel.recipe.files import recipe_data
 from accel.recipe.recipe import DENSE, Recipe
@@ -98,12 +97,10 @@ class Subject:
     folder: Path
     pixels: bool = False
     pace: Pace = field(default_factory=Pace)
-    _results: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._model = fingerprint(self.pipe)
-        self._results = results_in(self._file)
+        self._results = Results(self.folder)
 
     @property
     def has_decoder(self) -> bool:
@@ -130,9 +127,9 @@ class Subject:
             seconds, work = made.seconds.transformer, self._work(made.patch, playback)
             if playback is not None:
                 seconds += playback.played * dense.seconds / dense.forwards
-            self._keep(key, asdict(Outcome(error, ssim, seconds, dense.seconds, work)))
+            self._results.keep(key, asdict(Outcome(error, ssim, seconds, dense.seconds, work)))
         self.pace.done(key)
-        return Outcome(**self._results[key])
+        return self._results.read(key, lambda kept: Outcome(**kept))
 
     def forced(self, recipe: Recipe, number: int, what: str) -> tuple[float, float]:
         """Root mean square over the steps of the forced error of the guided velocity, and the work."""
@@ -144,10 +141,9 @@ class Subject:
                 (patch,) = patches_of(self.pipe)
                 errors = forced_errors(self.pipe, lambda: self.run(number), dense.course)
             rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
-            self._keep(key, [rms, self._work(patch, playback)])
+            self._results.keep(key, [rms, self._work(patch, playback)])
         self.pace.done(key)
-        rms, work = self._results[key]
-        return rms, work
+        return self._results.read(key, lambda kept: (float(kept[0]), float(kept[1])))
 
     def shown(self, recipe: Recipe, number: int) -> tuple[Tensor, ...]:
         """The dense and the recipe's frames [F, H, W, C] of one prompt; nothing if they cannot be decoded."""
@@ -232,39 +228,15 @@ class Subject:
 
     def took(self, seconds: float) -> float:
         """Add to the seconds that this folder has taken, interrupted runs too; all of them."""
-        self._keep(SECONDS, self._results.get(SECONDS, 0.0) + seconds)
-        return self._results[SECONDS]
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "results.json"
-
-    def _keep(self, key: str, value: Any) -> None:
-        self._results[key] = value
-        write_whole(self._file, json.dumps(self._results, indent=1))
+        before = self._results.read(SECONDS, float) if SECONDS in self._results else 0.0
+        self._results.keep(SECONDS, before + seconds)
+        return before + seconds
 
     def _key(self, kind: str, recipe: Recipe | None, number: int) -> str:
         data = None if recipe is None else {**recipe_data(recipe), "description": ""}
         settings = self.settings_of(number).model_dump(mode="json")
         about = [kind, data, settings, self._model, *([self.pixels] if kind == "outcome" else [])]
         return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def results_in(file: Path) -> dict[str, Any]:
-    """The results that a file holds; none if it is missing.
-
-    Raises:
-        Mistake: if it is damaged.
-    """
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Mistake(f"{file}: is damaged; delete it to measure again (the dense runs beside it are kept)")
-    return found
 
 
 def tensors_in(file: Path) -> Any:

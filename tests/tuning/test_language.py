@@ -1,5 +1,7 @@
 """Tuning language models: facts planted in texts, ratios to dense, and a whole tuning of a tiny model."""
 
+import copy
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,8 +10,10 @@ from pytest import approx, fixture, mark, raises
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from accel.cli.commands.tune import _tune_language
+from accel.files import alone_in
 from accel.mistake import Mistake
 from accel.recipe.files import load_recipe, recipe_data
+from accel.tuning.language.readings import Readings
 from accel.tuning.language.search import LanguagePoint, TunedLanguage, recipe_at, recipe_file, tune_language
 from accel.tuning.language.texts import NAMES, Reading, plant, read
 from accel.tuning.point import Unreachable
@@ -88,8 +92,9 @@ def test_figures_are_relative_to_dense():
 def test_a_whole_tuning(model, tmp_path):
     said = []
     found = tune_language(
-        model, Letters(), TEXTS, "perplexity<1.1", most_tokens=1100, progress=lambda *what: said.append(what)
-    )
+        model, Letters(), TEXTS, "perplexity<1.1", most_tokens=1100, folder=tmp_path,
+        progress=lambda *what: said.append(what),
+    )  # fmt: skip
     assert found.reached.perplexity <= 1.1 and found.held_out is not None
     assert len(found.held_out.pairs) == 2 and said[0][0].startswith("dense: text 1 of 4")
     path = recipe_file(found, "tiny", ["a", "b"], tmp_path / "mine.yaml")
@@ -101,14 +106,62 @@ def test_a_whole_tuning(model, tmp_path):
     ("target", "texts", "says"),
     [("ssim>0.9", TEXTS, "of a language model"), ("perplexity<1.1", TEXTS[:1], "at least two texts")],
 )
-def test_what_means_nothing_is_refused(model, target, texts, says):
+def test_what_means_nothing_is_refused(model, target, texts, says, tmp_path):
     with raises(Mistake, match=says):
-        tune_language(model, Letters(), texts, target)
+        tune_language(model, Letters(), texts, target, folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
-def test_what_cannot_be_reached_is_refused_with_the_best(model):
+def test_what_cannot_be_reached_is_refused_with_the_best(model, tmp_path):
     with raises(Unreachable, match="the best result is density"):
-        tune_language(model, Letters(), TEXTS, "speedup>50", most_tokens=600)
+        tune_language(model, Letters(), TEXTS, "speedup>50", most_tokens=600, folder=tmp_path)
+
+
+def test_an_interrupted_tuning_continues_where_it_was(model, monkeypatch, tmp_path):
+    read_here = []
+
+    def until_the_fourth(model, sample, recipe):
+        read_here.append(recipe)
+        if len(read_here) == 4:
+            raise KeyboardInterrupt
+        return read(model, sample, recipe)
+
+    monkeypatch.setattr("accel.tuning.language.readings.read", until_the_fourth)
+
+    def tuned(texts=TEXTS[:2], of=model):
+        return tune_language(of, Letters(), texts, "perplexity<1.001", most_tokens=600, folder=tmp_path)
+
+    with raises(KeyboardInterrupt):
+        tuned()
+    before = json.loads((tmp_path / "results.json").read_text())
+    found = tuned()
+    after = json.loads((tmp_path / "results.json").read_text())
+    assert len(before) == 3 and before.items() <= after.items() and len(after) == len(read_here) - 1
+    assert tuned() == found and len(after) == len(read_here) - 1
+    # Another text, other weights, other versions: nothing of it is known.
+    tuned((TEXTS[0], TEXTS[2]))
+    assert len(read_here) > len(after) + 1
+    with torch.no_grad():
+        (other := copy.deepcopy(model)).lm_head.weight[0, 0] += 1
+    for change in (
+        lambda: tuned(of=other),
+        lambda: monkeypatch.setattr("accel.tuning.language.readings.versions", dict) or tuned(),
+    ):
+        known = len(read_here)
+        change()
+        assert len(read_here) >= known + 3
+
+
+def test_a_folder_that_is_damaged_or_in_use_is_refused(model, tmp_path):
+    with alone_in(tmp_path), raises(BlockingIOError, match="another run is writing to this folder"):
+        tune_language(model, Letters(), TEXTS, "perplexity<1.1", most_tokens=600, folder=tmp_path)
+    readings, sample = Readings(model, tmp_path), plant(Letters(), TEXTS[0], 0, 600)
+    assert readings.of(sample) == Readings(model, tmp_path).of(sample)
+    kept = (tmp_path / "results.json").read_text()
+    for text in (kept[:50], kept.replace("loss", "lost"), kept.replace("[", "1,").replace("]", "")):
+        (tmp_path / "results.json").write_text(text)
+        with raises(Mistake, match="is damaged; delete it"):
+            Readings(model, tmp_path).of(sample)
 
 
 def test_the_command_says_where_nothing_is_gained(model, monkeypatch, tmp_path, capsys):

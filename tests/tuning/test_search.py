@@ -295,7 +295,7 @@ def test_damaged_files_are_refused_or_made_again(monkeypatch, tmp_path):
     profiled.write_bytes(profiled.read_bytes()[:100])
     assert tuned("latent_error<0.1", tmp_path).reached.density == before.reached.density
     assert tensors_in(profiled) and tensors_in(tmp_path / "missing.pt") is None
-    for text in ('{"seconds": 1.0, "outco', "[1]", "\xff"):
+    for text in ('{"seconds": 1.0, "outco', "[1]", "\xff", '{"seconds": []}'):
         (tmp_path / "results.json").write_text(text, encoding="latin-1")
         with raises(Mistake, match=r"results\.json: is damaged; delete it"):
             tuned("latent_error<0.1", tmp_path)
@@ -325,7 +325,7 @@ def test_what_python_gets_wrong_is_said_before_anything_runs(given, error, says,
 
 
 def test_an_interrupt_ends_in_a_sentence(tmp_path):
-    with raises(Mistake, match="interrupted; go on"), ended_in_words(Target("ssim", 0.9), tmp_path, "go on"):
+    with raises(Mistake, match="interrupted; the same"), ended_in_words(Target("ssim", 0.9), tmp_path):
         raise KeyboardInterrupt
 
 

@@ -103,8 +103,7 @@ def tune(
         complain(f"{repeated} of {len(texts)} prompts repeat others: the same prompt with another seed")
     pipe = asked.load()
     pipe.set_progress_bar_config(disable=True)
-    again = f"the same command continues from {output}"
-    with ended_in_words(wanted, output, again), progress_bar() as progress:
+    with ended_in_words(wanted, output), progress_bar() as progress:
         found = find(
             pipe,
             texts,
@@ -140,9 +139,10 @@ def _tune_language(
     texts_aside(texts, target, kept_aside)
     options.require_folder("--output", output)
     language = load_language_model(model, device)
-    again = "of language models nothing is kept, so the same command starts over"
-    with ended_in_words(target, output, again), progress_bar() as progress:
-        found = tune_language(*language, texts, target, kept_aside=kept_aside, progress=progress)
+    with ended_in_words(target, output), progress_bar() as progress:
+        found = tune_language(
+            *language, texts, target, kept_aside=kept_aside, folder=output, progress=progress
+        )
     # Before anything is said: output that nobody reads any more does not cost the search.
     written = recipe_file(found, model, [str(file) for file in files], output / "tuned.yaml")
     say(f"reached {found.reached}")
@@ -161,7 +161,7 @@ def _say_if_slower(speedup: float) -> None:
 
 
 @contextmanager
-def ended_in_words(target: Target, output: Path, after_interrupt: str) -> Iterator[None]:
+def ended_in_words(target: Target, output: Path) -> Iterator[None]:
     """A search that is interrupted, or finds nothing, ends in a sentence.
 
     Raises:
@@ -173,7 +173,7 @@ def ended_in_words(target: Target, output: Path, after_interrupt: str) -> Iterat
     try:
         yield
     except KeyboardInterrupt:
-        raise Mistake(f"interrupted; {after_interrupt}") from None
+        raise Mistake(f"interrupted; the same command continues from {output}") from None
     except Unreachable as refused:
         output.mkdir(parents=True, exist_ok=True)
         best = write_best(refused.best, target, output / "best.yaml")

@@ -10,12 +10,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from accel.files import write_whole
+from accel.files import alone_in, write_whole
 from accel.mistake import Mistake
 from accel.recipe.files import build_recipe, recipe_data
 from accel.recipe.recipe import Recipe
 from accel.tuning.bisection import Bisection
-from accel.tuning.language.texts import Reading, plant, read
+from accel.tuning.language.readings import Readings
+from accel.tuning.language.texts import Reading, Sample, plant
 from accel.tuning.pace import Progress, silent
 from accel.tuning.target import Target, aside_of
 from accel.tuning.write import with_evidence
@@ -108,6 +109,7 @@ def tune_language(
     *,
     kept_aside: int | None = None,
     most_tokens: int = 4096,
+    folder: str | Path = "out/tune",
     progress: Progress = silent,
 ) -> TunedLanguage:
     """Find the lowest density of the default method that meets a target on prompts like these texts.
@@ -118,28 +120,36 @@ def tune_language(
         target: "perplexity<1.02" (of the dense model's), "retrieval>0.95" or "speedup>1.5".
         kept_aside: of the texts, the last ones that nothing is chosen on; None is half of them.
         most_tokens: of each that are read.
+        folder: where readings are kept; with the same folder, an interrupted search continues.
         progress: hears what is done next.
 
     Raises:
-        Mistake: if the target or the texts make no sense.
+        Mistake: if the target or the texts make no sense, or the folder's results are damaged.
+        BlockingIOError: if another tuning is using the folder.
         Unreachable: if no density meets the target; holds the best.
     """
     target = Target.parse(target) if isinstance(target, str) else target
     aside = texts_aside(texts, target, kept_aside)
     samples = [plant(tokenizer, text, number, most_tokens) for number, text in enumerate(texts)]
+    with alone_in(Path(folder)):
+        return _found(Readings(model, Path(folder)), samples, target, aside, progress)
+
+
+def _found(
+    readings: Readings, samples: Sequence[Sample], target: Target, aside: int, progress: Progress
+) -> TunedLanguage:
     dense = []
     for number, sample in enumerate(samples):
-        progress(f"dense: text {number + 1} of {len(texts)}", number / len(texts) / 4)
-        dense.append(read(model, sample))
+        progress(f"dense: text {number + 1} of {len(samples)}", number / len(samples) / 4)
+        dense.append(readings.of(sample))
     points: list[LanguagePoint] = []
-
-    chosen_on, kept = slice(0, len(texts) - aside), slice(len(texts) - aside, None)
+    chosen_on, kept = slice(0, len(samples) - aside), slice(len(samples) - aside, None)
 
     def point_at(density: float, which: slice) -> LanguagePoint:
         progress(f"density {density:.3f}", min(0.25 + 0.1 * len(points), 0.9))
         recipe = recipe_at(density)
-        readings = [read(model, sample, recipe) for sample in samples[which]]
-        points.append(LanguagePoint(density, recipe, tuple(zip(readings, dense[which], strict=True))))
+        read = [readings.of(sample, recipe) for sample in samples[which]]
+        points.append(LanguagePoint(density, recipe, tuple(zip(read, dense[which], strict=True))))
         return points[-1]
 
     reached = Bisection(lambda density: point_at(density, chosen_on), target).search(START)
