@@ -20,6 +20,33 @@ DEMO_PROMPTS: tuple[str, ...] = (
     "a green square moving right over a gray checkered background",
 )
 
+# `accel tune demo` chooses on the first half (`sample_scene` with seed 102) and keeps the rest aside (101).
+TUNING_PROMPTS: tuple[str, ...] = (
+    "a big red triangle bouncing over a indigo striped background",
+    "a big white square moving up and a green star bouncing over a forest checkered background",
+    "a big orange square shrinking and a red circle shrinking over a navy gradient background",
+    "a big cyan square moving down over a indigo checkered background",
+    "a cyan star moving up over a gray striped background",
+    "a big orange square orbiting over a indigo striped background",
+    "a big green star spinning over a forest plain background",
+    "a blue square moving down over a maroon plain background",
+    "a small white circle bouncing and a big cyan square shrinking over a forest plain background",
+    "a small yellow star orbiting over a indigo striped background",
+    "a red star spinning and a green triangle moving left over a gray striped background",
+    "a white triangle moving down over a navy checkered background",
+    "a green star bouncing over a ivory plain background",
+    "a small white triangle growing and a small blue circle moving left over a forest checkered background",
+    "a small red star shrinking and a orange star moving down over a black plain background",
+    "a big purple circle shrinking over a black striped background",
+    "a yellow star moving up over a ivory gradient background",
+    "a small orange circle moving right over a mustard checkered background",
+    "a small green star moving right over a maroon checkered background",
+    "a small cyan triangle moving up over a maroon plain background",
+    "a big orange circle growing over a gray checkered background",
+    "a small yellow star spinning and a small orange star moving right over a maroon gradient background",
+    "a red star spinning over a indigo checkered background",
+    "a white circle moving right over a ivory checkered background",
+)
 
 # How the demo pipeline is called, by the names of `GenerateSettings`.
 DEMO_SETTINGS: Mapping[str, Any] = MappingProxyType(

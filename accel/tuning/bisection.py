@@ -12,7 +12,7 @@ from accel.tuning.point import Unreachable
 from accel.tuning.target import Target
 
 ROUNDS = 5
-CLOSE = 0.06
+CLOSE = 0.1
 SLOPE = 4.0  # of the logarithm of what is lost over density: a guess until two points show it
 LEAST_STEP, LONGEST_STEP = 0.02, 0.35
 
@@ -89,7 +89,7 @@ class Bisection(Generic[P]):
         missing = [density for density in self.points if density not in meeting]
         if meeting:
             best = min(meeting, key=lambda density: abs(density - self._hardest))
-            if self.target.is_close(self.points[best].cautious(self.target)) or best == self._hardest:
+            if self.target.is_close(self.points[best].cautious(self.target), CLOSE) or best == self._hardest:
                 return None
             beyond = [density for density in missing if abs(density - best) < LEAST_STEP]
             if beyond:

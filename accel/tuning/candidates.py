@@ -118,12 +118,16 @@ class Candidate:
         return data | {"rules": [{"match": "*", "policy": policy}]}
 
 
-def candidates(block_sizes: Sequence[tuple[int, int]]) -> tuple[Candidate, ...]:
+def candidates(block_sizes: Sequence[tuple[int, int]], steps: int | None = None) -> tuple[Candidate, ...]:
     """What is tried: a centre, and what differs from it in one thing.
 
     Raises:
-        Mistake: if there is no block size.
+        Mistake: if there is no block size, or one step, which runs dense.
     """
+    if steps == 1:
+        raise Mistake(
+            "steps is 1: every recipe that is tried runs the first step dense; tune needs 2 or more"
+        )
     if not block_sizes:
         raise Mistake("block_sizes is empty: at least one is needed, such as (128, 64)")
     centre = Candidate(block_sizes[0])

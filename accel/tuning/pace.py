@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from accel.tuning.target import counted
+
 Progress = Callable[[str, float], None]
 
 
@@ -19,7 +21,7 @@ class Pace:
 
     Args:
         tell: hears what is done next, and the share of everything that is done by then, in [0, 1].
-        expected: generations in all, at most; 0 until that is known.
+        expected: about how many generations in all; 0 until that is known.
     """
 
     tell: Progress = silent
@@ -32,11 +34,12 @@ class Pace:
     def next(self, text: str) -> None:
         """Something that takes time begins."""
         finished = len(self._known)
-        share = min(finished / self.expected, 1.0) if self.expected else 0.0
+        share = min(finished / self.expected, 0.99) if self.expected else 0.0
         left = ""
         if self._ran and self.expected > finished:
             minutes = self._seconds / self._ran * (self.expected - finished) / 60
-            left = f", {minutes:.0f} minutes left at most" if minutes >= 1 else ", less than a minute left"
+            about = round(minutes)
+            left = f", about {counted(about, 'minute')} left" if about else ", less than a minute left"
         self.tell(f"{text}{left}", share)
         self._began = time.perf_counter()
 

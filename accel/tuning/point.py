@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from accel.recipe.recipe import Recipe
 from accel.run.settings import GenerateSettings
 from accel.tuning.profile import Profile
 from accel.tuning.subject import Outcome
-from accel.tuning.target import Target
+from accel.tuning.target import Target, counted, margin
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,11 @@ class Point:
         return found
 
     def cautious(self, target: Target) -> float:
-        """The figure, worse by its standard error over the prompts: others will differ from these."""
+        """The figure, of quality worse by its margin: other prompts will differ from these."""
         value = self.value(target)
-        if target.metric == "speedup" or len(self.outcomes) < 2:
+        if target.metric == "speedup":
             return value
-        spread = statistics.stdev(getattr(outcome, target.metric) for outcome in self.outcomes)
-        error = spread / math.sqrt(len(self.outcomes))
+        error = margin([getattr(outcome, target.metric) for outcome in self.outcomes])
         return value + error if target.lower_is_better else value - error
 
     def _mean(self, name: str) -> float | None:
@@ -76,7 +74,7 @@ class Point:
     def __str__(self) -> str:
         error = "" if self.latent_error is None else f", latent error {self.latent_error:.4f}"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
-        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {len(self.outcomes)} prompts"
+        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {counted(len(self.outcomes), 'prompt')}"
         return f"{self.name} at density {self.density:.3f}{error}{ssim}, {rest}"
 
 
@@ -108,8 +106,8 @@ class Tuned:
     Args:
         recipe: meets the target; `data` is what its file holds.
         reached: on the prompts it was chosen on; `held_out` on those kept aside, None without any.
-        corrected: whether the density was raised because of the prompts kept aside: then these are held out
-            no more.
+        corrected: whether `held_out`, the first choice, missed the target: then `recipe` was chosen again on
+            all prompts, and none is held out any more.
         points: everything that was tried by whole generations.
         ranked: everything that was ranked by the forced error, best first.
         profile: where the calls' errors are.

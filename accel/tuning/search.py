@@ -2,8 +2,8 @@
 
 Dense once a prompt. One of those runs says how the layers share a budget (`profile`). The families of recipes
 are ranked by the forced error at one executed work. Of the best one the density is bisected by whole
-generations, in every block size, and the fastest is checked on prompts kept aside; if it falls short there it
-is corrected, and says so.
+generations, in every block size on a few prompts, and in the fastest on all that are not kept aside. It is
+checked on those that are; if it falls short there it is chosen again on all of them, and says so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from accel.patches.models import supported_models
 from accel.recipe.choose import default_recipe
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.settings import GenerateSettings
-from accel.tuning.bisection import ROUNDS, Bisection
-from accel.tuning.candidates import LEAST, MOST, Candidate, candidates, combined
+from accel.tuning.bisection import Bisection
+from accel.tuning.candidates import Candidate, candidates, combined
 from accel.tuning.pace import Pace, Progress, silent
 from accel.tuning.point import Point, Ranked, Tuned, Unreachable
 from accel.tuning.profile import Profile, allocate, profile
@@ -36,7 +36,8 @@ from accel.tuning.target import Target, aside_of
 
 RANKED_AT = 0.5  # the work that families are compared at
 ABOUT_THE_FIRST = 0.97  # a family has to do better than the centre by more than this to count
-CORRECTIONS = 3
+FEW = 4  # prompts that block sizes are compared on
+USUAL_ROUNDS = 3, 2  # of a bisection on these, and of the one after it on all
 SLACK = 0.1
 FULL_LOSS = 4.0  # generations that looking at every density takes, at most
 
@@ -73,7 +74,8 @@ class _Search:
         what = f"{candidate.name}, density {density:.2f}"
         outcomes = tuple(self.subject.outcome(recipe, number, what) for number in prompts)
         found = Point(candidate.name, density, recipe, outcomes)
-        self.points.append(found)
+        if found not in self.points:
+            self.points.append(found)
         return found
 
     def density_at(self, candidate: Candidate, work: float) -> float:
@@ -112,7 +114,7 @@ def tune(
 
     Raises:
         TypeError: if it is not a pipeline with a supported model and a scheduler.
-        Mistake: if the target or the prompts make no sense, or the folder's results are damaged.
+        Mistake: if the target, prompts or settings make no sense, or the folder's results are damaged.
         BlockingIOError: if another tuning is using the folder.
         Unreachable: if no recipe meets the target; holds the best one.
     """
@@ -126,9 +128,9 @@ def tune(
     if isinstance(prompts, str):
         raise Mistake(f"tune needs a list of prompts, got the text {prompts!r}")
     aside = aside_of(len(prompts), "prompts", kept_aside)
-    families = candidates(block_sizes)
-    began = time.perf_counter()
     settings = settings or GenerateSettings(prompt=prompts[0])
+    families = candidates(block_sizes, settings.num_inference_steps)
+    began = time.perf_counter()
     pace = Pace(progress)
     with alone_in(Path(folder)):
         subject = Subject(pipe, settings, tuple(prompts), Path(folder), target.metric == "ssim", pace)
@@ -160,7 +162,7 @@ def _found(
         subject, target, range(chosen_on), range(chosen_on, prompts),
         _looked_at(subject, families[0]), n_steps, families[0].shared,
     )  # fmt: skip
-    best, reached = _of_the_best_size(search, _ranked(search, families), _sizes(families))
+    best, reached = _settled(search, _ranked(search, families), _sizes(families))
     return search, best, *_checked(search, best, reached)
 
 
@@ -168,37 +170,40 @@ def _sizes(families: Sequence[Candidate]) -> list[tuple[int, int]]:
     return list(dict.fromkeys(family.block_size for family in families))
 
 
-def _of_the_best_size(
-    search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]]
-) -> tuple[Candidate, Point]:
-    """The best family in each block size at the density that meets the target, and the best of these.
+def _settled(search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]]) -> tuple[Candidate, Point]:
+    """The best family in the fastest block size, and the density at which it meets the target.
 
-    Small blocks have the lowest error at equal work, but need not be the fastest.
+    Small blocks have the lowest error at equal work, but need not be the fastest. The sizes are compared on a
+    few prompts, each where it meets the target; of the one taken the density is then that of all prompts.
 
     Raises:
         Unreachable: if the best family meets the target in no size.
     """
-    found: list[tuple[Candidate, Point]] = []
-    refused: Unreachable | None = None
     start = search.density_at(best, RANKED_AT)
+    few: dict[Candidate, Point] = {}
     for size in sorted(sizes, key=lambda size: size != best.block_size):
         family = replace(best, block_size=size)
         try:
-            point = _bisected(search, family, start)
-        except Unreachable as error:
-            refused = refused or error
-            continue
-        start = point.density
-        if not found or _gain(search, point) > _gain(search, found[-1][1]) / ABOUT_THE_FIRST:
-            found.append((family, point))
-    if not found and refused is not None:
-        raise refused
-    return found[-1]
+            few[family] = _bisected(search, family, search.chosen_on[:FEW], start)
+        except Unreachable as refused:
+            few[family] = refused.best
+        start = few[family].density
+
+    def worth(family: Candidate) -> tuple[bool, float]:
+        ahead = 1.0 if family == best else ABOUT_THE_FIRST
+        return search.target.met_by(few[family].cautious(search.target)), ahead * _gain(search, few[family])
+
+    refusals = []
+    for family in sorted(few, key=worth, reverse=True):
+        try:
+            return family, _bisected(search, family, search.chosen_on, few[family].density)
+        except Unreachable as refused:
+            refusals.append(refused)
+    raise refusals[0]
 
 
-def _bisected(search: _Search, family: Candidate, start: float) -> Point:
-    bisection = Bisection(lambda density: search.point(family, density, search.chosen_on), search.target)
-    return bisection.search(start)
+def _bisected(search: _Search, family: Candidate, prompts: Sequence[int], start: float) -> Point:
+    return Bisection(lambda density: search.point(family, density, prompts), search.target).search(start)
 
 
 def _gain(search: _Search, point: Point) -> float:
@@ -220,15 +225,18 @@ def shared_layers(pipe: Any) -> int:
 
 
 def _announce(subject: Subject, families: Sequence[Candidate], chosen_on: int, aside: int) -> None:
-    """Say how long it takes at most, by the first dense generation."""
+    """Say how long it usually takes, by the first dense generation."""
     seconds = subject.dense(0).seconds
     shown = 2 if subject.has_decoder else 0
-    tried = ROUNDS * len(_sizes(families)) * chosen_on
-    calls = chosen_on + aside + len(families) + 3 + tried + 2 * aside + shown
+    of_few, of_all = USUAL_ROUNDS
+    tried = of_few * len(_sizes(families)) * min(FEW, chosen_on)
+    tried += of_all * chosen_on if chosen_on > FEW else 0
+    calls = chosen_on + aside + len(families) + 3 + tried + aside + shown
     subject.pace.expected = calls
     minutes = (calls + FULL_LOSS) * seconds / 60
     subject.pace.tell(
-        f"a dense generation takes {seconds:.0f} s; {calls} of them at most, {minutes:.0f} minutes",
+        f"a dense generation takes {seconds:.0f} s; about {calls} of them, {minutes:.0f} minutes, "
+        "and more if the prompts kept aside miss the target",
         0.0,
     )
 
@@ -273,28 +281,14 @@ def _ranked(search: _Search, families: Sequence[Candidate]) -> Candidate:
 
 
 def _checked(search: _Search, best: Candidate, reached: Point) -> tuple[Point, Point | None, bool]:
-    """The point after a look at the prompts kept aside, what it does there, and whether that changed it."""
+    """The point after a look at the prompts kept aside, what it does there, and whether that changed it.
+
+    A miss by more than the slack is what the prompts chosen on could not show: all are then chosen on.
+    """
     if not search.aside:
         return reached, None, False
     held_out = search.point(best, reached.density, search.aside)
-    corrected = False
-    for _ in range(CORRECTIONS):
-        if search.target.met_by(held_out.value(search.target), SLACK):
-            break
-        corrected = True
-        held_out = search.point(best, _corrected(search, held_out), search.aside)
-    if not search.target.met_by(held_out.value(search.target), SLACK):
-        raise Unreachable(
-            f"the target {search.target} is met on the prompts that were chosen on, but not on those kept "
-            f"aside: the best result is {held_out}",
-            held_out,
-        )
-    return (held_out if corrected else reached), held_out, corrected
-
-
-def _corrected(search: _Search, missed: Point) -> float:
-    """A density that makes up for a miss: errors fall about with the square of the density."""
-    bad = search.target.lost(missed.value(search.target)) / search.target.lost(search.target.value)
-    if search.target.metric == "speedup":
-        return max(LEAST, missed.density / bad**2)
-    return min(MOST, missed.density * bad**0.5 * 1.05)
+    if search.target.met_by(held_out.value(search.target), SLACK):
+        return reached, held_out, False
+    everything = range(len(search.subject.prompts))
+    return _bisected(search, best, everything, reached.density), held_out, True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +18,7 @@ PERFECT = {"latent_error": 0.0, "ssim": 1.0, "perplexity": 1.0, "retrieval": 1.0
 BOUNDS = {
     "latent_error": (0, 2), "ssim": (0, 1), "speedup": (1, 100), "perplexity": (1, 10), "retrieval": (0, 1)
 }  # fmt: skip
+CONFIDENCE = 0.8  # that the mean over as many other prompts is no worse than the margin allows
 PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=?|>=?)\s*([-+.0-9eE]+)\s*")
 
 
@@ -86,12 +89,30 @@ class Target:
         sign = 1 if self.lower_is_better else -1
         return max(sign * (value - PERFECT[self.metric]), 1e-9)
 
-    def is_close(self, value: float, share: float = 0.06) -> bool:
-        """Whether a figure meets the target only just."""
+    def is_close(self, value: float, share: float) -> bool:
+        """Whether a figure loses at least the target's loss less a share of it."""
         return self.lost(value) > self.lost(self.value) * (1 - share)
 
     def __str__(self) -> str:
         return f"{self.metric}{'<' if self.lower_is_better else '>'}{self.value:g}"
+
+
+def margin(values: Sequence[float]) -> float:
+    """How much worse the mean over as many others may be, four times of five; 0 for one value.
+
+    The one-sided prediction interval of a mean, by Student's t; its quantile by Cornish and Fisher's series.
+    """
+    count = len(values)
+    if count < 2:
+        return 0.0
+    z, free = statistics.NormalDist().inv_cdf(CONFIDENCE), count - 1
+    quantile = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return quantile * statistics.stdev(values) * math.sqrt(2 / count)
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: `1 prompt`, `2 prompts`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def aside_of(count: int, what: str, kept_aside: int | None) -> int:

@@ -37,26 +37,32 @@ def recipe_text(tuned: Tuned) -> str:
         for name, value in vars(tuned.settings).items()
         if value not in (None, ()) and name != "prompt"
     }
-    held = "no prompts were kept aside" if tuned.held_out is None else f"kept aside: {tuned.held_out}"
-    corrected = (
-        " (its density was raised by these prompts, so they are no longer held out)"
-        if tuned.corrected
-        else ""
-    )
     lines = [
         f"Tuned by `accel tune` to {tuned.target}, {date.today().isoformat()}.",
         "",
         f"Settings: {', '.join(f'{name} {value}' for name, value in sizes.items())}",
         f"Machine: {tuned.machine}; {tuned.seconds / 60:.0f} minutes",
         f"Reached: {tuned.reached}",
-        "(chosen so that the mean, worse by its standard error over these prompts, meets the target)",
-        f"Held out: {held}{corrected}",
+        "(chosen so that, by their spread, the mean of as many others meets the target four times of five)",
+        f"Held out: {held_out(tuned)}",
         f"Prompts: {len(tuned.prompts)}; the seed of each is its place, from 0, plus the one above; the last "
         f"{tuned.kept_aside} were kept aside:",
         *(f"- {prompt}" for prompt in tuned.prompts),
         "Not measured: any other size, number of steps, machine or prompt.",
     ]
     return with_evidence(lines, tuned.data, f"tuned to {tuned.target}")
+
+
+def held_out(tuned: Tuned) -> str:
+    """What the prompts kept aside say about a recipe."""
+    if tuned.held_out is None:
+        return "no prompts were kept aside"
+    if not tuned.corrected:
+        return str(tuned.held_out)
+    return (
+        f"nothing: the first choice missed the target on the prompts kept aside ({tuned.held_out}), so the "
+        "recipe was chosen again on all prompts"
+    )
 
 
 def write_best(best: Point, target: Target, path: Path) -> Path:
@@ -79,6 +85,7 @@ def write_page(tuned: Tuned, path: Path, fps: float = 12.0) -> Path:
     page = rendered(
         Path(__file__).with_name("page.html.j2"),
         tuned=tuned,
+        held_out=held_out(tuned),
         tradeoff=tradeoff_chart(_tried(tuned)),
         recipe=recipe_text(tuned),
         heat=heat_map(tuned.profile),

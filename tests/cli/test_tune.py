@@ -37,7 +37,7 @@ def test_tune_writes_a_recipe_and_a_page_and_runs_nothing_twice(prompts, tmp_pat
     said = capsys.readouterr()
     lines = [line for line in said.err.splitlines() if "%" in line[:5]]
     assert "dense: prompt 1 of 2" in lines[0] and "a dense generation takes" in lines[1]
-    assert "reached" in said.out and "kept aside" in said.out
+    assert "reached" in said.out and "held out: " in said.out
     recipe = load_recipe(tmp_path / "tuned.yaml")
     assert recipe.rules[0].policy.block_size == (16, 16)
     page = (tmp_path / "tuned.html").read_text()

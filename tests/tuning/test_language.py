@@ -82,8 +82,8 @@ def test_figures_are_relative_to_dense():
     point = LanguagePoint(0.2, recipe_at(0.2), pairs)
     assert point.perplexity == approx(math.exp(0.2))
     assert point.retrieval == approx(2 / 3)
-    # 0.1 and 0.3: a mean of 0.2 with a standard error of 0.1.
-    assert point.cautious(Target("perplexity", 1.5)) == approx(math.exp(0.3))
+    # 0.1 and 0.3: a mean of 0.2 with a standard error of 0.1; Student's t is 1.376.
+    assert point.cautious(Target("perplexity", 1.5)) == approx(math.exp(0.2 + 1.376 * 0.1 * 2**0.5), rel=0.01)
     blind = LanguagePoint(0.2, recipe_at(0.2), ((reading(1, (True,)), reading(1, (False,))),))
     with raises(Mistake, match="finds none of the facts"):
         blind.value(Target("retrieval", 0.9))

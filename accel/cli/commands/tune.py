@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accel.cli import options
-from accel.demo.paths import DEMO_PROMPTS
+from accel.demo.paths import TUNING_PROMPTS
 from accel.files import text_of
 from accel.mistake import Mistake
 from accel.run.settings import GenerateSettings, LoadSettings
@@ -93,11 +93,11 @@ def tune(
     from accel.cli.terminal import complain, say
     from accel.tuning.candidates import candidates
     from accel.tuning.search import tune as find
-    from accel.tuning.write import write_page, write_recipe, write_tried
+    from accel.tuning.write import held_out, write_page, write_recipe, write_tried
 
     # Refused before weights are read.
     aside_of(len(texts), "prompts", kept_aside)
-    candidates(blocks)
+    candidates(blocks, settings.num_inference_steps)
     options.require_folder("--output", output)
     if repeated := len(texts) - len(set(texts)):
         complain(f"{repeated} of {len(texts)} prompts repeat others: the same prompt with another seed")
@@ -120,8 +120,7 @@ def tune(
     )
     write_tried(found, output)
     say(f"reached {found.reached}")
-    if found.held_out is not None:
-        say(f"kept aside: {found.held_out}{', corrected by them' if found.corrected else ''}")
+    say(f"held out: {held_out(found)}")
     if not found.profile.pays:
         say("no density makes a call faster than a dense one on this machine at this size")
     _say_if_slower(found.reached.speedup)
@@ -210,7 +209,7 @@ def prompts_of(model: str, file: Path | None) -> list[str]:
     if file is None:
         if model != "demo":
             raise Mistake("--prompts: a file of your own prompts, one per line, is needed to tune for them")
-        return list(DEMO_PROMPTS)
+        return list(TUNING_PROMPTS)
     lines = text_of(file, f"--prompts {file}").splitlines()
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:

@@ -18,7 +18,7 @@ from accel.tuning.bisection import Bisection
 from accel.tuning.language.readings import Readings
 from accel.tuning.language.texts import Reading, Sample, plant
 from accel.tuning.pace import Progress, silent
-from accel.tuning.target import Target, aside_of
+from accel.tuning.target import Target, aside_of, counted, margin
 from accel.tuning.write import with_evidence
 
 METRICS = ("perplexity", "retrieval", "speedup")
@@ -66,16 +66,15 @@ class LanguagePoint:
         return getattr(self, target.metric)
 
     def cautious(self, target: Target) -> float:
-        """The figure, of perplexity worse by its standard error over the texts."""
-        if target.metric != "perplexity" or len(self.pairs) < 2:
+        """The figure, of perplexity worse by its margin: other texts will differ from these."""
+        if target.metric != "perplexity":
             return self.value(target)
-        spread = statistics.stdev(own.loss - dense.loss for own, dense in self.pairs)
-        return self.perplexity * math.exp(spread / math.sqrt(len(self.pairs)))
+        return self.perplexity * math.exp(margin([own.loss - dense.loss for own, dense in self.pairs]))
 
     def __str__(self) -> str:
         found = sum(sum(dense.found) for _, dense in self.pairs)
         kept = f", finds {self.retrieval:.2f} of {found} facts" if found else ""
-        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {len(self.pairs)} texts"
+        rest = f"{self.speedup:.2f}x, work {self.work:.3f}, {counted(len(self.pairs), 'text')}"
         return f"density {self.density:.3f}, perplexity x {self.perplexity:.4f}{kept}, {rest}"
 
 
