@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -40,19 +40,24 @@ class Bisection(Generic[P]):
     lost: dict[float, float] = field(default_factory=dict)
     points: dict[float, P] = field(default_factory=dict)
 
-    def search(self, start: float) -> P:
+    def search(self, start: float, known: Iterable[float] = ()) -> P:
         """The lowest density that meets a target of quality, or the highest that meets one of speed.
+
+        Args:
+            start: where to look first.
+            known: densities that cost nothing any more; with some, the search starts from these.
 
         Raises:
             Unreachable: if no density does.
         """
-        density: float | None = start
-        for _ in range(ROUNDS):
-            assert density is not None
+        for density in known:
             self._try(density)
-            density = self._next()
-            if density is None:
+        following = self._next() if self.points else start
+        for _ in range(ROUNDS):
+            if following is None:
                 break
+            self._try(following)
+            following = self._next()
         if not self._meeting and self._easiest not in self.points:
             self._try(self._easiest)
         if not self._meeting:

@@ -97,6 +97,7 @@ class Ranked:
     name: str
     work: float
     forced: float
+    prompts: int
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from accel.tuning.subject import Subject, tensors_in
 from accel.tuning.target import Target, aside_of
 
 RANKED_AT = 0.5  # the work that families are compared at
+FINALISTS, RANKED_ON = 3, 3  # families that are compared on more than one prompt, and on how many
 ABOUT_THE_FIRST = 0.97  # a family has to do better than the centre by more than this to count
 FEW = 4  # prompts that block sizes are compared on
 USUAL_ROUNDS = 3, 2  # of a bisection on these, and of the one after it on all
@@ -71,12 +72,21 @@ class _Search:
     def point(self, candidate: Candidate, density: float, prompts: Sequence[int]) -> Point:
         """A recipe by whole generations, its figures' means over some prompts."""
         recipe = self.recipe(candidate, density)
+        self.subject.remember(density)
         what = f"{candidate.name}, density {density:.2f}"
         outcomes = tuple(self.subject.outcome(recipe, number, what) for number in prompts)
         found = Point(candidate.name, density, recipe, outcomes)
         if found not in self.points:
             self.points.append(found)
         return found
+
+    def known(self, candidate: Candidate, prompts: Sequence[int]) -> list[float]:
+        """The densities of a family that were tried on all of these prompts, for other targets too."""
+        return [
+            density
+            for density in self.subject.densities
+            if all(self.subject.knows(self.recipe(candidate, density), number) for number in prompts)
+        ]
 
     def density_at(self, candidate: Candidate, work: float) -> float:
         return candidate.density_at(work, self.n_steps, self.n_layers)
@@ -85,8 +95,9 @@ class _Search:
         """A recipe by its forced error."""
         found = [self.subject.forced(recipe, number, name) for number in prompts]
         forced, work = (statistics.fmean(values) for values in zip(*found, strict=True))
-        self.ranked.append(Ranked(name, work, forced))
-        return self.ranked[-1]
+        ranked = Ranked(name, work, forced, len(prompts))
+        self.ranked = [*(each for each in self.ranked if each.name != name), ranked]
+        return ranked
 
 
 def tune(
@@ -203,7 +214,8 @@ def _settled(search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]])
 
 
 def _bisected(search: _Search, family: Candidate, prompts: Sequence[int], start: float) -> Point:
-    return Bisection(lambda density: search.point(family, density, prompts), search.target).search(start)
+    bisection = Bisection(lambda density: search.point(family, density, prompts), search.target)
+    return bisection.search(start, search.known(family, prompts))
 
 
 def _gain(search: _Search, point: Point) -> float:
@@ -231,7 +243,16 @@ def _announce(subject: Subject, families: Sequence[Candidate], chosen_on: int, a
     of_few, of_all = USUAL_ROUNDS
     tried = of_few * len(_sizes(families)) * min(FEW, chosen_on)
     tried += of_all * chosen_on if chosen_on > FEW else 0
-    calls = chosen_on + aside + len(families) + 3 + tried + aside + shown
+    calls = (
+        chosen_on
+        + aside
+        + len(families)
+        + 3
+        + FINALISTS * (min(RANKED_ON, chosen_on) - 1)
+        + tried
+        + aside
+        + shown
+    )
     subject.pace.expected = calls
     minutes = (calls + FULL_LOSS) * seconds / 60
     subject.pace.tell(
@@ -260,15 +281,18 @@ def _looked_at(subject: Subject, family: Candidate) -> Profile:
 
 
 def _ranked(search: _Search, families: Sequence[Candidate]) -> Candidate:
-    """The best family at one work on the first prompt: the centre with all that helped, if that is better."""
+    """The best family at one work: the centre, what is better on the first prompt, and all of that combined.
+
+    One prompt may favour what others do not, so the centre and the best are compared again on a few.
+    """
     first = search.chosen_on[:1]
 
-    def forced(candidate: Candidate) -> float:
+    def forced(candidate: Candidate, prompts: Sequence[int]) -> float:
         recipe = search.recipe(candidate, search.density_at(candidate, RANKED_AT))
-        return search.rank(candidate.name, recipe, first).forced
+        return search.rank(candidate.name, recipe, prompts).forced
 
     search.rank("auto", default_recipe(supported_models(search.subject.pipe)), first)
-    errors = {family: forced(family) for family in families}
+    errors = {family: forced(family, first) for family in families}
     centre, *others = families
     better = sorted(
         (other for other in others if errors[other] < ABOUT_THE_FIRST * errors[centre]),
@@ -276,8 +300,9 @@ def _ranked(search: _Search, families: Sequence[Candidate]) -> Candidate:
     )
     everything = combined(centre, better)
     if everything not in errors:
-        errors[everything] = forced(everything)
-    return min(errors, key=errors.__getitem__)
+        errors[everything] = forced(everything, first)
+    leading = list(dict.fromkeys([centre, *sorted(errors, key=errors.__getitem__)]))[:FINALISTS]
+    return min(leading, key=lambda family: forced(family, search.chosen_on[:RANKED_ON]))
 
 
 def _checked(search: _Search, best: Candidate, reached: Point) -> tuple[Point, Point | None, bool]:

@@ -35,7 +35,7 @@ from accel.tuning.playback import Playback, work_of
 from accel.tuning.trajectory import Trajectory, forced_errors, record
 
 KEPT_SHARE, MOST_PASSES = 0.5, 2
-SECONDS = "seconds"
+SECONDS, DENSITIES = "seconds", "densities"
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,20 @@ class Subject:
         self.pace.done(file.name)
         course = Trajectory(tuple(kept["velocities"]), kept["latents"])
         return Dense(course, kept["frames"].float(), kept["seconds"], kept["forwards"], kept["outputs"])
+
+    @property
+    def densities(self) -> list[float]:
+        """Every density that was tried in this folder."""
+        return self._results.read(DENSITIES, list) if DENSITIES in self._results else []
+
+    def remember(self, density: float) -> None:
+        """That a density is tried."""
+        if density not in self.densities:
+            self._results.keep(DENSITIES, [*self.densities, density])
+
+    def knows(self, recipe: Recipe, number: int) -> bool:
+        """Whether the folder has a recipe's outcome on a prompt."""
+        return self._key("outcome", recipe, number) in self._results
 
     def took(self, seconds: float) -> float:
         """Add to the seconds that this folder has taken, interrupted runs too; all of them."""

@@ -91,9 +91,10 @@ class Stand:
     """A pipeline whose quality and speed follow from the density alone, in place of generations."""
 
     def __init__(self, monkeypatch, harder=1.0, best=0.0, speed=2.0):
-        self.outcomes = 0
+        self.outcomes, self.seen = 0, set()
         self.harder, self.best, self.speed = harder, best, speed
         monkeypatch.setattr(Subject, "outcome", lambda *args: self.outcome(*args))
+        monkeypatch.setattr(Subject, "knows", lambda subject, *which: self._case(*which) in self.seen)
         monkeypatch.setattr(Subject, "forced", lambda subject, recipe, number, what: (len(what) / 100, 0.5))
         course = Trajectory((torch.zeros(1),) * 8, torch.zeros(1))
         dense = Dense(course, torch.zeros(0), 60.0, 0, ())
@@ -102,8 +103,13 @@ class Stand:
         looked_at = Profile(("x", "y", "z"), (3,), squares, torch.ones(3, 1, 6, dtype=torch.float64))
         monkeypatch.setattr(search, "profile", lambda *args: looked_at)
 
+    @staticmethod
+    def _case(recipe, number):
+        return number, recipe.rules[0].policy
+
     def outcome(self, subject, recipe, number, what):
-        self.outcomes += 1
+        self.outcomes += self._case(recipe, number) not in self.seen
+        self.seen.add(self._case(recipe, number))
         density = recipe.rules[0].policy.select.density
         hard = self.harder if number >= 2 else 1.0
         error = self.best + hard * 0.2 * (1 - density) ** 2
@@ -152,12 +158,29 @@ def test_harder_prompts_kept_aside_raise_the_density_and_it_says_so(monkeypatch,
     assert "Held out: nothing: the first choice missed the target" in recipe_text(found)
 
 
+def test_one_prompt_does_not_choose_the_family(monkeypatch, tmp_path):
+    Stand(monkeypatch)
+
+    def forced(subject, recipe, number, what):
+        return (0.1 if recipe.compensate else 0.05 if number == 0 else 0.3), 0.5
+
+    monkeypatch.setattr(Subject, "forced", forced)
+    found = tuned("latent_error<0.1", tmp_path, prompts=list("abcdef"), kept_aside=3)
+    assert found.recipe.compensate is not None
+    assert {ranked.prompts for ranked in found.ranked} == {1, 3}
+
+
 def test_sizes_are_compared_on_few_prompts_and_the_density_is_that_of_all(monkeypatch, tmp_path):
     stand = Stand(monkeypatch, harder=1.5)
     found = tuned("latent_error<0.1", tmp_path, prompts=list("abcdefghijkl"), kept_aside=0)
     assert len(found.reached.outcomes) == 12 and found.reached.latent_error < 0.1
     assert found.reached.cautious(found.target) > 0.09 and stand.outcomes <= 36
     assert {len(point.outcomes) for point in found.points} == {4, 12}
+    before = stand.outcomes
+    tuned("latent_error<0.1", tmp_path, prompts=list("abcdefghijkl"), kept_aside=0)
+    assert stand.outcomes == before
+    other = tuned("latent_error<0.06", tmp_path, prompts=list("abcdefghijkl"), kept_aside=0)
+    assert 0.05 < other.reached.cautious(other.target) <= 0.06 and stand.outcomes <= before + 20
     assert str(replace(found.reached, outcomes=found.reached.outcomes[:1]))[-8:] == "1 prompt"
 
 
@@ -296,6 +319,7 @@ def test_results_are_kept_and_not_made_again(monkeypatch, tmp_path):
         first.outcome(recipe, 1, "x")
     assert made == ["a", "a", "b"]
     again = Subject(pipe, settings, PROMPTS, tmp_path)
+    assert again.knows(recipe, 0) and not again.knows(recipe, 1)
     assert again.outcome(recipe, 0, "x").work == 0.5 and made == ["a", "a", "b"]
     assert first.took(2.0) == 2.0 and Subject(pipe, settings, PROMPTS, tmp_path).took(3.0) == 5.0
     assert again.outcome(recipe, 1, "x").latent_error == 0 and made == ["a", "a", "b", "b", "b"]
