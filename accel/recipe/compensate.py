@@ -1,10 +1,13 @@
-"""Compensate: what a recipe adds to sparse attention in place of the blocks that it leaves out."""
+"""Compensate: what a recipe adds to sparse attention in place of the blocks that it leaves out.
+
+`residual` carries it along from a dense step; the others estimate it in every call.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from accel.noun import noun
 
@@ -44,3 +47,36 @@ class Compensate:
     branch_decay: Annotated[float, Field(ge=0)] = 0.3
     max_progress: Annotated[float, Field(gt=0, le=1)] = 0.4
     device: Literal["same", "cpu"] = "same"
+
+
+@noun
+class Rectified:
+    """Scale every row of blocks to the mass it holds, and add those means of the other blocks whose score
+    exceeds what pooling can get wrong (Rectified SpaAttn, arXiv 2511.19835).
+    """
+
+    kind: Literal["rectified"] = "rectified"
+
+
+@noun
+class Probed:
+    """Compute a few rows in full, and fit what sparse attention lacks there to all other rows (the repair of
+    SparsePR, arXiv 2608.18484).
+
+    Args:
+        probes: rows of each head; they count as work.
+        directions: of the head dimension, the ones in which the probes lack most, that are repaired.
+    """
+
+    kind: Literal["probed"] = "probed"
+    probes: Annotated[int, Field(ge=2)] = 64
+    directions: Annotated[int, Field(ge=1)] = 16
+
+
+def _residual_by_default(given: Any) -> Any:
+    return {"kind": "residual", **given} if isinstance(given, dict) else given
+
+
+AnyCompensation = Annotated[
+    Compensate | Rectified | Probed, Field(discriminator="kind"), BeforeValidator(_residual_by_default)
+]

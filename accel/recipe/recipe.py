@@ -11,7 +11,7 @@ from accel.kernels.attention.tier import Precision
 from accel.noun import Checked
 from accel.policies.dense import Dense
 from accel.recipe.any_policy import AnyPolicy, policies_schema
-from accel.recipe.compensate import Compensate
+from accel.recipe.compensate import AnyCompensation
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
@@ -66,7 +66,7 @@ class Recipe(_OfRecipe):
         models: what it was made for; `accelerate_model` without a recipe looks here. It runs on others too.
         schedule: what stays dense, for every rule without its own schedule.
         reuse: for how long chosen blocks are kept, for every rule without its own.
-        compensate: what is added in place of the blocks left out, the same way; None adds nothing.
+        compensate: what is added in place of the blocks left out, for every rule; None adds nothing.
         few_steps: what changes for schedules of a few steps; None changes nothing.
         rules: at least one.
     """
@@ -75,7 +75,7 @@ class Recipe(_OfRecipe):
     models: tuple[ModelPattern, ...] = ()
     schedule: Schedule = Schedule()
     reuse: Reuse = Reuse()
-    compensate: Compensate | None = None
+    compensate: AnyCompensation | None = None
     few_steps: FewSteps | None = None
     rules: tuple[Rule, ...] = Field(min_length=1)
 

@@ -25,6 +25,7 @@ from accel.comparison.quality import measure_quality, relative_error
 from accel.files import Results, whole_file
 from accel.machine.versions import device_name
 from accel.patches.models import supported_models
+from accel.recipe.compensate import Compensate
 from accel.recipe.files import recipe_data
 from accel.recipe.recipe import DENSE, Recipe
 from accel.recipe.schedule import whole
@@ -183,7 +184,7 @@ class Subject:
             whole(min(recipe.schedule_of(rule).dense_steps for rule in recipe.rules), steps),
             int(KEPT_SHARE * steps),
         )
-        skipped = max(0, first - 1 if recipe.compensate is not None else first)
+        skipped = max(0, first - 1 if isinstance(recipe.compensate, Compensate) else first)
         playback = Playback(dense.outputs)
         with playback.playing(
             next(iter(supported_models(self.pipe).values())), skipped * dense.forwards // steps

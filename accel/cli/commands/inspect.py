@@ -20,6 +20,7 @@ from accel.load.empty_pipeline import EmptyPipeline, latent_shape
 from accel.mistake import Mistake
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.recipe.compensate import Compensate
 from accel.recipe.schedule import whole
 from accel.run.settings import GenerateSettings, from_options
 from accel.sites.grid.residual_store import stored_bytes
@@ -125,7 +126,7 @@ def _static_density(step: Step, grid: TokenGrid) -> float | None:
 def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
     """Bytes that residuals take at a size, of one sample and two passes of guidance; 0 without any."""
     settings = plan.recipe.compensate
-    if settings is None:
+    if not isinstance(settings, Compensate):
         return 0
     branches = 2 if settings.branch_decay else 1
     total = 0

@@ -18,6 +18,7 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
+from accel.recipe.compensate import Compensate, Probed, Rectified
 from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.schedule import FIRST_STEPS, REFRESH
 from accel.sites.grid.call import Call
@@ -32,6 +33,8 @@ from accel.sites.grid.padding import (
     valid_keys,
     without_padding,
 )
+from accel.sites.grid.probed import Prober
+from accel.sites.grid.rectified import Rectifier
 from accel.sites.grid.residual import Residual
 from accel.sites.grid.shared_pass import SharedPass
 from accel.sites.site_attention import SiteAttention
@@ -47,15 +50,17 @@ class Planned:
         layout: its blocks.
         call: which one it is.
         captured: of a dense call that captures the residual of these blocks, why it is dense.
+        extra: what is executed in addition to them, as a share of all blocks.
     """
 
     layout: BlockLayout
     call: Call
     captured: str | None = None
+    extra: float = 0.0
 
     @property
     def density(self) -> Tensor:
-        return self.layout.density
+        return self.layout.density + self.extra
 
 
 class GridAttention(SiteAttention):
@@ -90,7 +95,11 @@ class GridAttention(SiteAttention):
         self.heads = site.heads
         self.hook = hook
         self.layouts = LayoutCache(recipe.reuse_of(rule))
-        self.residual = None if recipe.compensate is None else Residual(recipe.compensate)
+        how = recipe.compensate
+        self.residual = Residual(how) if isinstance(how, Compensate) else None
+        self.repair: Rectifier | Prober | None = None
+        if isinstance(how, Rectified | Probed):
+            self.repair = Rectifier(how) if isinstance(how, Rectified) else Prober(how)
         # Dense is what others are compared with: it does all of its work.
         self.shares = site.text_free and self.policy.method != "dense"
         if few_steps is not None and self.policy.method != "dense":
@@ -101,7 +110,7 @@ class GridAttention(SiteAttention):
             plain = recipe.model_copy(update={"few_steps": None, "compensate": None})
             self.few = GridAttention(site, rule.model_copy(update=changes), plain, hook, warned)
             self.few.record, self.few.faults, self.few.starts_dense = self.record, self.faults, True
-            self.few.residual = self.residual
+            self.few.residual, self.few.repair = self.residual, self.repair
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dense: Callable[[], Tensor]
@@ -182,6 +191,8 @@ class GridAttention(SiteAttention):
             out, _ = attention_with_lse(q, k, v, planned.layout, precision=self.precision)
             if self.residual is not None:
                 out = self.residual.apply(out, v, planned.call)
+            if self.repair is not None:
+                out = self.repair(out, q, k, v, planned.layout)
         return put_back(out.transpose(1, 2), arrival)
 
     def _plan(
@@ -191,18 +202,20 @@ class GridAttention(SiteAttention):
         q, k, _ = qkv
         adapters = (self.layouts.reuses or self.residual is not None) and forward.adapters
         call = Call(context, (q.shape, k.shape, q.device, context.grid, adapters), forward.kept, number)
-        layout = self._layout(partial(self._choose, q, k, context), call, captured is not None)
+        layout = self._layout(q, k, call, captured is not None)
         if context.kv_lengths is not None:
             layout = replace(layout, kv_lengths=context.kv_lengths)
-        return Planned(layout, call, captured)
+        extra = 0.0 if self.repair is None else self.repair.extra(q.shape[2])
+        return Planned(layout, call, captured, extra)
 
-    def _layout(self, choose: Callable[[], BlockLayout], call: Call, captures: bool) -> BlockLayout:
+    def _layout(self, q: Tensor, k: Tensor, call: Call, captures: bool) -> BlockLayout:
         """The blocks that a residual is kept for, or is about to be; otherwise the cache's."""
+        choose = partial(self._choose, q, k, call.context)
         if self.residual is not None and captures:
             known = self.residual.shared_layout(call) if self.layouts.reuse.branches else None
             return choose() if known is None else known
         known = None if self.residual is None else self.residual.layout(call)
-        return self.layouts.layout(call, choose) if known is None else known
+        return self.layouts.layout(call, choose, (q, k)) if known is None else known
 
     def _choose(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
         policy = at_progress(self.policy, context.progress)

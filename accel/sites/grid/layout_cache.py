@@ -17,6 +17,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.reuse import Reuse
 from accel.sites.grid.call import Call
+from accel.sites.grid.drift import has_drifted, head_means
 
 LARGE = 1 << 20
 
@@ -66,6 +67,7 @@ class _Kept:
     layout: BlockLayout | PackedLayout
     context: Context
     key: Hashable
+    means: Tensor | None = None
 
 
 class LayoutCache:
@@ -83,21 +85,33 @@ class LayoutCache:
         """Whether layouts are kept at all."""
         return self.reuse != Reuse()
 
-    def layout(self, call: Call, make: Callable[[], BlockLayout]) -> BlockLayout:
-        """The kept layout if it still serves this call, else a new one, which `make` chooses."""
+    def layout(
+        self, call: Call, make: Callable[[], BlockLayout], tokens: tuple[Tensor, Tensor] | None = None
+    ) -> BlockLayout:
+        """The kept layout if it still serves this call, else a new one, which `make` chooses.
+
+        Args:
+            tokens: the call's queries [B, H, M, D] and keys [B, Hkv, N, D]; without them nobody sees drift.
+        """
         context, key, store = call.context, call.key, call.kept
+        means = None if self.reuse.max_drift is None or tokens is None else head_means(*tokens)
         place = (id(self), 0 if self.reuse.branches else context.branch, call.number)
         known = store.get(place)
-        if known is not None and known.key == key and self._serves(known.context, context):
+        if known is not None and known.key == key and self._serves(known, context, means):
             return served(known.layout)
         layout = make()
         if self.reuses:
-            store[place] = _Kept(kept(layout), context, key)
+            store[place] = _Kept(kept(layout), context, key, means)
         return layout
 
-    def _serves(self, made: Context, now: Context) -> bool:
+    def _serves(self, known: _Kept, now: Context, means: Tensor | None) -> bool:
+        made = known.context
         if made.generation != now.generation or now.progress - made.progress > self.reuse.max_progress:
             return False
-        if made.step is None or now.step is None:
-            return now.turn - made.turn < self.reuse.steps
-        return 0 <= now.step - made.step < self.reuse.steps
+        age = now.turn - made.turn if made.step is None or now.step is None else now.step - made.step
+        if not 0 <= age < self.reuse.steps:
+            return False
+        # Another branch takes over what this one kept or made in this step: its own tokens say nothing of it.
+        if known.means is None or means is None or self.reuse.max_drift is None or made.branch != now.branch:
+            return True
+        return not has_drifted(known.means, means, self.reuse.max_drift, now.heads)

@@ -30,7 +30,7 @@ class Readings:
     def __init__(self, model: Any, folder: Path) -> None:
         self.model = model
         self._results = Results(folder)
-        self._about = {"model": fingerprint(model), "versions": versions()}
+        self._model = fingerprint(model)
 
     def of(self, sample: Sample, recipe: Recipe = DENSE) -> Reading:
         key = self._key(sample, recipe)
@@ -40,5 +40,6 @@ class Readings:
 
     def _key(self, sample: Sample, recipe: Recipe) -> str:
         places = [place.tolist() for place in (sample.tokens, sample.judged, *sample.answers)]
-        about = {**self._about, "recipe": {**recipe_data(recipe), "description": ""}, "sample": places}
+        data = {**recipe_data(recipe), "description": ""}
+        about = [self._model, versions(), data, places]
         return f"reading-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"

@@ -59,18 +59,30 @@ METHODS: dict[str, dict[str, Any]] = {
         select=HEAD,
     ),
 }
-PUBLISHED: dict[str, dict[str, Any]] = {
-    name: {"schedule": SCHEDULE, "rules": [{"match": "*", "policy": policy}]}
-    for name, policy in METHODS.items()
-}
+
+
+def recipe(policy: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    return {"schedule": SCHEDULE, "rules": [{"match": "*", "policy": policy}], **rest}
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {name: recipe(policy) for name, policy in METHODS.items()}
 # Keeps what holds 0.99 of each row's mass at the first sparse step: at its own work.
-PUBLISHED["near-lossless"] = {
-    "schedule": SCHEDULE,
-    "reuse": {"steps": 1000},
-    "rules": [
-        {
-            "match": "*",
-            "policy": composed(score={"kind": "exact"}, select={"kind": "top_p", "mass": 0.99}),
-        }
-    ],
-}
+PUBLISHED["near-lossless"] = recipe(
+    composed(score={"kind": "exact"}, select={"kind": "top_p", "mass": 0.99}), reuse={"steps": 1000}
+)
+PUBLISHED["heart"] = recipe(
+    composed(score={"kind": "antidiagonal", "stride": 8}, select=ROW),
+    reuse={"steps": 1000, "max_drift": 0.23},
+)
+PUBLISHED["rectified"] = recipe(
+    composed(score={"kind": "pooled"}, select=ROW), compensate={"kind": "rectified"}
+)
+# 64 probes are 0.028 of these sequences.
+PUBLISHED["sparsepr"] = recipe(
+    composed(
+        order={"kind": "clusters", "count": 64, "rounds": 4},
+        score={"kind": "pooled"},
+        select={**HEAD, "density": 0.382},
+    ),
+    compensate={"kind": "probed"},
+)

@@ -28,6 +28,7 @@ from accel.accelerate import accelerated, patches_of
 from accel.comparison.quality import measure_quality, relative_error
 from accel.demo.paths import DEMO_SETTINGS
 from accel.load.pipeline import load_pipeline
+from accel.recipe.compensate import Compensate
 from accel.recipe.files import build_recipe, load_recipe, recipe_data
 from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import whole
@@ -115,7 +116,7 @@ class Bench:
         dense, playback = self.dense(prompt)
         first = whole(recipe.schedule.dense_steps, self.steps)
         # Compensation is captured at the last dense step, which therefore has to run.
-        skipped = max(0, first - 1 if getattr(recipe, "compensate", None) else first) * self.passes
+        skipped = max(0, first - 1 if isinstance(recipe.compensate, Compensate) else first) * self.passes
         errors: tuple[float, ...] | None = None
         latents = None
         with (

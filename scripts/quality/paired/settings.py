@@ -36,6 +36,7 @@ def by_mass(mass: float) -> dict[str, Any]:
 
 
 ONE_LAYOUT = {"branches": True}
+UNTIL_DRIFT = {"steps": 1000, "max_drift": 0.23}  # HEART's threshold
 REFRESHED = {"dense_every": 0.2}  # none of 8 steps, three of 24
 FIRST_LAYER = {"dense_layers": 0.1}  # one of the demo's eight
 
@@ -67,6 +68,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "today": setting(by_layer(0.4)),
     "today@0.25": setting(by_layer(0.25)),
     "first layer": setting(by_layer(0.41), FIRST_LAYER),
+    "first layer, until drift": setting(by_layer(0.41), FIRST_LAYER, reuse=UNTIL_DRIFT),
+    "first layer, rectified": setting(by_layer(0.41), FIRST_LAYER, compensate={"kind": "rectified"}),
+    # 64 probes are 0.028 of these sequences.
+    "first layer, probed": setting(by_layer(0.382), FIRST_LAYER, compensate={"kind": "probed"}),
+    "first layer, frozen": setting(by_layer(0.41), FIRST_LAYER, reuse={"steps": 1000}),
     "one layout": setting(by_layer(0.41), FIRST_LAYER, reuse=ONE_LAYOUT),
     "by mass": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT),
     "by mass, frozen": setting(by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT | {"steps": 1000}),

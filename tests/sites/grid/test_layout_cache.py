@@ -1,7 +1,9 @@
 """Reuse of layouts: for how long, for which branches, and what ends it."""
 
+from types import SimpleNamespace
+
 import torch
-from pytest import mark
+from pytest import mark, raises
 
 import tiny
 from accel import accelerate_model
@@ -12,6 +14,7 @@ from accel.policies.policy import Policy
 from accel.recipe.recipe import Recipe
 from accel.recipe.reuse import Reuse
 from accel.sites.grid.call import Call
+from accel.sites.grid.drift import drift, has_drifted, head_means
 from accel.sites.grid.layout_cache import LayoutCache
 
 
@@ -82,6 +85,43 @@ def test_each_call_of_a_forward_keeps_its_own():
         for call in (0, 1):
             cache.layout(Call(context, "alike", kept, call), make)
     assert make.made == 2
+
+
+def moving(at):
+    """Two heads of which the first moves: 2 samples of 4 tokens with 2 channels, one head of keys."""
+    q = torch.zeros(2, 2, 4, 2)
+    q[:, 0, :, 0] = at
+    return q, torch.zeros(2, 1, 4, 2)
+
+
+def test_a_layout_serves_until_the_tokens_drift():
+    # By hand: one of two channels moves, so the drift is half of the way, in half of the heads.
+    then, now = (head_means(*moving(at)) for at in (1.0, 4.0))
+    assert drift(then, now).tolist() == [[1.5, 0.0]] * 2
+    keys = torch.full((2, 1, 4, 2), 0.5)
+    assert (
+        drift(head_means(moving(0)[0], keys * 0), head_means(moving(3)[0], keys)).tolist() == [[2.0, 0.5]] * 2
+    )
+    cache, make, kept = LayoutCache(Reuse(steps=9, max_drift=1.4, branches=True)), Maker(), {}
+    places = iter([0, 9, 2, 0, 5, 0, 6, 3, float("nan"), 0])
+    counts = []
+    # The second pass of guidance is elsewhere, and does not count.
+    for context in steps(5, branches=2):
+        cache.layout(Call(context, "alike", kept), make, moving(next(places)))
+        counts.append(make.made)
+    assert counts == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
+def test_all_heads_of_a_layer_decide_together():
+    then, now = (head_means(*moving(at)) for at in (0.0, 9.0))
+    three_others_stay = SimpleNamespace(gather=lambda asks: torch.cat([asks, asks.new_zeros(2, 3)], dim=1))
+    assert has_drifted(then, now, 1.0, None)
+    assert not has_drifted(then, now, 1.0, three_others_stay)
+
+
+def test_drift_is_nothing_for_one_step():
+    with raises(ValueError, match="max_drift needs steps above 1"):
+        Reuse(max_drift=0.2)
 
 
 @mark.parametrize("change", ["shape", "adapter", "generation"])

@@ -1,0 +1,79 @@
+"""Probed: some rows in full, and what sparse attention lacks there, fitted to all others (arXiv 2608.18484).
+
+R = O - O_s of the probes is regressed on O_s with a ridge, kept to the directions in which R is largest, and
+added to every row that leaves something out. The probes themselves become exact.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels.layout.blocks import blocks_of_tokens
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.order import by_head
+from accel.recipe.compensate import Probed
+
+RIDGE = 0.1  # of the mean variance of the probes' outputs
+
+
+class Prober:
+    """Args: settings: from the recipe."""
+
+    def __init__(self, settings: Probed) -> None:
+        self.settings = settings
+
+    def extra(self, tokens: int) -> float:
+        """Executed blocks / all blocks, in addition to the layout's: the probes see every key."""
+        return min(self.settings.probes, tokens) / tokens
+
+    def __call__(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Tensor:
+        """`out` [B, H, M, D] over the layout's blocks, repaired."""
+        places = self._places(layout).expand(*q.shape[:2], -1)
+        index = places[..., None].expand(-1, -1, -1, q.shape[3])
+        exact = _dense_rows(q.gather(2, index), k, v, layout, places).float()
+        wide = out.float()
+        x = wide.gather(2, index)
+        mean_x, mean_r = x.mean(dim=2, keepdim=True), (exact - x).mean(dim=2, keepdim=True)
+        repaired = wide + mean_r + (wide - mean_x) @ self._fit(x - mean_x, exact - x - mean_r)
+        repaired = repaired.where(_left_out(layout)[..., None], wide)
+        return repaired.scatter(2, index, exact).to(out.dtype)
+
+    def _places(self, layout: BlockLayout) -> Tensor:
+        """Int64 [B | 1, H | 1, P]: the probes, evenly spread over the order that blocks are cut from."""
+        probes = min(self.settings.probes, layout.q_len)
+        even = (2 * torch.arange(probes, device=layout.device) + 1) * layout.q_len // (2 * probes)
+        order = by_head(layout.q_order)
+        return even[None, None] if order is None else order[..., even]
+
+    def _fit(self, x: Tensor, r: Tensor) -> Tensor:
+        """[B, H, D, D]: outputs -> what they lack, both [B, H, P, D] less their means."""
+        gram = x.transpose(2, 3) @ x
+        scale = gram.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
+        ridge = (RIDGE * scale + 1e-12) * torch.eye(gram.shape[3], device=x.device)
+        fit = torch.linalg.solve(gram + ridge, x.transpose(2, 3) @ r)
+        # A call that is not finite is not finite in dense attention either, and no reason to fail.
+        spread = (r.transpose(2, 3) @ r).nan_to_num()
+        largest = torch.linalg.eigh(spread).eigenvectors[..., -self.settings.directions :]
+        return fit @ largest @ largest.transpose(2, 3)
+
+
+def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Tensor) -> Tensor:
+    """Dense attention of the queries [B, H, P, D] at these places [B, H, P]."""
+    mask = None
+    keys = torch.arange(layout.kv_len, device=q.device)
+    if layout.causal:
+        mask = keys <= layout.last_seen(places)[..., None]
+    if layout.kv_lengths is not None:
+        real = (keys < layout.kv_lengths[:, None])[:, None, None]
+        mask = real if mask is None else mask & real
+    return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+
+
+def _left_out(layout: BlockLayout) -> Tensor:
+    """Bool [B | 1, H | 1, M]: the queries that do not see every key they might."""
+    rows = layout.complement.kv_num_blocks > 0
+    blocks = blocks_of_tokens(layout.q_order, layout.q_len, layout.block_size[0], layout.device)
+    shape = torch.broadcast_shapes(rows.shape[:2], blocks.shape[:2])
+    return rows.expand(*shape, -1).gather(2, blocks.expand(*shape, -1))
