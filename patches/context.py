@@ -38,6 +38,7 @@ class Context:
             second pass of guidance.
         repeated: whether a forward of this step will be, as far as the step before shows.
         guided: whether steps have a second pass of guidance; None while nobody knows.
+        vision: bool [B, N], which tokens of a prompt are of images or videos; None where that is not known.
         heads: which of the layer's heads the call holds where other processes hold the rest; None where it
             holds all.
     """
@@ -58,6 +59,7 @@ class Context:
     repeated: bool = False
     guided: bool | None = None
     heads: HeadShare | None = None
+    vision: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.step is None) != (self.n_steps is None):

@@ -23,6 +23,7 @@ from accel.policies.parts.grid_blocks import require_grid
 from accel.policies.parts.head_choice import row_of
 from accel.policies.parts.ordering.axes_by_head import AxesByHead, always_by_head, order_by_head
 from accel.policies.parts.ordering.content_orders import Clusters, ContentOrder, Hashed, content_order
+from accel.policies.parts.ordering.modalities import Modalities, PromptOrder, Strides, own_and_first
 from accel.policies.parts.ordering.orders import (
     Axes,
     Cycle,
@@ -38,7 +39,17 @@ from accel.policies.parts.vertical_slash import VerticalSlash
 from accel.policies.policy import BlockSize, Policy
 
 AnyOrder = Annotated[
-    RowMajor | Tile | Hilbert | Axes | Residues | Cycle | AxesByHead | Clusters | Hashed,
+    RowMajor
+    | Tile
+    | Hilbert
+    | Axes
+    | Residues
+    | Cycle
+    | AxesByHead
+    | Clusters
+    | Hashed
+    | Modalities
+    | Strides,
     Field(discriminator="kind"),
 ]
 Choice = Annotated[VerticalSlash | FlexPrefill, Field(discriminator="kind")]
@@ -53,6 +64,8 @@ class Composed(Policy):
     Args:
         order: what blocks are cut from; other than row-major needs a grid. One that follows from the content
             is another for queries than for keys: no block is the diagonal, text alone is always kept.
+            `modalities` and `strides` are for prompts of vision tokens and text; where it is not known which
+            are which, or tokens follow a cache, blocks are cut from the sequence.
         score, select: how blocks are ranked and how many are kept; both or neither. With neither, and no
             choice, the method is static: what is always kept is all.
         choose: in place of the two, for sequences without a grid: a rule that does not rank blocks.
@@ -83,13 +96,20 @@ class Composed(Policy):
             raise ValueError(f"choose replaces score and select, got {self.choose} and {self.score}")
         if isinstance(self.order, ContentOrder) and self.always != Always():
             raise ValueError(f"order {self.order.kind!r} follows no grid, got always={self.always}")
+        if isinstance(self.order, PromptOrder) and (
+            self.choose or self.always != Always(sink=self.always.sink)
+        ):
+            raise ValueError(
+                f"order {self.order.kind!r} takes a score and a sink, got choose={self.choose} and "
+                f"always={self.always}"
+            )
         for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
             if rows % step:
                 raise ValueError(f"a block of {rows} rows is not a multiple of {self.score}'s step {step}")
 
     @property
     def static(self) -> bool:  # type: ignore[override]
-        content = isinstance(self.order, ContentOrder)
+        content = isinstance(self.order, ContentOrder | PromptOrder)
         return self.score is None and self.choose is None and not content
 
     @property
@@ -106,6 +126,8 @@ class Composed(Policy):
             return self._sequence_layout(q, k, context)
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
+        if isinstance(self.order, PromptOrder):
+            raise ValueError(f"order {self.order.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
         if self.score is None or isinstance(self.order, ContentOrder):
             # Without a score one video would see nothing of another.
@@ -147,7 +169,9 @@ class Composed(Policy):
         return shared, shared, keep
 
     def _sequence_layout(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:
-        if not isinstance(self.order, RowMajor):
+        if isinstance(self.order, PromptOrder) and context.vision is not None and q.shape[2] == k.shape[2]:
+            return self._prompt_layout(q, k, self.order.orders(q, k, context.vision), context)
+        if not isinstance(self.order, RowMajor | PromptOrder):
             raise ValueError(f"order {self.order.kind!r} needs a token grid; this call has none")
         q_len, kv_len = q.shape[2], k.shape[2]
         may = causal_blocks(self.block_size, q_len, kv_len, q.device)[None, None]
@@ -160,6 +184,27 @@ class Composed(Policy):
             else self._select(q, k, must, may, of_layer(context), causal=True)
         )
         return BlockLayout.from_mask(keep, self.block_size, q_len, kv_len, causal=True, tail=self.tail)
+
+    def _prompt_layout(
+        self, q: Tensor, k: Tensor, orders: tuple[TokenOrder, TokenOrder | None], context: Context
+    ) -> BlockLayout:
+        q_order, kv_order = orders
+        tokens, device = q.shape[2], q.device
+        may = seen_blocks(orders, tokens, self.block_size, 1, device)
+        keep = own_and_first(orders, tokens, self.block_size, self.always.sink, device) & may
+        if self.score is not None:
+            q, k = q_order.permute(q), k if kv_order is None else kv_order.permute(k)
+            keep = self._select(q, k, keep, may, of_layer(context))
+        return BlockLayout.from_mask(
+            keep,
+            self.block_size,
+            tokens,
+            tokens,
+            causal=True,
+            q_order=q_order,
+            kv_order=kv_order,
+            tail=self.tail,
+        )
 
     def _select(
         self, q: Tensor, k: Tensor, must: Tensor, may: Tensor | None, context: Context, causal: bool = False

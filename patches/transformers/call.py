@@ -72,6 +72,7 @@ class SequenceCall:
         wants_weights: whether the caller wants the probabilities returned.
         unknown: a keyword that the model hands to its attention and nobody here knows; None without one.
         past: the cache that the call continues; None if there is no cache or it is not known.
+        vision: bool [B, M], which queries are of images or videos; None if that is not known.
     """
 
     q: Tensor
@@ -88,6 +89,7 @@ class SequenceCall:
     wants_weights: bool = False
     unknown: str | None = None
     past: Past | None = None
+    vision: Tensor | None = None
 
     @property
     def unlike_plain_attention(self) -> str | None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from accel.patches.hook import ModelHook
+from accel.patches.transformers import vision
 from accel.patches.transformers.attention import register
 from accel.patches.transformers.switch import Switch
 
@@ -33,6 +34,7 @@ class SequenceHook(ModelHook):
         self.switch = Switch.of(model)
         self.switch.on(model)
         model.register_forward_pre_hook(self.before, with_kwargs=True)
+        model.register_forward_hook(self.after)
 
     def detach(self, model: nn.Module) -> None:
         if self.switch is not None:
@@ -40,6 +42,14 @@ class SequenceHook(ModelHook):
         super().detach(model)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Count layers set to another implementation since; the others look at what they need themselves."""
-        if self.owner is not None and not torch.compiler.is_compiling():
+        """Count layers set to another implementation since, and read which tokens are of images."""
+        if torch.compiler.is_compiling():
+            return
+        vision.announce(model.config, args, kwargs)
+        if self.owner is not None:
             self.owner.before_forward(self)
+
+    def after(self, model: nn.Module, args: tuple, output: Any) -> None:
+        """Forget what was read."""
+        if not torch.compiler.is_compiling():
+            vision.take_back()

@@ -14,6 +14,7 @@ from accel.patches.transformers.announced import CacheWatch
 from accel.patches.transformers.call import SequenceCall, SequenceFn, unknown_keyword
 from accel.patches.transformers.dense import eager
 from accel.patches.transformers.interface import DenseForward
+from accel.patches.transformers.vision import announced
 
 
 class SequenceSlot(Slot):
@@ -73,7 +74,8 @@ class SequenceSlot(Slot):
         The output is contiguous, as transformers' own are: some models view it in another shape.
         """
         weights: list[Tensor | None] = [None]
-        call = replace(sequence_call(module, q, k, v, mask, kwargs, self.stock), past=self.caches.take())
+        call = sequence_call(module, q, k, v, mask, kwargs, self.stock)
+        call = replace(call, past=self.caches.take(), vision=announced(q))
         forward: Any = eager if call.wants_weights and self.replaced == "sdpa" else self.dense
 
         def run_dense() -> Tensor:

@@ -71,9 +71,8 @@ def test_sampled_rows_find_the_head_that_looks_within_a_frame_and_the_one_that_l
     )
 
 
-def test_the_last_rows_are_asked_without_a_grid():
-    assert SampledRows(4).positions(10, True, torch.device("cpu")).tolist() == [6, 7, 8, 9]
-    assert SampledRows(4).positions(10, False, torch.device("cpu")).tolist() == [0, 3, 6, 9]
+def test_the_rows_that_are_asked_are_spread_over_the_sequence():
+    assert SampledRows(4).positions(10, torch.device("cpu")).tolist() == [0, 3, 6, 9]
 
 
 def test_sampled_rows_of_a_causal_sequence_see_no_future():

@@ -12,7 +12,7 @@ from torch import Tensor
 from accel.kernels.layout.blocks import causal_blocks, per_head
 from accel.kernels.planning.representatives import ragged_mean
 from accel.noun import noun
-from accel.policies.parts.lines import CHUNK_ELEMENTS, blocks_of_lines, line_sums, probe_attention
+from accel.policies.parts.lines import blocks_of_lines, by_key_heads, line_sums, probe_attention
 from accel.policies.parts.scores import Pooled
 from accel.policies.parts.selectors import Share, TopP
 
@@ -49,14 +49,8 @@ class FlexPrefill:
 
     def distances(self, q: Tensor, k: Tensor, columns: int) -> Tensor:
         """Float32 [B, H]: how far the pooled estimate for the last queries is from their true attention."""
-        groups = q.shape[1] // k.shape[1]
-        at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * groups * min(self.probes, q.shape[2]) * k.shape[2]))
-        parts = []
-        for first in range(0, k.shape[1], at_once):
-            last = min(first + at_once, k.shape[1])
-            heads = slice(first * groups, last * groups)
-            parts.append(self._distances(q[:, heads], k[:, first:last], columns))
-        return torch.cat(parts, dim=1)
+        pairs = by_key_heads(q, k, min(self.probes, q.shape[2]))
+        return torch.cat([self._distances(*pair, columns) for pair in pairs], dim=1)
 
     def _distances(self, q: Tensor, k: Tensor, columns: int) -> Tensor:
         true = probe_attention(q, k, self.probes).mean(dim=2)

@@ -80,8 +80,7 @@ class SampledRows:
     After arXiv 2502.01776, which compares outputs.
 
     Args:
-        rows: queries that are asked, spread evenly over the sequence, or its last ones where there is no
-            grid; the cost is rows / M of QKᵀ.
+        rows: queries that are asked, spread evenly over the sequence; the cost is rows / M of QKᵀ.
     """
 
     rows: Annotated[int, Field(ge=1)] = 64
@@ -89,21 +88,22 @@ class SampledRows:
 
     def choose(self, q: Tensor, k: Tensor, layouts: Sequence[BlockLayout]) -> Tensor:
         """Int64 [B, H]: the number of the best layout for each head; ties go to the first."""
-        rows = self.positions(q.shape[2], layouts[0].causal, q.device)
+        return self.kept(q, k, layouts).argmax(dim=0)
+
+    def kept(self, q: Tensor, k: Tensor, layouts: Sequence[BlockLayout]) -> Tensor:
+        """Float32 [L, B, H]: what each layout keeps of the asked rows' attention, summed over the rows."""
+        rows = self.positions(q.shape[2], q.device)
         keys = per_head(k, q.shape[1])
         logits = (q[:, :, rows] * q.shape[3] ** -0.5 @ keys.transpose(-1, -2)).float()
         if layouts[0].causal:
             query = rows[:, None] + k.shape[2] - q.shape[2]
             logits = logits.masked_fill(torch.arange(k.shape[2], device=q.device) > query, -torch.inf)
         weights = logits.softmax(dim=-1)
-        kept = torch.stack([_kept_mass(weights, layout, rows) for layout in layouts])
-        return kept.argmax(dim=0)
+        return torch.stack([_kept_mass(weights, layout, rows) for layout in layouts])
 
-    def positions(self, q_len: int, causal: bool, device: torch.device) -> Tensor:
+    def positions(self, q_len: int, device: torch.device) -> Tensor:
         """Int64 [R]: which queries are asked."""
-        count = min(self.rows, q_len)
-        first = q_len - count if causal else 0
-        spread = torch.linspace(first, q_len - 1, count, dtype=torch.float64, device=device)
+        spread = torch.linspace(0, q_len - 1, min(self.rows, q_len), dtype=torch.float64, device=device)
         return spread.round().long()
 
 

@@ -5,6 +5,8 @@ A vertical line is a key that all queries look at; a slash is a distance at whic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -13,13 +15,29 @@ CHUNK_ELEMENTS = 1 << 26
 
 def probe_attention(q: Tensor, k: Tensor, probes: int) -> Tensor:
     """Float32 [B, H, P, N]: the exact causal attention of the last P = min(probes, M) queries."""
-    batch, heads, _, dim = q.shape
-    kv_heads, kv_len = k.shape[1:3]
     last = q[:, :, -probes:]
-    rows = last.shape[2]
-    grouped = (last * dim**-0.5).reshape(batch, kv_heads, heads // kv_heads * rows, dim)
-    logits = (grouped @ k.transpose(-1, -2)).float().reshape(batch, heads, rows, kv_len)
-    return logits.masked_fill(distances(rows, kv_len, q.device) < 0, -torch.inf).softmax(dim=-1)
+    kv_len = k.shape[2]
+    return attention_of(last, k, torch.arange(kv_len - last.shape[2], kv_len, device=q.device))
+
+
+def attention_of(rows: Tensor, k: Tensor, positions: Tensor) -> Tensor:
+    """Float32 [B, H, P, N]: the causal attention of queries [B, H, P, D] at positions, int64 [..., P]."""
+    batch, heads, count, dim = rows.shape
+    kv_heads, kv_len = k.shape[1:3]
+    grouped = (rows * dim**-0.5).reshape(batch, kv_heads, heads // kv_heads * count, dim)
+    logits = (grouped @ k.transpose(-1, -2)).float().reshape(batch, heads, count, kv_len)
+    future = torch.arange(kv_len, device=k.device) > positions[..., None]
+    return logits.masked_fill(future, -torch.inf).softmax(dim=-1)
+
+
+def by_key_heads(q: Tensor, k: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """q [B, H, M, D] and k [B, Hkv, N, D] by some key heads at a time, so many that the attention of `rows`
+    queries fits in memory."""
+    groups = q.shape[1] // k.shape[1]
+    at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * groups * rows * k.shape[2]))
+    for first in range(0, k.shape[1], at_once):
+        last = min(first + at_once, k.shape[1])
+        yield q[:, first * groups : last * groups], k[:, first:last]
 
 
 def distances(rows: int, kv_len: int, device: torch.device) -> Tensor:
@@ -33,12 +51,9 @@ def line_sums(q: Tensor, k: Tensor, probes: int) -> tuple[Tensor, Tensor]:
 
     Each sums to the number of probes.
     """
-    groups = q.shape[1] // k.shape[1]
-    at_once = max(1, CHUNK_ELEMENTS // (q.shape[0] * groups * min(probes, q.shape[2]) * k.shape[2]))
     columns, slashes = [], []
-    for first in range(0, k.shape[1], at_once):
-        last = min(first + at_once, k.shape[1])
-        attention = probe_attention(q[:, first * groups : last * groups], k[:, first:last], probes)
+    for some_q, some_k in by_key_heads(q, k, min(probes, q.shape[2])):
+        attention = probe_attention(some_q, some_k, probes)
         columns.append(attention.sum(dim=2))
         # A row that looks at a distance d looks at the key d to the left of its own.
         key = distances(attention.shape[2], k.shape[2], q.device)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from accel.kernels.layout.blocks import causal_blocks
+from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks
+from accel.kernels.layout.chunks import seen_blocks
+from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 
 BLOCK_SIZE = (128, 64)
@@ -43,13 +45,12 @@ def with_dense_queries(layout: BlockLayout, queries: int) -> BlockLayout:
     What is asked for is usually at the end of a prompt, and a few rows cost next to nothing: TriangleMix
     (arXiv 2507.21526) and HiP (arXiv 2406.09827) also keep them.
 
-    Raises:
-        ValueError: if queries are reordered: which blocks hold the last ones then differs by head.
+    Of a layout with a query order, which has as many queries as keys, the blocks may differ by head.
     """
     if queries < 1:
         return layout
     if layout.q_order is not None:
-        raise ValueError("the last queries of a layout with a query order are not in separate blocks")
+        return _with_dense_among(layout, queries)
     first = max(layout.q_len - queries, 0) // layout.block_size[0]
     blocks = layout.num_kv_blocks
     may = torch.ones(layout.num_q_blocks, blocks, dtype=torch.bool, device=layout.device)
@@ -62,4 +63,15 @@ def with_dense_queries(layout: BlockLayout, queries: int) -> BlockLayout:
     counts = layout.kv_num_blocks.clone()
     indices[:, :, first:] = torch.arange(blocks, dtype=torch.int32, device=layout.device)
     counts[:, :, first:] = may[first:].sum(dim=-1, dtype=torch.int32)
+    return replace(layout, kv_indices=indices, kv_num_blocks=counts)
+
+
+def _with_dense_among(layout: BlockLayout, queries: int) -> BlockLayout:
+    orders, device = (layout.q_order, layout.kv_order), layout.device
+    last = blocks_of_tokens(layout.q_order, layout.q_len, layout.block_size[0], device)[..., -queries:]
+    dense = torch.zeros(*last.shape[:2], layout.num_q_blocks, dtype=torch.bool, device=device)
+    keep = dense.scatter(2, last, True)[..., None]
+    if layout.causal:
+        keep = keep & seen_blocks(orders, layout.q_len, layout.block_size, layout.chunk, device)
+    indices, counts = compact_lists(layout.listed | keep)
     return replace(layout, kv_indices=indices, kv_num_blocks=counts)

@@ -130,7 +130,8 @@ class SequenceAttention(SiteAttention):
         return parts.plan(self._choose)
 
     def _choose(self, part: SequenceCall) -> BlockLayout:
-        layout = self.policy.layout(part.scaled_q, part.k, None, self.context)
+        context = self.context if part.vision is None else replace(self.context, vision=part.vision)
+        layout = self.policy.layout(part.scaled_q, part.k, None, context)
         if part.q.shape[2] == 1:
             return layout
         return with_dense_queries(layout, self.schedule.dense_queries)

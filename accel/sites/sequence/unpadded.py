@@ -70,4 +70,7 @@ class Parts:
 
 
 def _part(call: SequenceCall, place: Place, keys: slice) -> SequenceCall:
-    return replace(call, q=call.q[place], k=call.k[place[0], :, keys], v=call.v[place[0], :, keys])
+    vision = None if call.vision is None else call.vision[place[0], place[2]]
+    return replace(
+        call, q=call.q[place], k=call.k[place[0], :, keys], v=call.v[place[0], :, keys], vision=vision
+    )

@@ -1,4 +1,6 @@
-"""Models of text and images: the language model inside runs sparse over vision tokens."""
+"""Models of text and images: their layers run sparse over vision tokens, and know which they are."""
+
+from dataclasses import dataclass, field
 
 import torch
 from pytest import mark
@@ -13,8 +15,9 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from accel import accelerated, restore_model, summary
+from accel import Policy, accelerated, restore_model, summary
 from accel.accelerate import accelerate_model
+from accel.kernels.layout.layout import BlockLayout
 
 IMAGE, START, END = 90, 92, 93
 TEXT = {
@@ -149,3 +152,54 @@ def test_images_that_see_themselves_both_ways_stay_dense():
     assert torch.equal(model(**inputs).logits, dense)
     assert "a mask other than causal" in str(summary(model))
     restore_model(model)
+
+
+@dataclass(frozen=True)
+class Asking(Policy):
+    """Keeps every block, and what it was given."""
+
+    given: list = field(default_factory=list)
+    method: str = "asking"
+
+    def layout(self, q, k, grid, context):
+        self.given.append(context.vision)
+        return BlockLayout.full(q.shape[2], k.shape[2], device=q.device, causal=True)
+
+
+def given(model, **inputs):
+    policy = Asking()
+    with accelerated(model, policy, min_tokens=0):
+        policy.given.clear()  # A method is tried out when it is put in.
+        model(**inputs)
+    return policy.given
+
+
+@mark.parametrize("build", [qwen2_5_vl, qwen3_vl, llava])
+def test_layers_know_which_tokens_are_vision_tokens(build):
+    model, inputs = built(build)
+    for vision in given(model, **inputs):
+        assert torch.equal(vision, inputs["input_ids"] == IMAGE)
+    text = inputs["input_ids"][:, :20]
+    for vision in given(model, input_ids=text):
+        assert not vision.any()
+    assert given(model, inputs_embeds=model.get_input_embeddings()(text)) == [None, None]
+    assert given(model.model.language_model, input_ids=text) == [None, None]
+
+
+def test_each_sample_of_a_padded_batch_has_its_own_vision_tokens():
+    model, inputs = built(llava)
+    ids = inputs["input_ids"].repeat(2, 1)
+    shown = torch.ones_like(ids)
+    ids[1, :7], shown[1, :7] = 0, 0
+    pixels = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    first, second, *_ = given(model, input_ids=ids, attention_mask=shown, pixel_values=pixels)
+    assert torch.equal(first, ids[:1] == IMAGE) and torch.equal(second, ids[1:, 7:] == IMAGE)
+
+
+@mark.parametrize("build", [qwen2_5_vl, llava])
+def test_mminference_runs_sparse_and_decodes(build):
+    model, inputs = built(build)
+    with accelerated(model, "llm-mminference", min_tokens=0):
+        out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        assert out.shape[1] == inputs["input_ids"].shape[1] + 3
+        assert summary(model).sparse_calls == 2

@@ -8,7 +8,7 @@ from accel.kernels.attention.reference import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
-from accel.policies.parts import flex_prefill, lines
+from accel.policies.parts import lines
 from accel.policies.parts.flex_prefill import FlexPrefill, jensen_shannon, reaching
 from accel.policies.parts.lines import blocks_of_lines, line_sums, probe_attention
 from accel.policies.parts.vertical_slash import VerticalSlash, strongest
@@ -166,7 +166,7 @@ def test_heads_that_means_serve_are_told_from_those_they_do_not():
 def test_distances_of_a_few_heads_at_a_time_are_the_same(monkeypatch):
     q, k, _ = qkv(100, 100)
     whole = FlexPrefill(probes=32).distances(q, k, 16)
-    monkeypatch.setattr(flex_prefill, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(lines, "CHUNK_ELEMENTS", 1)
     assert torch.equal(FlexPrefill(probes=32).distances(q, k, 16), whole)
 
 

@@ -1,7 +1,7 @@
 """Fixed blocks: a window's lists hold its keys and nothing else; the last rows of a prompt see everything."""
 
 import torch
-from pytest import mark, raises
+from pytest import mark
 
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
@@ -54,8 +54,11 @@ def test_short_lists_are_lengthened():
     assert layout.listed[0, 0].sum(dim=-1).tolist() == [1, 1, 1, 1]
 
 
-def test_reordered_queries_are_refused():
-    order = TokenOrder(torch.arange(64))
-    layout = BlockLayout.full(64, 64, (16, 16), q_order=order)
-    with raises(ValueError, match="query order"):
-        with_dense_queries(layout, 3)
+def test_last_rows_of_each_head_s_own_order_see_everything():
+    order = TokenOrder(torch.stack([torch.randperm(100), torch.arange(100)])[None])
+    keep = torch.rand(1, 1, 7, 7) < 0.3
+    layout = BlockLayout.from_mask(keep, (16, 16), 100, 100, causal=True, q_order=order)
+    before, after = layout.to_mask(), with_dense_queries(layout, 3).to_mask()
+    assert torch.equal(after[:, :, -3:], layout.visible().expand(1, 2, -1, -1)[:, :, -3:])
+    assert (after >= before).all() and not after.equal(before)
+    assert torch.equal(after[0, 1, :96], before[0, 1, :96])
