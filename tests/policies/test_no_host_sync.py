@@ -11,6 +11,7 @@ from accel.policies.draft import Draft
 from accel.policies.hip import Hip
 from accel.policies.parts.head_choice import SampledRows
 from accel.policies.parts.ordering.content_orders import Clusters, Hashed
+from accel.policies.parts.ordering.modalities import Modalities, Strides
 from accel.policies.parts.ordering.orders import Cycle, Hilbert, Tile
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
@@ -43,11 +44,14 @@ IN_A_SEQUENCE = {
     name: ON_A_GRID[name]
     for name in ("dense", "hip-tree", "hip-stages", "strided", "antidiagonal", "bounds", "permuted")
 }
+IN_A_SEQUENCE["modalities"] = Composed(order=Modalities(), score=Antidiagonal(), select=TopK(0.3))
+IN_A_SEQUENCE["strides"] = Composed(order=Strides(), score=Antidiagonal(), select=TopK(0.3))
 
 
 def plan(policy, grid):
     q, k = (torch.empty(2, heads, GRID.tokens, 16, device="meta") for heads in (4, 2))
-    return policy.layout(q, k, grid, Context(grid=grid))
+    vision = torch.empty(2, GRID.tokens, dtype=torch.bool, device="meta")
+    return policy.layout(q, k, grid, Context(grid=grid, vision=None if grid else vision))
 
 
 @pytest.mark.filterwarnings("ignore:radial")
