@@ -126,8 +126,6 @@ class Composed(Policy):
             return self._sequence_layout(q, k, context)
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
-        if isinstance(self.order, PromptOrder):
-            raise ValueError(f"order {self.order.kind!r} is for sequences without a grid")
         grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
         if self.score is None or isinstance(self.order, ContentOrder):
             # Without a score one video would see nothing of another.
@@ -156,6 +154,8 @@ class Composed(Policy):
     ) -> tuple[TokenOrder | None, TokenOrder | None, Tensor]:
         """What blocks of queries and of keys are cut from, and bool [1, H | 1, Mb, Nb], those always kept."""
         order, device = self.order, q.device
+        if isinstance(order, PromptOrder):
+            raise ValueError(f"order {order.kind!r} is for sequences without a grid")
         if isinstance(order, AxesByHead):
             axes = row_of(order.heads, q.shape[1], context)
             by_head = order_by_head(axes, grid, device)
