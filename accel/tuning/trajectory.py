@@ -7,7 +7,8 @@ which is what the scheduler is given. It sees every layer and guidance, and no c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from accel.comparison.quality import relative_error
+from accel.policies.parts.ramp import Ramp
 
 Run = Callable[[], Tensor]
+LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,33 @@ def forced_errors(pipe: Any, run: Run, dense: Trajectory) -> tuple[float, ...]:
     if len(errors) != len(dense.velocities):
         raise ValueError(f"the dense run has {len(dense.velocities)} steps, this one {len(errors)}")
     return tuple(errors)
+
+
+def step_budget(courses: Sequence[Trajectory], density: float, dense_steps: int = 0) -> Ramp:
+    """A density for every step, in proportion to how far the velocity moves in it (PASA, arXiv 2604.12219).
+
+    Args:
+        courses: dense runs of several prompts, alike in their number of steps.
+        density: the mean over the steps that are not dense, as far as none of them exceeds 1.
+        dense_steps: how many of the first are.
+
+    Raises:
+        ValueError: if fewer than two steps would be left, or none before them.
+    """
+    steps = len(courses[0].velocities)
+    first = max(dense_steps, 1)
+    if steps - first < 2 or any(len(course.velocities) != steps for course in courses):
+        raise ValueError(f"a budget by step needs two steps after the first {first}, the same of all courses")
+    moved = [
+        statistics.fmean(
+            (course.velocities[step] - course.velocities[step - 1]).abs().float().mean().item()
+            for course in courses
+        )
+        for step in range(first, steps)
+    ]
+    mean = statistics.fmean(moved)
+    shares = [min(max(density * distance / mean, LEAST_SHARE), 1.0) for distance in moved]
+    return Ramp(tuple((step / steps, share) for step, share in enumerate(shares, first)))
 
 
 def stepping_through(scheduler: Any, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:

@@ -15,10 +15,8 @@ KEPT = {
     "file": "masks found on the user's own model (arXiv 2506.16054)",
     "layer_density": "what `accel tune` writes",
     "precision": "rounding is for the user to allow (docs/kernels.md)",
-    "ramp": "a share that changes over the schedule (docs/benchmarks/few-steps.md has its row)",
     "recent_share": "spans of published plans (arXiv 2406.14909)",
     "reduction": "parity with the published masks of radial attention",
-    "turns": "noise on the choice (arXiv 2604.12219, docs/methods.md)",
 }
 
 

@@ -5,7 +5,7 @@ from pytest import approx, raises
 
 from accel import accelerate_model, restore_model
 from accel.tuning.playback import Playback
-from accel.tuning.trajectory import Trajectory, forced_errors, record
+from accel.tuning.trajectory import Trajectory, forced_errors, record, step_budget
 from tiny_wan_pipeline import keep_every_block, latents, recipe, wan_pipeline
 
 STEPS = 4
@@ -58,3 +58,18 @@ def test_played_back_forwards_are_the_dense_ones():
         assert torch.equal(latents(pipe, steps=STEPS), alone)
     restore_model(pipe)
     assert torch.equal(latents(pipe, steps=STEPS), dense)
+
+
+def test_a_step_gets_as_much_as_its_velocity_moves():
+    # Two courses of five steps; they move by 2, 0, 4 and 1, and by 0, 2, 2 and 1: 1, 1, 3 and 1 on average.
+    courses = [
+        Trajectory(tuple(torch.full((2, 3), float(at)) for at in places), torch.zeros(1))
+        for places in ((0, 2, 2, -2, -1), (1, 1, 3, 5, 4))
+    ]
+    by_step = step_budget(courses, 0.3, dense_steps=2)
+    assert by_step.ramp == ((0.4, approx(0.18)), (0.6, approx(0.54)), (0.8, approx(0.18)))
+    assert by_step.at(0.6) == approx(0.54)
+    assert [share for _, share in step_budget(courses, 0.3).ramp] == approx([0.2, 0.2, 0.6, 0.2])
+    assert max(share for _, share in step_budget(courses, 0.9).ramp) == 1.0
+    with raises(ValueError, match="two steps after the first 4"):
+        step_budget(courses, 0.3, dense_steps=4)

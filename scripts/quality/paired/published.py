@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from accel.policies.parts.mask_file import AXES
+from scripts.quality.paired.settings import by_layer, by_velocity
 
 BLOCK = [32, 32]
 SHARE = 0.41
@@ -76,6 +77,12 @@ PUBLISHED["heart"] = recipe(
 )
 PUBLISHED["rectified"] = recipe(
     composed(score={"kind": "pooled"}, select=ROW), compensate={"kind": "rectified"}
+)
+PUBLISHED["first layer, turns"] = recipe(composed(score=STRIDED, select=by_layer(SHARE), turns=0.5))
+PUBLISHED["pasa"] = recipe(
+    composed(
+        score={"kind": "pooled"}, select={**ROW, "density": by_velocity()["density"]}, turns=0.5, tail=True
+    )
 )
 # 64 probes are 0.028 of these sequences.
 PUBLISHED["sparsepr"] = recipe(

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +53,7 @@ class Row:
         forced: relative error of the guided velocity, one for each sparse step; None if not run.
         latent_error: of the whole generation; None if not run.
         ssim: of the whole video; None if not run.
+        flicker: what it adds to the dense video's, as a share of that; None if not run.
     """
 
     setting: str
@@ -62,6 +63,7 @@ class Row:
     forced: tuple[float, ...] | None = None
     latent_error: float | None = None
     ssim: float | None = None
+    flicker: float | None = None
 
     @property
     def forced_rms(self) -> float | None:
@@ -131,10 +133,12 @@ class Bench:
         work = work_of(patch, playback.played, self.steps * self.passes)
         if latents is None:
             return Row(name, self.steps, prompt, work, forced=errors)
-        ssim = None
-        if pixels:
-            ssim = measure_quality(*(decoded(self.pipe, each) for each in (latents, dense.latents))).ssim
-        return Row(name, self.steps, prompt, work, None, relative_error(latents, dense.latents), ssim)
+        row = Row(name, self.steps, prompt, work, None, relative_error(latents, dense.latents))
+        if not pixels:
+            return row
+        quality = measure_quality(*(decoded(self.pipe, each) for each in (latents, dense.latents)))
+        added = (quality.flicker_difference or 0.0) / (quality.reference_flicker or 1.0)
+        return replace(row, ssim=quality.ssim, flicker=added)
 
 
 def decoded(pipe: Any, latents: Tensor) -> Tensor:

@@ -41,6 +41,15 @@ REFRESHED = {"dense_every": 0.2}  # none of 8 steps, three of 24
 FIRST_LAYER = {"dense_layers": 0.1}  # one of the demo's eight
 
 
+# How far dense velocities move in each step (`step_budget` of prompts 1, 3, 5 and 22 to 27), brought to 0.41.
+BY_VELOCITY = ((0.25, 0.853), (0.375, 0.695), (0.5, 0.352), (0.625, 0.213), (0.75, 0.176), (0.875, 0.172))
+
+
+def by_velocity() -> dict[str, Any]:
+    ramp = {"ramp": [list(point) for point in BY_VELOCITY]}
+    return {"kind": "top_k", "density": ramp, "budget": "layer", "row_density": 0.08}
+
+
 def residual(**changes: Any) -> dict[str, Any]:
     return {"kind": "residual", **changes}
 
@@ -69,6 +78,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "today@0.25": setting(by_layer(0.25)),
     "first layer": setting(by_layer(0.41), FIRST_LAYER),
     "first layer, until drift": setting(by_layer(0.41), FIRST_LAYER, reuse=UNTIL_DRIFT),
+    "first layer, by velocity": setting(by_velocity(), FIRST_LAYER),
     "first layer, rectified": setting(by_layer(0.41), FIRST_LAYER, compensate={"kind": "rectified"}),
     # 64 probes are 0.028 of these sequences.
     "first layer, probed": setting(by_layer(0.382), FIRST_LAYER, compensate={"kind": "probed"}),

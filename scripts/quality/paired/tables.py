@@ -21,6 +21,7 @@ Figure = Callable[[Row], float | None]
 FIGURES: dict[str, Figure] = {
     "Latent error of whole generations": lambda row: row.latent_error,
     "SSIM of whole generations": lambda row: row.ssim,
+    "Flicker added to the dense video's, as a share of it": lambda row: row.flicker,
     "Forced error of the guided velocity, root mean square over the sparse steps": lambda row: row.forced_rms,
 }
 
