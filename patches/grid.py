@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -98,6 +98,11 @@ class TokenGrid:
     @property
     def video_start(self) -> int:
         return self.lead_tokens + (self.text_tokens if self.text_first else 0)
+
+    def halved(self, times: int) -> TokenGrid:
+        """Rows and columns halved that often, rounded up."""
+        side = 2**times
+        return replace(self, height=-(-self.height // side), width=-(-self.width // side)) if times else self
 
     def __str__(self) -> str:
         lead = f"{self.lead_tokens} + " if self.lead_tokens else ""

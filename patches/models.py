@@ -14,7 +14,7 @@ from accel.patches.diffusers import family
 from accel.patches.diffusers.family import family_of
 from accel.patches.site import Site
 
-PIPELINE_COMPONENTS = ("transformer", "transformer_2", "transformer_ref")
+PIPELINE_COMPONENTS = ("transformer", "transformer_2", "transformer_ref", "unet")
 
 
 def is_language_model(model: nn.Module) -> bool:

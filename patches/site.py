@@ -31,6 +31,8 @@ class Site:
         n_layers: number of those.
         heads: query heads.
         text_free: whether no text has reached its input: both passes of guidance compute the same here.
+        halvings: how often the rows and columns of a forward's grid are halved before its input: by this a
+            site has a grid of its own.
         windowed: whether it never sees more than a sliding window: what is said of layers is not said of it.
         causal: a language model's layer, which takes a `SequenceFn` and has no token grid.
     """
@@ -44,6 +46,7 @@ class Site:
     causal: bool = False
     text_free: bool = False
     windowed: bool = False
+    halvings: int = 0
 
     @property
     def full_name(self) -> str:

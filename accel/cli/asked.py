@@ -168,5 +168,8 @@ def planned(model: str, recipe: str | None, changes: list[str] | None) -> tuple[
     pipeline = empty_pipeline(model)
     if chosen is None:
         chosen = override(default_recipe(pipeline.models), wanted)
-    sites = [site for name, part in pipeline.models.items() for site in find_sites(part, name)]
+    try:
+        sites = [site for name, part in pipeline.models.items() for site in find_sites(part, name)]
+    except ValueError as error:
+        raise Mistake(f"{model}: {error}") from error
     return recipe or default_recipe_name(pipeline.models), make_plan(sites, chosen), pipeline

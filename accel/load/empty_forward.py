@@ -105,6 +105,7 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     **dict.fromkeys(("flux", "bria"), lambda _, size: {"img_ids": _positions(size)}),
     "flux3": lambda _, size: {"img_ids": torch.nn.functional.pad(_positions(size), (0, 1))},
     "krea2": lambda _, size: {"position_ids": _positions(size)},
+    "unet": lambda _, size: {"sample": _empty(1, 1, *size[1:])},
     "hunyuan_image": _image_or_video,
     "qwen_image": lambda _, size: {"img_shapes": [[(1, *(side // PACKED for side in size[1:]))]]},
     "nucleus_moe": lambda _, size: {"img_shapes": [(1, *(side // PACKED for side in size[1:]))]},

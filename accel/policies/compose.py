@@ -31,6 +31,7 @@ from accel.policies.parts.ordering.orders import (
     Residues,
     RowMajor,
     Tile,
+    Windows,
     token_order,
 )
 from accel.policies.parts.scores import Score
@@ -45,6 +46,7 @@ AnyOrder = Annotated[
     | Axes
     | Residues
     | Cycle
+    | Windows
     | AxesByHead
     | Clusters
     | Hashed
@@ -162,6 +164,8 @@ class Composed(Policy):
             return by_head, by_head, always_by_head(self.always, axes, grid, self.block_size, device)[None]
         if isinstance(order, Cycle):
             order = order.of_layer(context.layer)
+        if isinstance(order, Windows):
+            order = order.at_turn(step_of(context) + context.layer)
         keep = self.always.blocks(grid, order, self.block_size, device)[None, None]
         if isinstance(order, ContentOrder):
             return content_order(order, q, grid), content_order(order, k, grid), keep
@@ -223,9 +227,13 @@ class Composed(Policy):
 
 def noise_like(mass: Tensor, context: Context) -> Tensor:
     """Standard normal numbers that depend on the layer and the step alone, so that a run can be repeated."""
-    step = context.turn if context.step is None else context.step
-    generator = torch.Generator(mass.device).manual_seed(step * context.n_layers + context.layer)
+    generator = torch.Generator(mass.device).manual_seed(step_of(context) * context.n_layers + context.layer)
     return torch.randn(mass.shape, generator=generator, device=mass.device, dtype=mass.dtype)
+
+
+def step_of(context: Context) -> int:
+    """The denoising step, or where nobody counts, how many there were before."""
+    return context.turn if context.step is None else context.step
 
 
 def of_layer(context: Context) -> Context:

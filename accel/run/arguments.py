@@ -15,6 +15,8 @@ from accel.run.video import read_video
 FROM_IMAGE = {
     "FluxPipeline": "FluxImg2ImgPipeline",
     "StableDiffusion3Pipeline": "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusionPipeline": "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLImg2ImgPipeline",
     "QwenImagePipeline": "QwenImageImg2ImgPipeline",
     "ZImagePipeline": "ZImageImg2ImgPipeline",
     "LTXPipeline": "LTXImageToVideoPipeline",

@@ -13,7 +13,7 @@ SIDES = {
         ("wan", "hunyuan_video", "framepack", "cosmos", "kandinsky5", "easyanimate", "helios"), 16
     ),
     **dict.fromkeys(("sd3", "z_image", "CogView4Transformer2DModel", "ernie_image", "lumina2"), 16),
-    **dict.fromkeys(("cogvideox", "mochi", "allegro"), 8),
+    **dict.fromkeys(("cogvideox", "mochi", "allegro", "unet"), 8),
     **dict.fromkeys(("ltx", "minimax_h3"), 32),
 }
 # Fewest and most frames, where the pipelines refuse others. MiniMax-H3: 5 to 15 seconds in chunks of 17.

@@ -179,7 +179,9 @@ class _Watch(Policy):
         """The one grid there was."""
         if len(self.grids) != 1:
             sizes = ", ".join(map(str, self.grids)) or "none"
-            raise ValueError(f"all videos must be of one size, got grids of {sizes}")
+            raise ValueError(
+                f"masks are of one grid: all videos must be of one size, and all layers, got grids of {sizes}"
+            )
         return next(iter(self.grids))
 
     def _by_layer(self, found: dict[int, Tensor]) -> list[Tensor]:

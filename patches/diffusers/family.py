@@ -62,7 +62,13 @@ FAMILIES: dict[str, str] = {
     "NucleusMoEImageTransformer2DModel": "accel.patches.diffusers.families.image.padded.nucleus_moe",
     "PRXTransformer2DModel": "accel.patches.diffusers.families.image.padded.prx",
     "PixArtTransformer2DModel": "accel.patches.diffusers.families.image.pixart",
+    "UNet2DConditionModel": "accel.patches.diffusers.families.image.unet",
 }
+
+
+def never_halved(model: nn.Module, name: str) -> int:
+    """How often a grid is halved before an attention module of a model that keeps its resolution."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Family:
         text_padding: what the model does with padded text, see `Context`.
         text_free: names of the attention modules that text, and what is pooled of it, has not reached yet:
             those of a first block whose modulation knows the timestep alone.
+        halvings: (model, name of an attention module) -> see `Site`.
     """
 
     attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
@@ -85,6 +92,7 @@ class Family:
     processors: dict[type, type]
     text_padding: TextPadding | None = None
     text_free: tuple[str, ...] = ()
+    halvings: Callable[[nn.Module, str], int] = never_halved
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -100,6 +108,7 @@ def family_of(model: nn.Module) -> Family | None:
         source.PROCESSORS,
         getattr(source, "TEXT_PADDING", None),
         getattr(source, "TEXT_FREE", ()),
+        getattr(source, "halvings", never_halved),
     )
 
 
@@ -107,7 +116,8 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     """The attention modules of a supported diffusers model that run a stock processor or ours, in call order.
 
     Raises:
-        ValueError: if the model's class belongs to no family, or all its processors are somebody's own.
+        ValueError: if the model's class belongs to no family, it has no self-attention, or all its processors
+            are somebody's own.
     """
     family = family_of(model)
     if family is None:
@@ -115,14 +125,25 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
     modules = family.attention_modules(model)
     known = {*family.processors, *family.processors.values()}
     found = [(name, module) for name, module in modules if type(module.processor) in known]
-    if modules and not found:
+    if not modules:
+        raise ValueError(f"this {type(model).__name__} has no self-attention of its own to make sparse")
+    if not found:
         theirs = sorted({type(module.processor).__name__ for _, module in modules})
         raise ValueError(
             f"the attention of this {type(model).__name__} runs {', '.join(theirs)}, which cannot be made "
             f"sparse; set {', '.join(stock.__name__ for stock in family.processors)} back first"
         )
     return [
-        Site(name, component, module, layer, len(found), heads_of(module), text_free=name in family.text_free)
+        Site(
+            name,
+            component,
+            module,
+            layer,
+            len(found),
+            heads_of(module),
+            text_free=name in family.text_free,
+            halvings=family.halvings(model, name),
+        )
         for layer, (name, module) in enumerate(found)
     ]
 

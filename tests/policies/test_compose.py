@@ -213,3 +213,31 @@ def test_middling_blocks_take_turns_and_the_best_stay():
     for step in range(4):
         assert listed(moving, step).sum() == listed(still, step).sum()
         assert listed(moving, step)[0, :, 0, 0].all()
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_shifted_windows_are_attention_inside_rolled_quarters_of_a_picture(step):
+    grid, layer, side = TokenGrid(1, 16, 24), 3, (8, 12)
+    policy = Composed(order={"kind": "windows", "count": (1, 2, 2), "shifts": 4}, block_size=(32, 32))
+    q, k, v = torch.randn(3, 2, 2, grid.tokens, 16).unbind()
+    context = Context(grid=grid, step=step, n_steps=8, layer=layer)
+    layout = policy.layout(q, k, grid, context)
+    assert float(layout.density) == 0.25
+    shift = [-(length // 4) * ((step + layer) % 4) for length in side]
+
+    def windows(tokens):  # [2, 2, N, 16] -> [2, 2, 4, 96, 16]
+        picture = tokens.unflatten(2, (16, 24)).roll(shift, dims=(2, 3))
+        return picture.unflatten(3, (2, 12)).unflatten(2, (2, 8)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+    inside = torch.nn.functional.scaled_dot_product_attention(windows(q), windows(k), windows(v))
+    torch.testing.assert_close(windows(block_sparse_attention(q, k, v, layout)[0]), inside)
+
+
+def test_shifted_windows_of_any_size_see_their_own_tokens():
+    grid = TokenGrid(1, 13, 9)
+    policy = Composed(order={"kind": "windows", "count": (1, 2, 2), "shifts": 4}, block_size=(16, 16))
+    q = torch.zeros(1, 1, grid.tokens, 16)
+    for turn in range(4):
+        layout = policy.layout(q, q, grid, Context(grid=grid, turn=turn))
+        windows = policy.order.at_turn(turn).windows(grid).flatten()
+        assert layout.to_mask()[0, 0][windows[:, None] == windows].all() and layout.density < 1

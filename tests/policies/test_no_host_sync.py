@@ -12,7 +12,7 @@ from accel.policies.hip import Hip
 from accel.policies.parts.head_choice import SampledRows
 from accel.policies.parts.ordering.content_orders import Clusters, Hashed
 from accel.policies.parts.ordering.modalities import Modalities, Strides
-from accel.policies.parts.ordering.orders import Cycle, Hilbert, Tile
+from accel.policies.parts.ordering.orders import Cycle, Hilbert, Tile, Windows
 from accel.policies.parts.scores import Antidiagonal, Bounds, Pooled, Sampled, Strided, SubBlock
 from accel.policies.parts.selectors import TopK, TopP
 from accel.policies.per_head import PerHead
@@ -36,6 +36,7 @@ ON_A_GRID = {
     "bounds": Composed(score=Bounds(), select=TopK(0.3)),
     "clusters": Composed(order=Clusters(4, 2), score=Pooled(), select=TopP(0.9, budget="head")),
     "hashed": Composed(order=Hashed(), tail=True),
+    "windows": Composed(order=Windows((1, 2, 2), 4)),
     "cycle": Composed(order=Cycle((Hilbert(), Tile((1, 8, 8)))), score=Pooled(), select=TopP(0.9)),
     "per-head": PerHead((Composed(), Composed(order=Hilbert())), SampledRows(8)),
     "sampled": Composed(score=Sampled(), select=TopP(1), tail=True),

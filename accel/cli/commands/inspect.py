@@ -117,7 +117,7 @@ def _static_density(step: Step, grid: TokenGrid) -> float | None:
     """Density of a site whose blocks follow from the grid alone; None where they depend on the input."""
     if step.rule is None or not step.rule.policy.static:
         return None
-    site = step.site
+    site, grid = step.site, grid.halved(step.site.halvings)
     q = torch.zeros(1).expand(1, site.heads, grid.tokens, 1)
     context = replace(Context(grid), layer=site.layer, n_layers=site.n_layers)
     return float(step.rule.policy.layout(q, q, grid, context).density)
@@ -138,7 +138,8 @@ def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
             continue
         projection: Any = getattr(step.site.module, "to_q", None)
         width = getattr(projection, "out_features", 0)
-        total += stored_bytes(settings.store, grid.tokens, step.site.heads, width // step.site.heads, 2)
+        tokens = grid.halved(step.site.halvings).tokens
+        total += stored_bytes(settings.store, tokens, step.site.heads, width // step.site.heads, 2)
     return branches * total
 
 
@@ -149,6 +150,7 @@ def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: li
             "heads": step.site.heads,
             "method": step.rule.policy.method if step.rule else None,
             "density": density,
+            "tokens": grid.halved(step.site.halvings).tokens,
         }
         for step, density in zip(plan.steps, densities, strict=True)
     ]
@@ -164,11 +166,17 @@ def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list
     say(f"schedule {', '.join(f'{name} {value}' for name, value in schedule)}")
     say(f"sites    {len(plan.matched)} of {len(plan.steps)} follow the recipe")
     rows = Counter(
-        (step.site.component, step.rule.policy.method if step.rule else "left alone", _density(density))
+        (
+            step.site.component,
+            grid.halved(step.site.halvings),
+            step.rule.policy.method if step.rule else "left alone",
+            _density(density),
+        )
         for step, density in zip(plan.steps, densities, strict=True)
     )
-    for (component, method, density), count in rows.items():
-        say(f"         {count} in {component}: {method}, density {density}")
+    for (component, own, method, density), count in rows.items():
+        where = component if own == grid else f"{component} on {own}"
+        say(f"         {count} in {where}: {method}, density {density}")
     say(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
 
 

@@ -15,7 +15,7 @@ from accel.noun import noun
 from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import block_counts
 from accel.policies.parts.ordering.content_orders import ContentOrder
-from accel.policies.parts.ordering.orders import Order, token_order
+from accel.policies.parts.ordering.orders import GridOrder, RolledWindows, token_order
 from accel.policies.parts.window import Window, window_blocks
 
 Tokens = Annotated[int, Field(ge=0)]
@@ -63,7 +63,11 @@ class Always:
 
     @from_sizes()
     def blocks(
-        self, grid: TokenGrid, order: Order | ContentOrder, block_size: tuple[int, int], device: torch.device
+        self,
+        grid: TokenGrid,
+        order: GridOrder | ContentOrder,
+        block_size: tuple[int, int],
+        device: torch.device,
     ) -> Tensor:
         """Bool [Mb, Nb] of self-attention over `grid`, its blocks cut in `order`.
 
@@ -127,7 +131,7 @@ class Always:
 
 
 def _keep_on_grid(
-    always: Always, keep: Tensor, grid: TokenGrid, order: Order, rows: Tensor, columns: Tensor
+    always: Always, keep: Tensor, grid: TokenGrid, order: GridOrder, rows: Tensor, columns: Tensor
 ) -> None:
     row_box, column_box = (x.reshape(grid.frames, grid.height, grid.width) for x in (rows, columns))
     if always.first_frame:
@@ -135,6 +139,11 @@ def _keep_on_grid(
     if always.own_frame:
         for row_frame, column_frame in zip(row_box, column_box, strict=True):
             keep[row_frame.unique()[:, None], column_frame.unique()] = True
+    if isinstance(order, RolledWindows):
+        windows = order.windows(grid)
+        for window in range(math.prod(order.count)):
+            inside = windows == window
+            keep[row_box[inside].unique()[:, None], column_box[inside].unique()] = True
     if always.adjacent:
         _keep_adjacent(keep, row_box, column_box)
     if always.window is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accel.noun import noun
 from accel.policies.parts.grid_blocks import join_fragments
-from accel.policies.parts.ordering.orders import Order, Residues, RowMajor, Side, Tile
+from accel.policies.parts.ordering.orders import GridOrder, Residues, RowMajor, Side, Tile
 
 
 @noun
@@ -49,7 +49,9 @@ class Window:
         return min(self.size[axis], length)
 
 
-def window_blocks(window: Window, order: Order, rows: Tensor, columns: Tensor, shape: torch.Size) -> Tensor:
+def window_blocks(
+    window: Window, order: GridOrder, rows: Tensor, columns: Tensor, shape: torch.Size
+) -> Tensor:
     """Bool [Mb, Nb]: blocks some query of which has some key in its window.
 
     A block is taken for the boxes around its pieces: one per tile or image row it touches; on a Hilbert curve
@@ -69,7 +71,7 @@ def window_blocks(window: Window, order: Order, rows: Tensor, columns: Tensor, s
 
 
 def _of_one_remainder(
-    window: Window, order: Order, rows: Tensor, columns: Tensor, shape: torch.Size
+    window: Window, order: GridOrder, rows: Tensor, columns: Tensor, shape: torch.Size
 ) -> Tensor:
     queries, keys = (_pieces(order, blocks, window.dilation) for blocks in (rows, columns))
     seen = torch.ones(len(queries.block), len(keys.block), dtype=torch.bool)
@@ -88,7 +90,7 @@ class _Pieces(NamedTuple):
     high: Tensor
 
 
-def _pieces(order: Order, blocks: Tensor, dilation: tuple[int, int, int]) -> _Pieces:
+def _pieces(order: GridOrder, blocks: Tensor, dilation: tuple[int, int, int]) -> _Pieces:
     shape = (blocks.shape[0], blocks.shape[1], blocks.shape[2])
     places = torch.cartesian_prod(*(torch.arange(length) for length in shape)).T  # [3, V]
     tile = torch.zeros(blocks.numel(), dtype=torch.int64)
@@ -102,7 +104,7 @@ def _pieces(order: Order, blocks: Tensor, dilation: tuple[int, int, int]) -> _Pi
 
 
 def _tile_sides(
-    order: Order, shape: tuple[int, int, int], dilation: tuple[int, int, int]
+    order: GridOrder, shape: tuple[int, int, int], dilation: tuple[int, int, int]
 ) -> tuple[int, int, int]:
     """Of the boxes that a block is cut into, in places of one remainder."""
     if isinstance(order, Tile):

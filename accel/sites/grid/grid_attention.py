@@ -67,7 +67,7 @@ class GridAttention(SiteAttention):
     """The attention function that is installed at one site of a diffusion model (an `AttentionFn`).
 
     Args:
-        site: where; only its place among the layers and its heads are kept.
+        site: where; only its place among the layers, its heads and halvings are kept.
         rule, recipe, warned: see `SiteAttention`.
         hook: knows the context of the forward under way.
 
@@ -93,6 +93,7 @@ class GridAttention(SiteAttention):
         self.layer = site.layer
         self.n_layers = site.n_layers
         self.heads = site.heads
+        self.halvings = site.halvings
         self.hook = hook
         self.layouts = LayoutCache(recipe.reuse_of(rule))
         how = recipe.compensate
@@ -178,7 +179,9 @@ class GridAttention(SiteAttention):
     def _context(self, forward: Forward, tokens: int) -> Context:
         """The context of a call: the forward's, and where in the model this is."""
         context, heads = forward.context, forward.heads(self.heads)
-        return replace(context, layer=self.layer, n_layers=self.n_layers, heads=heads).of_call(tokens)
+        grid = None if context.grid is None else context.grid.halved(self.halvings)
+        here = replace(context, grid=grid, layer=self.layer, n_layers=self.n_layers, heads=heads)
+        return here.of_call(tokens)
 
     def _attend(self, qkv: Heads, arrival: Tensor | None, planned: Planned) -> Tensor:
         """[B, H, N, D] each, in the layout's order -> [B, M, H, D] in the model's."""

@@ -13,6 +13,7 @@ from accel.policies.parts.ordering.orders import (
     Residues,
     RowMajor,
     Tile,
+    Windows,
     ordered_grid,
     token_order,
 )
@@ -27,12 +28,14 @@ ORDERS = [
     Hilbert(),
     Residues((1, 2, 2)),
     Residues((50, 3, 100)),
+    Windows((1, 2, 2), 4).at_turn(3),
+    Windows((5, 70, 3), 2).at_turn(1),
     *(Axes(axes) for axes in ("fhw", "fwh", "hfw", "hwf", "wfh", "whf")),
 ]
 
 
 def name(order):
-    return f"{order.kind}-{getattr(order, 'size', getattr(order, 'axes', getattr(order, 'strides', '')))}"
+    return str(order)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -134,3 +137,17 @@ def test_residues_of_two_columns_come_one_after_the_other():
 def test_a_cycle_takes_turns_by_layer():
     orders = (Hilbert(), Axes("whf"), RowMajor())
     assert [Cycle(orders).of_layer(layer) for layer in range(4)] == [*orders, Hilbert()]
+
+
+def test_windows_are_rolled_by_half_a_window_and_go_on_at_the_opposite_border():
+    grid = TokenGrid(1, 1, 8)
+    still, rolled = (Windows((1, 1, 2), shifts=2).at_turn(turn) for turn in (2, 3))
+    assert still.windows(grid).flatten().tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert rolled.windows(grid).flatten().tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert rolled.positions(grid).tolist() == [2, 3, 4, 5, 0, 1, 6, 7]
+    assert still.positions(grid).tolist() == list(range(8))
+
+
+def test_windows_of_odd_sides_are_smaller_at_the_end():
+    windows = Windows((1, 2, 2), shifts=4).at_turn(0).windows(TokenGrid(1, 5, 7))[0]
+    assert windows.unique(return_counts=True)[1].tolist() == [3 * 4, 3 * 3, 2 * 4, 2 * 3]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from accel.patches.grid import Span, TokenGrid
-from tiny_inputs import DIM, HEADS
+from tiny_inputs import DIM, HEADS, VALID
 
 SMALL = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
 ROPE = (4, 6, 6)
@@ -39,6 +39,7 @@ class Case:
         image: one frame only.
         even: whether its images have even sides, in tokens.
         calls: attention calls of a site in one forward of a batch of two.
+        halvings: of the sites, in call order; one number stands for all.
     """
 
     class_name: str
@@ -55,6 +56,7 @@ class Case:
     image: bool = False
     even: bool = False
     calls: int = 1
+    halvings: tuple[int, ...] = (0,)
 
     def model(self, **changes: Any) -> Any:
         torch.manual_seed(0)
@@ -80,6 +82,13 @@ class Case:
         lead = self.lead(*size) if callable(self.lead) else self.lead
         others = {"lead_tokens": lead, "tail_tokens": self.tail, "spans": self.spans}
         return TokenGrid(*size, text_tokens=text, text_first=self.text_first, **others)
+
+    def grids(self, size: tuple[int, int, int]) -> list[TokenGrid]:
+        """Of the attention calls of a batch of two, in call order; one stands for all that are alike."""
+        whole = self.grid(size)
+        if self.calls == 2:
+            return [whole, TokenGrid(*size, text_tokens=VALID)]
+        return [whole.halved(times) for times in self.halvings]
 
 
 def output(model: Any, arguments: dict[str, Any]) -> Tensor:

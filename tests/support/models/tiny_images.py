@@ -29,6 +29,15 @@ NUCLEUS |= {"moe_enabled": False}
 PRX = {"in_channels": 4, "context_in_dim": 16, "hidden_size": HEADS * DIM, "num_heads": HEADS, "depth": 3}
 PRX |= {"mlp_ratio": 1.0, "axes_dim": [8, 8]}
 
+UNET = {"in_channels": 4, "out_channels": 4, "block_out_channels": (32, 32), "layers_per_block": 1}
+UNET |= {"norm_num_groups": 8, "attention_head_dim": HEADS, "cross_attention_dim": 16}
+UNET |= {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+# No attention at the full resolution, and more layers below it.
+UNET_XL = UNET | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
+UNET_XL |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2)}
+UNET_XL |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "use_linear_projection": True}
+UNET_XL |= {"projection_class_embeddings_input_dim": 8 + 6 * 4}
+
 JOINT = MIXED | {"joint_attention_dim": 16}
 HUNYUAN_IMAGE = MIXED | {"out_channels": 4, "num_refiner_layers": 1, "text_embed_dim": 16}
 QWEN_IMAGE = {**SMALL, "in_channels": 16, "out_channels": 4, "num_layers": 3}
@@ -160,6 +169,16 @@ CASES: dict[str, Case] = {
         graphs=3,
         image=True,
     ),
+    "unet": Case(
+        "UNet2DConditionModel",
+        UNET,
+        inputs.unet,
+        sites=7,
+        halvings=(0, 1, 1, 1, 1, 0, 0),
+        graphs=2,
+        image=True,
+    ),
+    "unet-xl": Case("UNet2DConditionModel", UNET_XL, inputs.unet_xl, sites=8, halvings=(1,), image=True),
     "z-image": Case(
         "ZImageTransformer2DModel",
         {

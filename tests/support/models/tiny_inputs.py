@@ -281,6 +281,19 @@ def sd3(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     }
 
 
+def unet(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    return {
+        "sample": noise(b, 4, h, w),
+        "encoder_hidden_states": noise(b, TEXT, 16),
+        "timestep": 500,
+    }
+
+
+def unet_xl(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    added = {"text_embeds": noise(b, 8), "time_ids": noise(b, 6)}
+    return {**unet(b, f, h, w), "added_cond_kwargs": added}
+
+
 def z_image(b: int, f: int, h: int, w: int) -> dict[str, Any]:
     return {
         "x": list(noise(b, 4, 1, 2 * h, 2 * w)),

@@ -26,6 +26,12 @@ def even(size: Size) -> Size:
     return size[0], size[1] + size[1] % 2, size[2] + size[2] % 2
 
 
+# Of little noise, so that latents stay near 1.
+EULER = (
+    "EulerDiscreteScheduler",
+    {"timestep_spacing": "trailing", "steps_offset": 1, "beta_start": 1e-5, "beta_end": 1e-4},
+)
+
 PIPELINES: dict[str, PipelineCase] = {
     "flux": PipelineCase("FluxPipeline", "flux", "distilled", {"guidance_embeds": True}),
     "flux-cfg": PipelineCase("FluxPipeline", "flux", call=lambda size, b: {"true_cfg_scale": 3.0}),
@@ -91,6 +97,23 @@ PIPELINES: dict[str, PipelineCase] = {
         prompts=1,  # The stock pipeline gives two timesteps to a batch of any size.
         call=lambda size, b: {"use_resolution_binning": False},
         pads=True,
+    ),
+    "stable-diffusion": PipelineCase(
+        "StableDiffusionPipeline",
+        "unet",
+        "batched",
+        components=lambda: {"requires_safety_checker": False},
+        scheduler=EULER,
+        pixels=8,
+        component="unet",
+    ),
+    "stable-diffusion-xl": PipelineCase(
+        "StableDiffusionXLPipeline",
+        "unet-xl",
+        "batched",
+        scheduler=EULER,
+        pixels=8,
+        component="unet",
     ),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),
     "z-image": PipelineCase(

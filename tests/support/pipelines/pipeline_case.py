@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from accel.patches.grid import TokenGrid
-from tiny_families import CASES
+from tiny_families import CASES, Case
 from tiny_inputs import TEXT, noise, text_mask
 
 Size = tuple[int, int, int]
@@ -21,6 +21,11 @@ Guidance = Literal["passes", "batched", "distilled", "none"]
 STEPS = 2
 NEGATIVE = 4
 UNIPC = ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True})
+
+
+def halved(family: Case, size: Size) -> set[TokenGrid]:
+    """The grids of a family's sites."""
+    return {family.grid(size).halved(times) for times in family.halvings}
 
 
 def two_texts(size: Size, prompts: int) -> dict[str, Any]:
@@ -54,6 +59,7 @@ class PipelineCase:
         grids: (size in tokens) -> the grids of its attention calls; by default that of the family's case.
         passes: forwards of one step, where guidance does not say it.
         calls: attention calls of one step, where they are not sites times passes.
+        component: what the pipeline calls the model.
         pads: whether its padded text, if changed, must change nothing.
     """
 
@@ -71,6 +77,7 @@ class PipelineCase:
     passes: int | None = None
     calls: int | None = None
     pads: bool = False
+    component: str = "transformer"
 
     @property
     def image(self) -> bool:
@@ -92,7 +99,7 @@ class PipelineCase:
         return self.calls or CASES[self.family].sites * self.forwards
 
     def expected(self, size: Size) -> set[TokenGrid]:
-        return self.grids(size) if self.grids else {CASES[self.family].grid(size)}
+        return self.grids(size) if self.grids else halved(CASES[self.family], size)
 
     def pipe(self) -> Any:
         module, _, name = self.pipeline.rpartition(".")
@@ -105,7 +112,7 @@ class PipelineCase:
         }
         scheduler, config = self.scheduler
         parts["scheduler"] = getattr(diffusers, scheduler)(**config)
-        parts["transformer"] = CASES[self.family].model(**self.config)
+        parts[self.component] = CASES[self.family].model(**self.config)
         pipe = cls(**{**parts, **self.components()})
         pipe.set_progress_bar_config(disable=True)
         return pipe

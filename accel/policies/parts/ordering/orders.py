@@ -1,4 +1,4 @@
-"""Orders of the tokens of a grid: row-major, tiles, Hilbert curve, the six orders of the axes, residues.
+"""Orders of the tokens of a grid: row-major, tiles, windows, Hilbert curve, orders of the axes, residues.
 
 In every order but the row-major one the video tokens come first and the text tokens, unpermuted, last, so
 that blocks are cut from the first video token on.
@@ -6,7 +6,8 @@ that blocks are cut from the first video token on.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -99,13 +100,22 @@ class Residues:
     kind: Literal["residues"] = "residues"
 
     def positions(self, grid: TokenGrid) -> Tensor:
-        group = torch.zeros(1, 1, 1, dtype=torch.int64)
-        for axis, (length, stride) in enumerate(
-            zip((grid.frames, grid.height, grid.width), self.strides, strict=True)
-        ):
-            remainder = torch.arange(length) % stride
-            group = group * stride + remainder.reshape([-1 if other == axis else 1 for other in range(3)])
-        return group.flatten().argsort(stable=True)
+        return numbered(grid, self.strides, torch.remainder).flatten().argsort(stable=True)
+
+
+def numbered(
+    grid: TokenGrid, counts: tuple[int, int, int], on_axis: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Int64 [F, H, W]: for each token one number of the three that its places on the axes are given.
+
+    Args:
+        on_axis: (the places on an axis, how many numbers there are for them) -> the number of each, from 0.
+    """
+    number = torch.zeros(1, 1, 1, dtype=torch.int64)
+    for axis, (length, count) in enumerate(zip((grid.frames, grid.height, grid.width), counts, strict=True)):
+        places = on_axis(torch.arange(length), count)
+        number = number * count + places.reshape([-1 if other == axis else 1 for other in range(3)])
+    return number
 
 
 Order = Annotated[RowMajor | Tile | Hilbert | Axes | Residues, Field(discriminator="kind")]
@@ -122,8 +132,51 @@ class Cycle:
         return self.orders[layer % len(self.orders)]
 
 
+@dataclass(frozen=True)
+class RolledWindows:
+    """Windows at one of their places: see `Windows`; the grid is rolled by `turn` shares of a window."""
+
+    count: tuple[int, int, int]
+    shifts: int
+    turn: int
+
+    def windows(self, grid: TokenGrid) -> Tensor:
+        """Int64 [F, H, W]: the window that each token is in."""
+        return numbered(grid, self.count, self._on_axis)
+
+    def positions(self, grid: TokenGrid) -> Tensor:
+        return self.windows(grid).flatten().argsort(stable=True)
+
+    def _on_axis(self, places: Tensor, count: int) -> Tensor:
+        side = -(-len(places) // count)
+        return (places - side // self.shifts * self.turn) % len(places) // side
+
+
+@noun
+class Windows:
+    """Equal windows one after another, rolled by another part of a window in each step and layer.
+
+    Every token sees its own window, whatever else is kept (MSW-MSA of HiDiffusion, arXiv 2311.17528). A
+    window that is rolled over a border goes on at the opposite one.
+
+    Args:
+        count: windows along frames, rows and columns; where they do not divide it, the last are smaller.
+        shifts: places that the windows take in turn, each a window's `1 / shifts` from the next.
+    """
+
+    count: tuple[Side, Side, Side]
+    shifts: Side = 1
+    kind: Literal["windows"] = "windows"
+
+    def at_turn(self, turn: int) -> RolledWindows:
+        return RolledWindows(self.count, self.shifts, turn % self.shifts)
+
+
+GridOrder = Order | RolledWindows
+
+
 @from_sizes()
-def token_order(order: Order, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
+def token_order(order: GridOrder, grid: TokenGrid, device: torch.device) -> TokenOrder | None:
     """The order of all tokens of `grid`: its video's, each span's, then all others; None if it is the
     sequence's own."""
     if isinstance(order, RowMajor):

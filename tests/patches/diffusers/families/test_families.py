@@ -1,5 +1,7 @@
 """Every family: grid and text are right, padding stays unread, exact, sparse, gone again."""
 
+from statistics import fmean
+
 import torch
 from pytest import approx, fixture, mark
 from torch._dynamo.testing import CompileCounter
@@ -57,9 +59,7 @@ def test_the_grid_is_the_inputs_and_keeping_everything_is_dense(case, size):
     account = summary(model)
     assert not account.dense_reasons and account.sparse_density == 1
     assert len(account.sites) == case.sites and account.calls == case.sites * case.calls
-    whole = case.grid(size)
-    last = TokenGrid(*size, text_tokens=VALID) if case.calls == 2 else whole
-    assert set(policy.grids) == {whole, last}
+    assert set(policy.grids) == set(case.grids(size))
     torch.testing.assert_close(got, expected, atol=3e-5, rtol=3e-5)
 
 
@@ -97,8 +97,7 @@ def test_sparse_runs_at_the_planned_density(case):
     choose_everywhere(model, policy)
     got = output(model, arguments)
     account = summary(model)
-    grids = [case.grid(size), TokenGrid(*size, text_tokens=VALID)] if case.calls == 2 else [case.grid(size)]
-    planned = sum(planned_density(policy, grid) for grid in grids) / len(grids)
+    planned = fmean(planned_density(policy, grid) for grid in case.grids(size))
     assert not account.dense_reasons and not account.never_called
     assert account.sparse_density == approx(planned) and planned < 1
     assert got.isfinite().all() and not torch.equal(got, expected)
