@@ -34,7 +34,9 @@ METHODS: dict[str, dict[str, Any]] = {
         order={"kind": "residues", "strides": [1, 1, 2]},
         always={"window": {"size": [9, 10, 8], "dilation": [1, 1, 2]}},
     ),
-    "freeswim": composed(order=TILE, always={"window": {"size": [9, 9, 10]}}),
+    "freeswim": composed(order={"kind": "tile", "size": [2, 4, 4]}, always={"window": {"size": [9, 8, 8]}}),
+    # Half the blocks: fewer than two windows do not move.
+    "hidiffusion": composed(order={"kind": "windows", "count": [1, 1, 2], "shifts": 4}),
     "hyperattention": composed(order={"kind": "hashed"}, score={"kind": "pooled"}, select=HEAD, tail=True),
     "paroattention": by_head(
         *(composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD) for axes in AXES)

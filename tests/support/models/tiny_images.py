@@ -30,7 +30,7 @@ PRX = {"in_channels": 4, "context_in_dim": 16, "hidden_size": HEADS * DIM, "num_
 PRX |= {"mlp_ratio": 1.0, "axes_dim": [8, 8]}
 
 UNET = {"in_channels": 4, "out_channels": 4, "block_out_channels": (32, 32), "layers_per_block": 1}
-UNET |= {"norm_num_groups": 8, "attention_head_dim": HEADS, "cross_attention_dim": 16}
+UNET |= {"sample_size": 64, "norm_num_groups": 8, "attention_head_dim": HEADS, "cross_attention_dim": 16}
 UNET |= {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 # No attention at the full resolution, and more layers below it.
 UNET_XL = UNET | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import diffusers
@@ -31,6 +32,17 @@ EULER = (
     "EulerDiscreteScheduler",
     {"timestep_spacing": "trailing", "steps_offset": 1, "beta_start": 1e-5, "beta_end": 1e-4},
 )
+
+unet = functools.partial(
+    PipelineCase,
+    family="unet",
+    guidance="batched",
+    components=lambda: {"requires_safety_checker": False},
+    scheduler=EULER,
+    pixels=8,
+    component="unet",
+)
+
 
 PIPELINES: dict[str, PipelineCase] = {
     "flux": PipelineCase("FluxPipeline", "flux", "distilled", {"guidance_embeds": True}),
@@ -98,23 +110,20 @@ PIPELINES: dict[str, PipelineCase] = {
         call=lambda size, b: {"use_resolution_binning": False},
         pads=True,
     ),
-    "stable-diffusion": PipelineCase(
-        "StableDiffusionPipeline",
-        "unet",
-        "batched",
-        components=lambda: {"requires_safety_checker": False},
-        scheduler=EULER,
-        pixels=8,
-        component="unet",
+    "stable-diffusion": unet("StableDiffusionPipeline"),
+    "stable-diffusion-img2img": unet(
+        "StableDiffusionImg2ImgPipeline",
+        call=lambda size, b: {"image": noise(b, 4, *size[1:]), "strength": 1.0},
     ),
-    "stable-diffusion-xl": PipelineCase(
-        "StableDiffusionXLPipeline",
-        "unet-xl",
-        "batched",
-        scheduler=EULER,
-        pixels=8,
-        component="unet",
+    "stable-diffusion-inpaint": unet(
+        "StableDiffusionInpaintPipeline",
+        call=lambda size, b: {
+            "image": noise(b, 4, *size[1:]),
+            "mask_image": torch.ones(b, 1, 8 * size[1], 8 * size[2]),
+            "masked_image_latents": noise(b, 4, *size[1:]),
+        },
     ),
+    "stable-diffusion-xl": unet("StableDiffusionXLPipeline", family="unet-xl", components=dict),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),
     "z-image": PipelineCase(
         "ZImagePipeline",
