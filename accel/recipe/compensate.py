@@ -38,7 +38,8 @@ class Compensate:
         branch_decay: share of the schedule in which the difference between the branches of guidance fades,
             exp(-age / branch_decay); their mean is kept. 0 keeps one residual, of the first branch, for all.
         max_progress: residuals older than this share of the schedule are not added.
-        device: "same", or "cpu": host memory, pinned where there is a GPU.
+        device: "same", which is host memory where a GPU has no room; or "cpu": host memory, pinned where
+            there is a GPU.
     """
 
     kind: Literal["residual"] = "residual"

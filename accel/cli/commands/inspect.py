@@ -23,6 +23,7 @@ from accel.patches.grid import TokenGrid
 from accel.recipe.compensate import Compensate
 from accel.recipe.schedule import whole
 from accel.run.settings import GenerateSettings, from_options
+from accel.sites.grid.residual import fit_bytes
 from accel.sites.grid.residual_store import stored_bytes
 
 if TYPE_CHECKING:
@@ -139,8 +140,10 @@ def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
         projection: Any = getattr(step.site.module, "to_q", None)
         width = getattr(projection, "out_features", 0)
         tokens = grid.halved(step.site.halvings).tokens
-        total += stored_bytes(settings.store, tokens, step.site.heads, width // step.site.heads, 2)
-    return branches * total
+        size = tokens, step.site.heads, width // step.site.heads, 2
+        total += branches * stored_bytes(settings.store, *size)
+        total += fit_bytes(*size) if settings.transport else 0
+    return total
 
 
 def _as_dict(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list[Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class GridAttention(SiteAttention):
             movable = mask if context.text_padding in MOVED else None
             if movable is not None and forward.parallel is not None:
                 reason = reason or "attention mask"
-            if reason is not None and not self._captures(reason, context):
+            if reason is not None and not self._captures(reason, context, forward):
                 out = self.dense(q, reason, dense, context.step)
             else:
                 arrival = forward.arrival(q.device)
@@ -171,10 +171,11 @@ class GridAttention(SiteAttention):
         place = id(self), SharedPass, number
         return SharedPass(context, (context.grid, forward.adapters), forward.kept, place)
 
-    def _captures(self, reason: str, context: Context) -> bool:
+    def _captures(self, reason: str, context: Context, forward: Forward) -> bool:
         """Whether a call that is dense for `reason` captures the residual for the steps to come."""
-        by_step = reason in (FIRST_STEPS, REFRESH)
-        return self.residual is not None and by_step and self.schedule.precedes_sparse(context)
+        if self.residual is None or reason not in (FIRST_STEPS, REFRESH):
+            return False
+        return self.schedule.precedes_sparse(context) and self.residual.captures(forward.kept)
 
     def _context(self, forward: Forward, tokens: int) -> Context:
         """The context of a call: the forward's, and where in the model this is."""

@@ -8,7 +8,9 @@ that follow, the same blocks are used and R is added. Two things keep it right a
 * guidance multiplies the difference of the branches' errors; so the difference of their residuals fades, and
   only what they have in common stays.
 
-A residual belongs to its generation, and never serves other shapes, grids, adapters or blocks.
+A residual belongs to its generation, and never serves other shapes, grids, adapters or blocks. It goes when
+it is too old or the last step is done. What does not fit beside the model on its GPU is kept in host memory,
+and where memory runs out all the same, nothing is added.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +28,18 @@ from accel.kernels.attention.operation import attention_with_lse, block_sparse_a
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
+from accel.sites.faults import kind_of
 from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import PackedLayout, served
 from accel.sites.grid.layout_cache import kept as packed
-from accel.sites.grid.residual_store import Stored, stored
+from accel.sites.grid.residual_store import ALL, Stored, add, stored, stored_bytes
+from accel.sites.grid.room import room_on
 
 SAMPLED_TOKENS = 1024
 RIDGE = 1e-3  # of the mean variance of the values
 
 CAPTURED, APPLIED, TOO_OLD, MISSING = "captured", "applied", "too old", "none captured"
+ON_HOST, NO_MEMORY = "in host memory", "out of memory"
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,25 @@ class Captured:
     """One branch's residual.
 
     Args:
+        layout: None once it is too old, like all that takes memory.
         values: the residual; None where the first branch's serves all.
         sample: [B, H, n, D], some tokens' values less their mean, and `inverse`, [B, H, D, D], that of their
-            regularised Gram matrix; None without transport.
+            regularised Gram matrix; None without transport, and where the first branch's serve all.
         context: of the step it was captured in.
         key: what the call has to share with the one it was captured in.
     """
 
-    layout: BlockLayout | PackedLayout
+    layout: BlockLayout | PackedLayout | None
     values: Stored | None
     sample: Tensor | None
     inverse: Tensor | None
     context: Context
     key: Hashable
+
+    @property
+    def released(self) -> Captured:
+        """What is left to say that it was there."""
+        return replace(self, layout=None, values=None, sample=None, inverse=None)
 
     @property
     def nbytes(self) -> int:
@@ -109,57 +121,66 @@ class Residual:
             qkv: [B, H, N, D] each, in the layout's order.
             layout: the blocks of the sparse steps to come.
         """
-        (q, k, v), context, key = qkv, call.context, call.key
-        branches = self.branches(call)
+        branches, context = self.branches(call), call.context
         # A failure half-way must not leave the residual of a step before for blocks that are gone.
         branches.captured.pop(context.branch, None)
-        sparse, residual = split(q, k, v, layout)
-        dense = sparse + residual
-        if not self.settings.branch_decay and context.branch > 0 and branches.first(key) is not None:
-            # That of the first branch serves this one too.
-            values = sample = inverse = None
+        try:
+            sparse, residual = split(*qkv, layout)
+        except Exception as error:
+            if kind_of("the kernel", error) == "memory":
+                call.kept[self._gave_up] = True
+            raise
+        dense = (sparse + residual).to(qkv[0].dtype)
+        try:
+            branches.captured[context.branch] = self._captured(residual, qkv, layout, call)
+        except Exception as error:
+            if kind_of("the kernel", error) != "memory":
+                raise
+            self.counts[NO_MEMORY] += 1
         else:
-            values = stored(residual, self.settings.store, q.dtype, self.settings.device)
-            sample, inverse = self._fit(v, q.shape[1])
-        branches.captured[context.branch] = Captured(packed(layout), values, sample, inverse, context, key)
-        branches.seen[context.branch] = context.turn
-        self.counts[CAPTURED] += 1
-        self.nbytes = max(self.nbytes, branches.nbytes)
-        return dense.to(q.dtype)
+            branches.seen[context.branch] = context.turn
+            self.counts[CAPTURED] += 1
+            self.nbytes = max(self.nbytes, branches.nbytes)
+        return dense
+
+    def captures(self, kept: dict[Hashable, Any]) -> bool:
+        """Whether a generation's dense calls are still tried in two parts: not once memory ran out for it."""
+        return self._gave_up not in kept
 
     def layout(self, call: Call) -> BlockLayout | None:
         """The blocks that a residual is kept for, while it may be added; None without a residual."""
         captured = self._current(self.branches(call), call)
-        return None if captured is None else served(captured.layout)
+        return None if captured is None or captured.layout is None else served(captured.layout)
 
     def shared_layout(self, call: Call) -> BlockLayout | None:
         """The blocks that the first branch captures in this step; None if it has not yet."""
         first, context = self.branches(call).first(call.key), call.context
         if context.branch == 0 or first is None or first.context.turn != context.turn:
             return None
-        return served(first.layout)
+        return None if first.layout is None else served(first.layout)
 
     def apply(self, out: Tensor, v: Tensor, call: Call) -> Tensor:
-        """`out` [B, H, M, D] over the blocks that `layout` gave, with the residual added."""
+        """`out` [B, H, M, D] over the blocks that `layout` gave, with the residual added in place."""
         branches, context = self.branches(call), call.context
         captured = self._current(branches, call, count=True)
         if captured is None:
             return out
         branches.seen[context.branch] = context.turn
-        transport = self._transport(branches, captured, v, out.shape[1], context)
-        parts = self._parts(branches, context)
-        residual = sum(share * values.times(transport, out.device) for share, values in parts)
-        assert isinstance(residual, Tensor)
-        grid = context.grid
-        if len(parts) > 1 and grid is not None and grid.tokens > grid.video_tokens:
-            # The texts of two branches have nothing in common, row by row.
-            assert captured.values is not None
-            own = captured.values.times(transport, out.device)
-            video = slice(grid.video_start, grid.video_start + grid.video_tokens)
-            own[:, :, video] = residual[:, :, video]
-            residual = own
+        try:
+            transport = self._transport(branches, captured, v, out.shape[1], context)
+            for rows, parts in self._by_rows(branches, captured, context):
+                add(out, parts, transport, rows)
+        except Exception as error:
+            if kind_of("the kernel", error) != "memory":
+                raise
+            branches.captured.clear()
+            self.counts[NO_MEMORY] += 1
+            return out
         self.counts[APPLIED] += 1
-        return (out.float() + residual).to(out.dtype)
+        if _is_last(context) and context.branch == max(branches.captured):
+            # What comes next, such as a VAE, may need the memory.
+            branches.captured.clear()
+        return out
 
     def branches(self, call: Call) -> Branches:
         return call.kept.setdefault((id(self), call.number), Branches())
@@ -177,8 +198,57 @@ class Residual:
             reason = MISSING
         if reason is None:
             return captured
-        self.counts[reason] += count
+        if count:
+            self.counts[reason] += 1
+            if captured is not None and reason == TOO_OLD:
+                branches.captured[context.branch] = captured.released
         return None
+
+    @property
+    def _gave_up(self) -> Hashable:
+        return id(self), NO_MEMORY
+
+    def _captured(
+        self, residual: Tensor, qkv: tuple[Tensor, ...], layout: BlockLayout, call: Call
+    ) -> Captured:
+        """What is kept of a residual, on its device if there is room."""
+        (q, _, v), context, key = qkv, call.context, call.key
+        first = self.branches(call).first(key) if context.branch > 0 else None
+        if first is not None and first.context.turn != context.turn:
+            first = None
+        if first is not None and not self.settings.branch_decay:
+            return Captured(packed(layout), None, None, None, context, key)
+        batch, heads, tokens, dim = residual.shape
+        needed = batch * stored_bytes(self.settings.store, tokens, heads, dim, q.element_size())
+        if first is None and self.settings.transport:
+            needed += batch * fit_bytes(tokens, heads, dim, q.element_size())
+        host = self.settings.device == "cpu"
+        if not host and not self._has_room(needed, call, q.device):
+            host = True
+            self.counts[ON_HOST] += 1
+        values = stored(residual, self.settings.store, q.dtype, "cpu" if host else "same")
+        # The values of the passes of a step move alike, so one map serves all.
+        sample, inverse = (None, None) if first is not None else self._fit(v, q.shape[1])
+        return Captured(packed(layout), values, sample, inverse, context, key)
+
+    def _has_room(self, needed: int, call: Call, device: torch.device) -> bool:
+        kept = sum(each.nbytes for each in call.kept.values() if isinstance(each, Branches))
+        return kept + needed <= room_on(device, call.kept)
+
+    def _by_rows(
+        self, branches: Branches, captured: Captured, context: Context
+    ) -> list[tuple[slice, list[tuple[float, Stored]]]]:
+        """The residuals to add, and to which rows.
+
+        The texts of two branches have nothing in common, row by row.
+        """
+        parts, grid = self._parts(branches, context), context.grid
+        if len(parts) == 1 or grid is None or grid.tokens == grid.video_tokens:
+            return [(ALL, parts)]
+        assert captured.values is not None
+        own: list[tuple[float, Stored]] = [(1.0, captured.values)]
+        first, last = grid.video_start, grid.video_start + grid.video_tokens
+        return [(slice(first), own), (slice(first, last), parts), (slice(last, None), own)]
 
     def _parts(self, branches: Branches, context: Context) -> list[tuple[float, Stored]]:
         """The residuals that add up to this branch's, with their weights.
@@ -231,6 +301,10 @@ class Residual:
         return known[2]
 
 
+def _is_last(context: Context) -> bool:
+    return context.step is not None and context.n_steps is not None and context.step + 1 >= context.n_steps
+
+
 def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     """Attention as the layout has it, and what dense attention adds to it; float32 [B, H, M, D] each.
 
@@ -248,8 +322,18 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
     return with_tail, listed_out + residual - with_tail
 
 
+def fit_bytes(tokens: int, heads: int, dim: int, itemsize: int) -> int:
+    """Bytes that following the values takes at one site, for one sample."""
+    some = len(range(0, tokens, _stride(tokens)))
+    return heads * dim * (some * itemsize + dim * torch.float32.itemsize)
+
+
+def _stride(tokens: int) -> int:
+    return max(1, tokens // SAMPLED_TOKENS)
+
+
 def sampled(v: Tensor, heads: int) -> Tensor:
     """Float32 [B, H, n, D]: about a thousand tokens' values less their mean, query heads' own."""
-    some = v[:, :, :: max(1, v.shape[2] // SAMPLED_TOKENS)].float()
+    some = v[:, :, :: _stride(v.shape[2])].float()
     some = some - some.mean(dim=2, keepdim=True)
     return some.repeat_interleave(heads // v.shape[1], dim=1) if heads != v.shape[1] else some

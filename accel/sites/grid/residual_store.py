@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,17 @@ from torch.nn.functional import pad
 
 from accel.recipe.compensate import Rank, Store
 
+ALL = slice(None)
+BATCHED = 32  # the largest eigenproblems that cuSOLVER solves in batches
+SPARE, ROUNDS = 8, 3  # of a subspace iteration
+
 
 class Stored(ABC):
     """A stored residual. `times` returns it, multiplied."""
 
     @abstractmethod
-    def times(self, transport: Tensor | None, device: torch.device) -> Tensor:
-        """Float32 [B, H, N, D]: the residual, times [B, H, D, D] if there is one, on `device`."""
+    def times(self, transport: Tensor | None, device: torch.device, rows: slice = ALL) -> Tensor:
+        """Float32 [B, H, n, D]: some rows of it, times [B, H, D, D] if there is one, on `device`."""
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
@@ -34,8 +39,8 @@ class Whole(Stored):
 
     values: Tensor
 
-    def times(self, transport: Tensor | None, device: torch.device) -> Tensor:
-        return _times(_on(self.values, device).float(), transport)
+    def times(self, transport: Tensor | None, device: torch.device, rows: slice = ALL) -> Tensor:
+        return _times(_on(self.values[:, :, rows], device).float(), transport)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
@@ -66,8 +71,8 @@ class Quantised(Stored):
             codes = (even[..., ::2] + even[..., 1::2] * 16).to(torch.uint8)
         return cls(codes, scales, values.shape[3])
 
-    def times(self, transport: Tensor | None, device: torch.device) -> Tensor:
-        codes, scales = _on(self.codes, device), _on(self.scales, device)
+    def times(self, transport: Tensor | None, device: torch.device, rows: slice = ALL) -> Tensor:
+        codes, scales = (_on(each[:, :, rows], device) for each in (self.codes, self.scales))
         if codes.dtype == torch.uint8:
             both = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(3)[..., : self.dim]
             return _times((both.float() - 8) * scales.float(), transport)
@@ -79,7 +84,7 @@ class Quantised(Stored):
 
 @dataclass(frozen=True)
 class LowRank(Stored):
-    """As a product of [B, H, N, r] and [B, H, r, D], the best of that rank."""
+    """As a product of [B, H, N, r] and [B, H, r, D], nearly the best of that rank."""
 
     left: Tensor
     right: Tensor
@@ -87,16 +92,59 @@ class LowRank(Stored):
     @classmethod
     def of(cls, values: Tensor, rank: int, dtype: torch.dtype) -> LowRank:
         values = values.float()
-        _, vectors = torch.linalg.eigh(values.transpose(2, 3) @ values)
-        basis = vectors[..., -rank:]  # [B, H, D, r]
+        basis = leading(values.transpose(2, 3) @ values, rank)
         return cls((values @ basis).to(dtype), basis.transpose(2, 3).to(dtype))
 
-    def times(self, transport: Tensor | None, device: torch.device) -> Tensor:
-        right = _on(self.right, device).float()
-        return _on(self.left, device).float() @ _times(right, transport)
+    def times(self, transport: Tensor | None, device: torch.device, rows: slice = ALL) -> Tensor:
+        left, right = self.factors(transport, device, rows)
+        return left.float() @ right
+
+    def factors(
+        self, transport: Tensor | None, device: torch.device, rows: slice = ALL
+    ) -> tuple[Tensor, Tensor]:
+        """[B, H, n, r] and, in float32, [B, H, r, D]: what `times` is the product of."""
+        return _on(self.left[:, :, rows], device), _times(_on(self.right, device).float(), transport)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self.left, self.right
+
+
+def leading(gram: Tensor, rank: int) -> Tensor:
+    """[B, H, D, rank]: orthonormal, nearly the leading eigenvectors of [B, H, D, D], the first of them last.
+
+    By subspace iteration. GPUs solve eigenproblems of at most 32 x 32 in batches, and larger ones one after
+    the other, which for the heads of a large model takes half as long as dense attention.
+    """
+    dim, count = gram.shape[3], rank + SPARE
+    if dim <= max(BATCHED, count):
+        return torch.linalg.eigh(gram).eigenvectors[..., -rank:]
+    start = torch.randn(dim, count, generator=torch.Generator().manual_seed(0))
+    basis = start.to(gram.device).expand(*gram.shape[:2], dim, count)
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(gram @ basis).Q
+    return basis @ torch.linalg.eigh(basis.transpose(2, 3) @ gram @ basis).eigenvectors[..., -rank:]
+
+
+def add(
+    out: Tensor, parts: Sequence[tuple[float, Stored]], transport: Tensor | None, rows: slice = ALL
+) -> None:
+    """Add shares of residuals to some rows of `out` [B, H, N, D], in place, and round once.
+
+    Args:
+        transport: multiplies them all.
+    """
+    some = out[:, :, rows]
+    low = [(share, values) for share, values in parts if isinstance(values, LowRank)]
+    if len(low) < len(parts):
+        whole = sum(share * values.times(transport, out.device, rows) for share, values in parts)
+        some.copy_(some.float() + whole)
+        return
+    # One product, added to the output by the same kernel: nothing of its size is made.
+    factors = [(share, *values.factors(transport, out.device, rows)) for share, values in low]
+    left = torch.cat([left for _, left, _ in factors], dim=3).to(out.dtype)
+    right = torch.cat([share * right for share, _, right in factors], dim=2).to(out.dtype)
+    for each, *product in zip(some, left, right, strict=True):
+        each.baddbmm_(*product)
 
 
 def stored(values: Tensor, store: Store, dtype: torch.dtype, device: str = "same") -> Stored:

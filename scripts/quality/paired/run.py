@@ -171,6 +171,12 @@ def write(out: Path, rows: list[Row], settings: Mapping[str, Any] = ALL) -> None
     write_table(out, map(asdict, rows), {"settings": {name: kept[name] for name in kept if name in used}})
 
 
+def replaces(row: Row, old: Row) -> bool:
+    """Whether a row has the figures of an old one, measured again."""
+    same = (row.setting, row.steps, row.prompt) == (old.setting, old.steps, old.prompt)
+    return same and (row.forced is None) == (old.forced is None)
+
+
 def settings_in(out: Path) -> dict[str, Any]:
     return json.loads(out.read_text(encoding="utf-8"))["settings"] if out.exists() else {}
 
@@ -213,7 +219,7 @@ def main(
                 recipe = build_recipe(settings[name], name)
                 row = bench.measure(name, recipe, prompt, forced, pixels)
                 print(row, row.forced_rms, flush=True)
-                write(out, [*read(out), row], settings)
+                write(out, [*(old for old in read(out) if not replaces(row, old)), row], settings)
 
 
 if __name__ == "__main__":

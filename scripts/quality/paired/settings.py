@@ -109,9 +109,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def few_steps(dense: int, density: float, compensated: bool) -> dict[str, Any]:
+def few_steps(dense: int, density: float, compensated: bool, **store: Any) -> dict[str, Any]:
     """A schedule of four steps, for models without guidance: its first `dense` steps dense."""
-    rest = {"compensate": residual()} if compensated else {}
+    rest = {"compensate": residual(**store)} if compensated else {}
     return setting(by_layer(density), {"dense_steps": dense / 4}, **rest)
 
 
@@ -128,15 +128,49 @@ RISING = {
     "budget": "layer",
     "row_density": 0.12,
 }
+SETTINGS["1 dense, 0.3, rank 8"] = few_steps(1, 0.3, compensated=True, store={"rank": 8})
 SETTINGS["1 dense, 0.3 rising"] = setting(RISING)
 
 # recipes/auto.yaml, brought to this number of tokens and to the work of another recipe.
+AUTO_REUSE = {"reuse": {"steps": 5, "max_progress": 0.11, "branches": True}}
+AUTO_SCHEDULE = {"dense_steps": 0.2, "dense_layers": 0.03}
 SETTINGS |= {
-    name: setting(
-        by_layer(0.333),
-        {"dense_steps": 0.2, "dense_layers": 0.03},
-        block_size=block_size,
-        reuse={"steps": 5, "max_progress": 0.11, "branches": True},
-    )
+    name: setting(by_layer(0.333), AUTO_SCHEDULE, block_size=block_size, **AUTO_REUSE)
     for name, block_size in {"auto, 0.333": (128, 64), "auto, 0.333, 32 x 32": BLOCK}.items()
+}
+
+
+def auto(density: float, dense_every: float = 0, **rest: Any) -> dict[str, Any]:
+    """recipes/auto.yaml in blocks of 32 x 32, whatever the number of tokens."""
+    every = {"dense_every": dense_every} if dense_every else {}
+    return setting(by_layer(density), AUTO_SCHEDULE | every, **AUTO_REUSE, **rest)
+
+
+RANK_8 = {"compensate": residual(store={"rank": 8})}
+SETTINGS |= {
+    "auto": auto(0.3),
+    "auto, residual": auto(0.3, **RANK_8),
+    # The work of one refresh, taken from the density: 24 steps, 5 of them dense.
+    "auto, residual, refreshed": auto(0.261, 0.4, **RANK_8),
+}
+
+
+def once(mass: float, by_row: bool, **rest: Any) -> dict[str, Any]:
+    """What holds a share of the exact mass at one step, for all later ones: of every row, or of a layer."""
+    select = {"kind": "top_p", "mass": mass} if by_row else by_mass(mass)
+    return setting(select, FIRST_LAYER, {"kind": "exact"}, reuse=ONE_LAYOUT | {"steps": 1000}, **rest)
+
+
+SETTINGS |= {
+    f"once, {mass:g}{name}": once(mass, not name.startswith(", by layer"), **rest)
+    for mass in (0.98, 0.97, 0.95)
+    for name, rest in {
+        "": {},
+        ", residual": RANK_8,
+        ", by layer, residual": RANK_8,
+    }.items()
+}
+SETTINGS |= {
+    f"residual, {mass:g}": setting(by_mass(mass), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual())
+    for mass in (0.97, 0.98)
 }

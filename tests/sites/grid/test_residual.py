@@ -17,8 +17,18 @@ from accel.recipe.compensate import Compensate, Rank
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import parse_recipe
 from accel.sites.grid.call import Call
-from accel.sites.grid.residual import APPLIED, CAPTURED, MISSING, TOO_OLD, Residual, split
-from accel.sites.grid.residual_store import stored, stored_bytes
+from accel.sites.grid.residual import (
+    APPLIED,
+    CAPTURED,
+    MISSING,
+    NO_MEMORY,
+    ON_HOST,
+    TOO_OLD,
+    Residual,
+    fit_bytes,
+    split,
+)
+from accel.sites.grid.residual_store import leading, stored, stored_bytes
 from tiny_wan_pipeline import attentions, latents, recipe, wan_pipeline
 
 N, D = 77, 16
@@ -246,6 +256,17 @@ def test_a_rank_is_the_best_of_its_rank():
     assert stored(values, Rank(99), torch.float32).nbytes == stored_bytes(Rank(99), 40, 2, 16, 4)
 
 
+@mark.parametrize("decay", [0.0, 1.0, 3.0])
+def test_many_dimensions_lose_hardly_more_than_the_best_rank(decay):
+    left, right = (torch.linalg.qr(torch.randn(1, 2, rows, 64)).Q for rows in (200, 64))
+    values = left * torch.arange(1, 65) ** -decay @ right
+    basis = leading(values.mT @ values, 8)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(8).expand(1, 2, 8, 8), atol=1e-4, rtol=0)
+    lost, best = values - values @ basis @ basis.mT, torch.linalg.svdvals(values)[..., 8:]
+    assert lost.norm() < 1.05 * best.norm()
+    assert torch.isfinite(leading(torch.zeros(1, 1, 64, 64), 8)).all()
+
+
 @mark.parametrize("store", ["full", "int8", "int4", {"rank": 8}])
 def test_a_generation_with_each_store(store):
     pipe = wan_pipeline()
@@ -260,6 +281,13 @@ def test_a_generation_with_each_store(store):
     restore_model(pipe)
     assert not torch.equal(got, exact) and torch.isfinite(got).all()
     assert torch.equal(latents(pipe), exact)
+
+
+def test_what_it_keeps_is_what_inspect_says():
+    site, tensors = Kept(store={"rank": 8}), qkv()
+    for branch in (0, 1):
+        site.capture(at(1, branch), tensors)
+    assert site.residual.nbytes == 2 * stored_bytes(Rank(8), N, 2, D, 4) + fit_bytes(N, 2, D, 4)
 
 
 def test_it_lowers_the_error_of_a_generation():
@@ -340,6 +368,68 @@ def test_a_failure_while_capturing_runs_dense_and_leaves_nothing(monkeypatch):
         got = latents(pipe, steps=2)
     assert torch.equal(got, exact)
     assert "kernel failed" in " ".join(summary(pipe).dense_reasons)
+
+
+def out_of_memory(*args, **rest):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def branches_of(site):
+    return site.residual.branches(Call(at(0), "a", site.kept))
+
+
+def test_nothing_is_held_once_it_is_too_old_or_the_last_step_is_done():
+    one, two = qkv(seed=1), qkv(seed=2)
+    old, done = Kept(max_progress=0.35), Kept(max_progress=1.0)
+    for site in (old, done):
+        for branch, tensors in enumerate((one, two)):
+            site.capture(at(1, branch), tensors)
+        assert branches_of(site).nbytes > 0
+    old.apply(at(5, 0), one)
+    old.apply(at(5, 1), two)
+    assert branches_of(old).nbytes == 0 and old.residual.counts[TOO_OLD] == 2
+    done.apply(at(9, 0), one)
+    assert done.added(at(9, 1), two).any()
+    assert branches_of(done).nbytes == 0
+
+
+def test_what_does_not_fit_on_the_device_goes_to_the_host_and_is_the_same(monkeypatch):
+    tensors, pair = qkv(), (Kept(), Kept())
+    pair[0].capture(at(1), tensors)
+    monkeypatch.setattr("accel.sites.grid.residual.room_on", lambda *args: 100)
+    pair[1].capture(at(1), tensors)
+    assert pair[1].residual.counts == {CAPTURED: 1, ON_HOST: 1}
+    assert torch.equal(*(site.apply(at(2), tensors) for site in pair))
+
+
+def test_no_memory_to_keep_it_is_counted_and_adds_nothing(monkeypatch):
+    site, tensors = Kept(), qkv()
+    monkeypatch.setattr("accel.sites.grid.residual.stored", out_of_memory)
+    torch.testing.assert_close(site.capture(at(1), tensors), dense(*tensors), atol=1e-5, rtol=1e-5)
+    assert not site.added(at(2), tensors).any()
+    assert site.residual.counts == {NO_MEMORY: 1, MISSING: 1}
+
+
+def test_no_memory_to_add_it_leaves_sparse_attention(monkeypatch):
+    site, tensors = Kept(), qkv()
+    site.capture(at(1), tensors)
+    monkeypatch.setattr("accel.sites.grid.residual.add", out_of_memory)
+    assert not site.added(at(2), tensors).any()
+    assert site.residual.counts[NO_MEMORY] == 1 and branches_of(site).nbytes == 0
+
+
+def test_no_memory_to_capture_it_costs_one_try_a_generation(monkeypatch):
+    monkeypatch.delenv("ACCEL_STRICT")
+    monkeypatch.setattr("accel.sites.grid.residual.split", out_of_memory)
+    pipe, plain = wan_pipeline(), accelerate_model(wan_pipeline(), recipe(**FIRST))
+    accelerate_model(pipe, recipe(compensate={}, **FIRST))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        got = latents(pipe)
+    torch.testing.assert_close(got, latents(plain), atol=1e-5, rtol=1e-5)
+    account = summary(pipe)
+    assert account.dense_reasons["out of memory in the kernel"] == len(attentions(pipe))
+    assert account.sparse_calls == summary(plain).sparse_calls
 
 
 def test_batched_guidance_treats_samples_apart():
