@@ -40,7 +40,8 @@ class TokenGrid:
         lead_tokens: tokens before all of these, such as history; policies keep them whole, as they do text.
         tail_tokens: tokens after all of these, such as reference images; kept whole too.
         spans: further videos among the lead tokens, such as references, in their order. Composed methods that
-            score blocks choose among theirs too; to every other method they are lead tokens like any.
+            score blocks, and stored masks, choose among theirs too; to every other method they are lead
+            tokens like any.
         causal_frames: frames of a chunk where chunks are causal, each seeing itself and those before; 0 where
             every frame sees every other.
     """

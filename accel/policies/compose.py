@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
@@ -128,10 +128,8 @@ class Composed(Policy):
             return self._sequence_layout(q, k, context)
         if self.choose is not None:
             raise ValueError(f"choose {self.choose.kind!r} is for sequences without a grid")
-        grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
-        if self.score is None or isinstance(self.order, ContentOrder):
-            # Without a score one video would see nothing of another.
-            grid = replace(grid, spans=())
+        ranks = self.score is not None and not isinstance(self.order, ContentOrder)
+        grid = require_grid(self.method, q.shape[2], k.shape[2], grid, spans=ranks)
         q_order, kv_order, keep = self._cut(q, k, grid, context)
         if self.score is not None and self.select is not None:
             q = q if q_order is None else q_order.permute(q)

@@ -57,7 +57,7 @@ class Stored(Policy):
             ValueError: if the masks are of another grid, or of a model with other layers or heads.
         """
         masks = self.masks
-        grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
+        grid = require_grid(self.method, q.shape[2], k.shape[2], grid, spans=True)
         if grid != masks.grid:
             raise ValueError(f"{self.file} has masks of a grid of {masks.grid} tokens, this call has {grid}")
         layers, heads = masks.orders.shape

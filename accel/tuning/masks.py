@@ -113,7 +113,7 @@ class _Watch(Policy):
         self.mass: dict[tuple[int, int], Tensor] = {}
 
     def layout(self, q: Tensor, k: Tensor, grid: TokenGrid | None, context: Context) -> BlockLayout:
-        grid = require_grid(self.method, q.shape[2], k.shape[2], grid)
+        grid = require_grid(self.method, q.shape[2], k.shape[2], grid, spans=True)
         self.grids.add(grid)
         self.n_layers = context.n_layers
         if len(self.grids) == 1 and self.orders is None:

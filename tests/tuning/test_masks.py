@@ -145,6 +145,6 @@ def test_videos_of_two_sizes_are_refused(tmp_path):
         for frames in (5, 3):
             model(**inputs(model, frames))
 
-    with pytest.raises(ValueError, match="all videos must be of one size, got grids of"):
+    with pytest.raises(ValueError, match="all videos must be of one size, and all layers, got grids of"):
         learn_masks(model, two, tmp_path / "x.safetensors", block_size=(16, 16))
     assert not (tmp_path / "x.safetensors").exists()

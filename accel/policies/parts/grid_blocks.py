@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -73,12 +74,19 @@ def block_counts(grid: TokenGrid, block_size: tuple[int, int]) -> tuple[int, int
     return math.ceil(grid.tokens / block_size[0]), math.ceil(grid.tokens / block_size[1])
 
 
-def require_grid(method: str, q_len: int, kv_len: int, grid: TokenGrid | None) -> TokenGrid:
-    """The grid; raises a ValueError if it is missing or is not the grid of these tokens."""
+def require_grid(
+    method: str, q_len: int, kv_len: int, grid: TokenGrid | None, spans: bool = False
+) -> TokenGrid:
+    """The grid; raises a ValueError if it is missing or is not the grid of these tokens.
+
+    Args:
+        spans: whether the method chooses among the blocks of further videos too; they are lead tokens to one
+            that does not, since the grid of one video says nothing of what it sees of another.
+    """
     if grid is None:
         raise ValueError(f"{method} needs a token grid; this call has none")
     if not q_len == kv_len == grid.tokens:
         raise ValueError(
             f"{method}: the grid {grid} has {grid.tokens} tokens, got {q_len} queries and {kv_len} keys"
         )
-    return grid
+    return grid if spans else replace(grid, spans=())

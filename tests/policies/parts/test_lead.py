@@ -10,9 +10,13 @@ from accel.patches.grid import TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.draft import Draft
 from accel.policies.hip import Hip
-from accel.policies.parts.ordering.orders import Hilbert
+from accel.policies.parts.head_choice import SampledRows
+from accel.policies.parts.ordering.content_orders import Clusters
+from accel.policies.parts.ordering.orders import Hilbert, Tile, Windows
 from accel.policies.parts.scores import Strided
 from accel.policies.parts.selectors import TopK, TopP
+from accel.policies.parts.window import Window
+from accel.policies.per_head import PerHead
 from accel.policies.permuted import Permuted
 from accel.policies.radial import Radial
 
@@ -29,6 +33,52 @@ def methods(sparse: bool) -> dict:
         "hip": Hip(density=share, block_size=BLOCK),
         "compose": Composed(score=Strided(4, 4), select=TopK(share), order=Hilbert(), block_size=BLOCK),
     }
+
+
+# Two further videos among the lead tokens, and 7 + 9 + 3 tokens that belong to neither.
+SPANS = TokenGrid(4, 6, 9, lead_tokens=19 + 96 + 60, spans=((7, 2, 6, 8), (112, 1, 6, 10)))
+UNSCORED = {
+    **{name: method for name, method in methods(True).items() if name != "compose"},
+    "window": Composed(order=Tile((1, 3, 3)), always={"window": Window((3, 3, 3))}, block_size=BLOCK),
+    "shifted-windows": Composed(order=Windows((1, 2, 2), 4), block_size=BLOCK),
+    "band": Composed(always={"band": 0.2, "first_frame": True}, block_size=BLOCK),
+    "clusters": Composed(order=Clusters(4, 2), score=Strided(4, 4), select=TopK(0.1), block_size=BLOCK),
+    "per-head": PerHead(
+        (Composed(block_size=BLOCK), Composed(order=Hilbert(), block_size=BLOCK)), SampledRows(8)
+    ),
+}
+SCORED = {
+    **{name: method for name, method in methods(True).items() if name == "compose"},
+    "shifted-windows": Composed(
+        order=Windows((1, 2, 2), 4), score=Strided(4, 4), select=TopK(0.1), block_size=BLOCK
+    ),
+    "per-head": PerHead((methods(True)["compose"],) * 2, SampledRows(8)),
+}
+
+
+def seen_by_all_heads(method, grid):
+    q, k, _ = qkv(grid)
+    layout = method.layout(q, k, grid, Context(grid))
+    assert layout.density < 1
+    return layout.to_mask()[0].all(dim=0)
+
+
+@pytest.mark.filterwarnings("ignore:radial")
+@pytest.mark.parametrize("name", UNSCORED)
+def test_further_videos_are_kept_whole_by_methods_that_do_not_score_blocks(name):
+    seen = seen_by_all_heads(UNSCORED[name], SPANS)
+    assert seen[:, : SPANS.lead_tokens].all() and seen[: SPANS.lead_tokens].all()
+    assert not seen.all()
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_further_videos_are_chosen_among_and_what_is_between_them_is_kept_whole(name):
+    seen = seen_by_all_heads(SCORED[name], SPANS)
+    between = torch.ones(SPANS.tokens, dtype=torch.bool)
+    for place in (*(span.place for span in SPANS.spans), slice(SPANS.video_start, None)):
+        between[place] = False
+        assert not seen[place, place].all() or SPANS.spans[1].place == place
+    assert between.sum() == 19 and seen[:, between].all() and seen[between].all()
 
 
 def qkv(grid):
