@@ -78,6 +78,7 @@ def make_plan(sites: Sequence[Site], recipe: Recipe) -> Plan:
         if number not in used:
             raise RecipeError(f"rules[{number}].match: {_unused(rule, sites)}")
     _require_dense_backends(recipe, steps)
+    _require_sharpness(recipe, steps)
     _require_methods(recipe, steps)
     return Plan(recipe, tuple(steps))
 
@@ -104,6 +105,20 @@ def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
             require_backend(name)
         except ValueError as error:
             raise RecipeError(f"{where}: {error}") from error
+
+
+def _require_sharpness(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Refuse another softmax scale where dense attention is part of a call, or a cache of a text goes on."""
+    for step in steps:
+        if step.rule is None or step.rule.sharpness == 1:
+            continue
+        where = f"rules[{recipe.rules.index(step.rule)}].sharpness"
+        if step.site.causal:
+            raise RecipeError(
+                f"{where}: is for diffusion models; {step.site.full_name} is of a language model"
+            )
+        if recipe.compensate is not None:
+            raise RecipeError(f"{where}: compensate adds what dense attention has more, at the usual scale")
 
 
 def require_for_text(recipe: Recipe) -> None:

@@ -34,6 +34,8 @@ class Rule(_OfRecipe):
         reuse: replaces the recipe's reuse for these sites.
         precision: what queries and keys may be rounded to, on GPUs with a kernel for it that has passed its
             test there; elsewhere, and where this is None, nothing is rounded.
+        sharpness: what the softmax scale of sparse calls of diffusion models is multiplied by: over more
+            tokens than in training attention is flatter (arXiv 2511.14712). Blocks are ranked by the usual.
     """
 
     match: str = Field(min_length=1)
@@ -41,6 +43,7 @@ class Rule(_OfRecipe):
     schedule: Schedule | None = None
     reuse: Reuse | None = None
     precision: Precision | None = None
+    sharpness: float = Field(default=1.0, gt=0, le=10)
 
 
 class ModelPattern(_OfRecipe):

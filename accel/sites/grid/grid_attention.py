@@ -94,6 +94,7 @@ class GridAttention(SiteAttention):
         self.n_layers = site.n_layers
         self.heads = site.heads
         self.halvings = site.halvings
+        self.sharpness = rule.sharpness
         self.hook = hook
         self.layouts = LayoutCache(recipe.reuse_of(rule))
         how = recipe.compensate
@@ -192,7 +193,8 @@ class GridAttention(SiteAttention):
             assert self.residual is not None
             out = self.residual.capture(qkv, planned.layout, planned.call)
         else:
-            out, _ = attention_with_lse(q, k, v, planned.layout, precision=self.precision)
+            scale = None if self.sharpness == 1 else self.sharpness * q.shape[3] ** -0.5
+            out, _ = attention_with_lse(q, k, v, planned.layout, scale=scale, precision=self.precision)
             if self.residual is not None:
                 out = self.residual.apply(out, v, planned.call)
             if self.repair is not None:
