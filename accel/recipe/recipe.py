@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accel.kernels.attention.tier import Precision
 from accel.noun import Checked
 from accel.policies.dense import Dense
+from accel.policies.policy import Policy
 from accel.recipe.any_policy import AnyPolicy, policies_schema
-from accel.recipe.compensate import AnyCompensation
+from accel.recipe.compensate import AnyCompensation, Rectified
 from accel.recipe.few_steps import FewSteps
 from accel.recipe.reuse import Reuse
 from accel.recipe.schedule import Schedule
@@ -82,11 +83,24 @@ class Recipe(_OfRecipe):
     few_steps: FewSteps | None = None
     rules: tuple[Rule, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _counts_nothing_twice(self) -> Recipe:
+        if isinstance(self.compensate, Rectified) and any(has_tail(rule.policy) for rule in self.rules):
+            raise ValueError(
+                "compensate 'rectified' adds means of the blocks left out, which a policy's tail has:"
+                " leave one of the two out"
+            )
+        return self
+
     def schedule_of(self, rule: Rule) -> Schedule:
         return rule.schedule or self.schedule
 
     def reuse_of(self, rule: Rule) -> Reuse:
         return rule.reuse or self.reuse
+
+
+def has_tail(policy: Policy) -> bool:
+    return any(getattr(one, "tail", False) for one in (policy, *getattr(policy, "candidates", ())))
 
 
 BASE = "A shipped recipe that supplies every value not set here."

@@ -28,7 +28,13 @@ class Rectifier:
         return 0.0
 
     def __call__(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> Tensor:
-        """`out` [B, H, M, D] over the layout's blocks, rectified."""
+        """`out` [B, H, M, D] over the layout's blocks, rectified.
+
+        Raises:
+            ValueError: if the layout has a tail, which holds the other blocks' means already.
+        """
+        if layout.tail:
+            raise ValueError("a layout with a tail cannot be rectified: its means would count twice")
         heads, dim = q.shape[1], q.shape[3]
         q, k, v = layout.to_block_order(q, k, v)
         rows = layout.block_size[0]

@@ -1,7 +1,7 @@
 """Rectified and probed: their rules by hand and by loops, dense where every block is kept, and their work."""
 
 import torch
-from pytest import approx, mark
+from pytest import approx, mark, raises
 
 from accel import accelerate_model, summary
 from accel.kernels.attention.reference import block_sparse_attention as reference
@@ -10,7 +10,7 @@ from accel.kernels.layout.order import TokenOrder
 from accel.recipe.compensate import Probed, Rectified
 from accel.sites.grid.probed import Prober
 from accel.sites.grid.rectified import Rectifier
-from tiny_wan_pipeline import latents, recipe, wan_pipeline
+from tiny_wan_pipeline import POOLED, latents, recipe, wan_pipeline
 
 N, D, ROWS = 77, 16, 16
 REPAIRS = {"rectified": Rectifier(Rectified()), "probed": Prober(Probed(probes=12, directions=4))}
@@ -133,3 +133,14 @@ def test_in_a_model_the_work_is_counted_and_nothing_is_kept(kind, extra):
     assert torch.equal(first, second) and not torch.equal(first, latents(plain))
     # The passes of guidance share one of six calls.
     assert summary(pipe).density == approx(summary(plain).density + extra * 5 / 6, abs=1e-5)
+
+
+def test_means_do_not_count_twice():
+    tailed = {**POOLED, "tail": True}
+    per_head = {"method": "per_head", "choose": {"kind": "sampled_rows", "rows": 8}, "candidates": [tailed]}
+    for policy in (tailed, per_head):
+        with raises(ValueError, match="leave one of the two out"):
+            recipe(policy, compensate={"kind": "rectified"})
+        recipe(policy, compensate={"kind": "probed"})
+    with raises(ValueError, match="a layout with a tail"):
+        repaired(REPAIRS["rectified"], qkv(), some_blocks(tail=True))
