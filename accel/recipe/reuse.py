@@ -20,9 +20,10 @@ class Reuse:
             scheduler counts them, those that had a forward are counted.
         max_progress: it is made again once progress has moved by more than this, in (0, 1].
         max_drift: it is made again once a layer's tokens have moved by more than this, however long it may
-            serve: in 0.4 of the heads, the distance between the mean query now and when it was made, and that
-            of the mean key, on average for each channel (HEART, arXiv 2605.14513, whose thresholds are sums:
-            30 over 128 channels are 0.23). None does not look. Looking waits for the device in every call.
+            serve: in 0.4 of the heads, over all samples, the distance between the mean query now and when it
+            was made, and that of the mean key, on average for each channel (HEART, arXiv 2605.14513, whose
+            thresholds are sums: 30 over 128 channels are 0.23). None does not look. Looking waits for the
+            device in every call.
         branches: the second pass of classifier-free guidance takes over the layout of the first.
     """
 

@@ -217,6 +217,8 @@ class GridAttention(SiteAttention):
     def _layout(self, q: Tensor, k: Tensor, call: Call, captures: bool) -> BlockLayout:
         """The blocks that a residual is kept for, or is about to be; otherwise the cache's."""
         choose = partial(self._choose, q, k, call.context)
+        if self.layouts.reuse.max_drift is not None and call.context.kv_lengths is not None:
+            q, k = (without_padding(tokens, call.context.kv_lengths) for tokens in (q, k))
         if self.residual is not None and captures:
             known = self.residual.shared_layout(call) if self.layouts.reuse.branches else None
             return choose() if known is None else known

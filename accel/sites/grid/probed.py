@@ -35,8 +35,11 @@ class Prober:
         exact = _dense_rows(q.gather(2, index), k, v, layout, places).float()
         wide = out.float()
         x = wide.gather(2, index)
-        mean_x, mean_r = x.mean(dim=2, keepdim=True), (exact - x).mean(dim=2, keepdim=True)
-        repaired = wide + mean_r + (wide - mean_x) @ self._fit(x - mean_x, exact - x - mean_r)
+        lengths = q.shape[2] if layout.kv_lengths is None else layout.kv_lengths[:, None, None]
+        real = (places < lengths)[..., None]
+        mean_r, r = _centred(exact - x, real)
+        mean_x, x = _centred(x, real)
+        repaired = wide + mean_r + (wide - mean_x) @ self._fit(x, r)
         repaired = repaired.where(_left_out(layout)[..., None], wide)
         return repaired.scatter(2, index, exact).to(out.dtype)
 
@@ -57,6 +60,12 @@ class Prober:
         spread = (r.transpose(2, 3) @ r).nan_to_num()
         largest = torch.linalg.eigh(spread).eigenvectors[..., -self.settings.directions :]
         return fit @ largest @ largest.transpose(2, 3)
+
+
+def _centred(rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [B, H, 1, D] of the rows [B, H, P, D] that are no padding, and those less it, others 0."""
+    mean = rows.where(real, 0.0).sum(dim=2, keepdim=True) / real.sum(dim=2, keepdim=True).clamp(min=1)
+    return mean, (rows - mean).where(real, 0.0)
 
 
 def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from accel.kernels.layout.blocks import blocks_of_tokens, per_head
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.planning.representatives import ragged_mean
 from accel.recipe.compensate import Rectified
+from accel.sites.grid.padding import without_padding
 
 
 class Rectifier:
@@ -36,6 +37,8 @@ class Rectifier:
         if layout.tail:
             raise ValueError("a layout with a tail cannot be rectified: its means would count twice")
         heads, dim = q.shape[1], q.shape[3]
+        if layout.kv_lengths is not None:
+            q = without_padding(q, layout.kv_lengths)
         q, k, v = layout.to_block_order(q, k, v)
         rows = layout.block_size[0]
         mean_q, square_q = (ragged_mean(x, 2, rows) for x in (q, q.float().square()))

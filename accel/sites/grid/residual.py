@@ -226,9 +226,14 @@ class Residual:
         if not host and not self._has_room(needed, call, q.device):
             host = True
             self.counts[ON_HOST] += 1
+        if context.kv_lengths is not None:
+            # What padding holds must not be among what the others are stored by.
+            residual = residual.masked_fill(~real_tokens(residual, context.kv_lengths), 0.0)
         values = stored(residual, self.settings.store, q.dtype, "cpu" if host else "same")
         # The values of the passes of a step move alike, so one map serves all.
-        sample, inverse = (None, None) if first is not None else self._fit(v, q.shape[1])
+        sample, inverse = None, None
+        if first is None:
+            sample, inverse = self._fit(v, q.shape[1], context.kv_lengths)
         return Captured(packed(layout), values, sample, inverse, context, key)
 
     def _has_room(self, needed: int, call: Call, device: torch.device) -> bool:
@@ -276,10 +281,10 @@ class Residual:
         shares = {number: each + left * (number == context.branch) for number in peers}
         return [(shares[number], values) for number, values in peers.items()]
 
-    def _fit(self, v: Tensor, heads: int) -> tuple[Tensor | None, Tensor | None]:
+    def _fit(self, v: Tensor, heads: int, lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if not self.settings.transport:
             return None, None
-        sample = sampled(v, heads)
+        sample = sampled(v, heads, lengths)
         gram = sample.transpose(2, 3) @ sample
         scale = gram.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
         eye = torch.eye(gram.shape[3], device=v.device)
@@ -296,7 +301,7 @@ class Residual:
             return None
         known, fitted_for = branches.transport, (context.turn, own.key)
         if known is None or known[:2] != fitted_for or context.branch == 0:
-            then, now = captured.sample.float(), sampled(v, heads)
+            then, now = captured.sample.float(), sampled(v, heads, context.kv_lengths)
             known = branches.transport = (*fitted_for, captured.inverse @ (then.transpose(2, 3) @ now))
         return known[2]
 
@@ -332,8 +337,25 @@ def _stride(tokens: int) -> int:
     return max(1, tokens // SAMPLED_TOKENS)
 
 
-def sampled(v: Tensor, heads: int) -> Tensor:
-    """Float32 [B, H, n, D]: about a thousand tokens' values less their mean, query heads' own."""
-    some = v[:, :, :: _stride(v.shape[2])].float()
-    some = some - some.mean(dim=2, keepdim=True)
+def sampled(v: Tensor, heads: int, lengths: Tensor | None = None) -> Tensor:
+    """Float32 [B, H, n, D]: about a thousand tokens' values less their mean, query heads' own; 0 for padding.
+
+    Args:
+        lengths: int32 [B], each sample's tokens before its padding; None if there is none.
+    """
+    step = _stride(v.shape[2])
+    some = v[:, :, ::step].float()
+    if lengths is None:
+        some = some - some.mean(dim=2, keepdim=True)
+    else:
+        real = real_tokens(some, lengths, step)
+        count = real.sum(dim=2, keepdim=True).clamp(min=1)
+        mean = some.masked_fill(~real, 0.0).sum(dim=2, keepdim=True) / count
+        some = (some - mean).masked_fill(~real, 0.0)
     return some.repeat_interleave(heads // v.shape[1], dim=1) if heads != v.shape[1] else some
+
+
+def real_tokens(tokens: Tensor, lengths: Tensor, step: int = 1) -> Tensor:
+    """Bool [B, 1, n, 1]: which of every `step`-th token [B, H, n, D] are not padding."""
+    places = torch.arange(tokens.shape[2], device=tokens.device) * step
+    return (places < lengths[:, None])[:, None, :, None]

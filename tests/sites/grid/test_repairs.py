@@ -66,6 +66,15 @@ def test_every_block_is_dense_attention_and_rows_that_miss_nothing_stay(repair, 
         assert found[:, :, 64:].abs().max() < 1e-5
 
 
+@mark.parametrize("repair", REPAIRS.values(), ids=REPAIRS)
+def test_padding_is_in_no_repair(repair):
+    tensors, layout = qkv(), some_blocks(**FORMS["padded"])
+    padding = torch.arange(N)[:, None] >= LENGTHS[:, None, None, None]
+    others = tuple(x + 100 * padding for x in tensors)
+    found = (repaired(repair, these, layout).masked_fill(padding, 0) for these in (tensors, others))
+    assert torch.equal(*found)
+
+
 def test_means_of_blocks_of_equal_tokens_are_exact():
     q, k, v = qkv()
     q, k = (x[:, :, ::ROWS].repeat_interleave(ROWS, dim=2)[:, :, :N] for x in (q, k))

@@ -74,6 +74,20 @@ def test_padding_is_in_no_part():
     torch.testing.assert_close(sparse + residual, reference(q, k, v, full)[0], atol=1e-5, rtol=1e-5)
 
 
+@mark.parametrize("store", ["full", Rank(4)], ids=str)
+def test_padding_changes_nothing_of_what_is_carried(store):
+    lengths = torch.tensor([50, 17], dtype=torch.int32)
+    padding = torch.arange(N)[:, None] >= lengths[:, None, None, None]
+    found = []
+    for garbage in (0, 100):
+        site = Kept(store=store)
+        site.layout = a_layout(kv_lengths=lengths)
+        site.capture(at(1, kv_lengths=lengths), tuple(x + garbage * padding for x in qkv(batch=2)))
+        later = tuple(x + garbage * padding for x in qkv(batch=2, seed=1))
+        found.append(site.apply(at(2, kv_lengths=lengths), later).masked_fill(padding, 0))
+    assert torch.equal(*found)
+
+
 def test_the_complement_lists_what_is_not_listed():
     layout = a_layout()
     assert torch.equal(layout.complement.listed, ~layout.listed)
