@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+ALWAYS = 2**31 - 1
+
 
 class Span(NamedTuple):
     """A video with a grid of its own, `start` tokens into a sequence: frame-major, then row-major."""
@@ -27,6 +29,36 @@ class Span(NamedTuple):
         return TokenGrid(self.frames, self.height, self.width)
 
 
+class Run(NamedTuple):
+    """Tokens in a row that see and are seen alike: a query sees the keys whose first <= its tag <= last.
+
+    Args:
+        tokens: how many.
+        tag: of their queries; below every `first`, they see nothing: the tokens are keys alone.
+        first, last: the tags of the queries that see their keys.
+    """
+
+    tokens: int
+    tag: int
+    first: int
+    last: int = ALWAYS
+
+    @classmethod
+    def chunk(cls, tokens: int, number: int) -> Run:
+        """A chunk that itself and all later ones see."""
+        return cls(tokens, number, number)
+
+    @classmethod
+    def keys(cls, tokens: int) -> Run:
+        """Keys without queries, which all queries see."""
+        return cls(tokens, -1, 0)
+
+    @classmethod
+    def padding(cls, tokens: int) -> Run:
+        """Tokens that neither see nor are seen."""
+        return cls(tokens, -1, ALWAYS, -ALWAYS)
+
+
 @dataclass(frozen=True)
 class TokenGrid:
     """The true grid of one forward, read from the model's input and never from the token count.
@@ -42,8 +74,7 @@ class TokenGrid:
         spans: further videos among the lead tokens, such as references, in their order. Composed methods that
             score blocks, and stored masks, choose among theirs too; to every other method they are lead
             tokens like any.
-        causal_frames: frames of a chunk where chunks are causal, each seeing itself and those before; 0 where
-            every frame sees every other.
+        runs: who sees whom, of all tokens in their order; empty where every token sees every other.
     """
 
     frames: int
@@ -54,7 +85,7 @@ class TokenGrid:
     lead_tokens: int = 0
     tail_tokens: int = 0
     spans: tuple[Span, ...] = ()
-    causal_frames: int = 0
+    runs: tuple[Run, ...] = ()
 
     def __post_init__(self) -> None:
         others = (self.text_tokens, self.lead_tokens, self.tail_tokens)
@@ -73,20 +104,21 @@ class TokenGrid:
             raise ValueError(
                 f"spans must follow one another inside the {self.lead_tokens} lead tokens, got {self.spans}"
             )
-        if self.causal_frames < 0 or (self.causal_frames and max(others)):
-            raise ValueError(
-                "frames are causal in chunks only in a sequence of video alone, got chunks of "
-                f"{self.causal_frames} frames and other tokens {others}"
-            )
+        # Runs of no tokens, such as padding where there is none, say nothing.
+        runs = tuple(Run(*run) for run in self.runs if run[0])
+        object.__setattr__(self, "runs", runs)
+        if runs and (min(run.tokens for run in runs) < 0 or sum(run.tokens for run in runs) != self.tokens):
+            raise ValueError(f"runs must add up to the {self.tokens} tokens of the grid, got {runs}")
 
     @property
     def frame_tokens(self) -> int:
         return self.height * self.width
 
     @property
-    def causal_tokens(self) -> int:
-        """Tokens of a chunk, 0 where chunks are not causal."""
-        return self.causal_frames * self.frame_tokens
+    def hides(self) -> bool:
+        """Whether some query that sees anything does not see every key."""
+        sees = [[key.first <= query.tag <= key.last for key in self.runs] for query in self.runs]
+        return any(any(row) and not all(row) for row in sees)
 
     @property
     def video_tokens(self) -> int:

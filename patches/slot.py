@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -83,10 +84,11 @@ def slot_at(handle: Tensor) -> Slot:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
     slot = slot_at(handle)
+    return call_slot(slot, q, k, v, mask, lambda: slot.dense(q, k, v, mask))
 
-    def dense() -> Tensor:
-        return slot.dense(q, k, v, mask)
 
+def call_slot(slot: Slot, q: Tensor, k: Tensor, v: Tensor, mask: Any, dense: Callable[[], Tensor]) -> Tensor:
+    """Run a slot's function, in the type that autocast would run attention in; `dense` is the model's own."""
     dtype = autocast_dtype(q.device)
     if dtype is None:
         return slot.fn(q, k, v, mask, dense)

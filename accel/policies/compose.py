@@ -9,17 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from accel.kernels.layout.blocks import causal_blocks
-from accel.kernels.layout.chunks import seen_blocks
+from accel.kernels.layout.blocks import causal_blocks, causal_blocks_in
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import block_bounds
 from accel.noun import noun
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.decode.stages import AnyDecode
 from accel.policies.parts.always import Always
 from accel.policies.parts.flex_prefill import FlexPrefill
-from accel.policies.parts.grid_blocks import require_grid
+from accel.policies.parts.grid_blocks import require_grid, visibility_of
 from accel.policies.parts.head_choice import row_of
 from accel.policies.parts.ordering.axes_by_head import AxesByHead, always_by_head, order_by_head
 from accel.policies.parts.ordering.content_orders import Clusters, ContentOrder, Hashed, content_order
@@ -135,9 +135,9 @@ class Composed(Policy):
             q = q if q_order is None else q_order.permute(q)
             k = k if kv_order is None else kv_order.permute(k)
             may = None
-            if grid.causal_frames:
+            if visibility := visibility_of(grid):
                 orders = q_order, kv_order
-                may = seen_blocks(orders, grid.tokens, self.block_size, grid.causal_tokens, q.device)
+                may = block_bounds(visibility, self.block_size, q.device, *orders).seen_by_some
             keep = self._select(q, k, keep, may, context)
         return BlockLayout.from_mask(
             keep,
@@ -192,7 +192,7 @@ class Composed(Policy):
     ) -> BlockLayout:
         q_order, kv_order = orders
         tokens, device = q.shape[2], q.device
-        may = seen_blocks(orders, tokens, self.block_size, 1, device)
+        may = causal_blocks_in(orders, tokens, self.block_size, device)
         keep = own_and_first(orders, tokens, self.block_size, self.always.sink, device) & may
         if self.score is not None:
             q, k = q_order.permute(q), k if kv_order is None else kv_order.permute(k)
@@ -214,6 +214,9 @@ class Composed(Policy):
         assert self.score is not None and self.select is not None
         # What nobody sees must not take the mass of what somebody does; an order by head is left to `may`.
         counts = may[0, 0] if may is not None and not causal and may.shape[:2] == (1, 1) else None
+        if counts is not None:
+            # Rows that see nothing have no mass to share out.
+            counts = counts | ~counts.any(dim=-1, keepdim=True)
         mass = self.score.mass(q, k, self.block_size, causal, counts, context.kv_lengths)
         if self.turns:
             mass = mass * (self.turns * noise_like(mass, context)).exp()

@@ -66,6 +66,11 @@ def _tail(k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor, Te
         q_position = torch.arange(layout.q_len, device=layout.device)[:, None]
         first_query = torch.where(q_member, q_position, layout.q_len).amin(dim=2)
         taken = taken & (last_key[:, :, None] <= layout.last_seen(first_query)[..., None])
+    if layout.visibility is not None:
+        hidden = ~layout.visibility.mask(layout.device)
+        q_member = one_hot(q_block, layout.num_q_blocks).bool()
+        some_hidden = torch.einsum("bhmi,mn,bhnj->bhij", *(x.float() for x in (q_member, hidden, member)))
+        taken = taken & (some_hidden == 0)
     in_tail = taken.gather(2, q_block[..., None].expand(-1, -1, -1, layout.num_kv_blocks))
     block = kv_block.where(member.any(dim=3), layout.num_kv_blocks)
     mean_k, mean_v = (_block_means(tokens, block, count) for tokens in (k, v))

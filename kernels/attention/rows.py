@@ -11,6 +11,8 @@ from torch import Tensor
 
 from accel.kernels.layout.blocks import per_head, positions_by_block
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.restricted import whole_blocks_first
+from accel.kernels.layout.visibility import Tags
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Rows:
     Args:
         q: [R, rows, D]; the last block of a head is padded with zeros.
         k, v: [B x Hkv x Nb, columns, D], the same.
-        lists: int64 [R, S]; indices into `k` and `v`, ascending.
+        lists: int64 [R, S]; indices into `k` and `v`, ascending but under a visibility.
         full_blocks: int64 [R]; how many blocks, from the first in the list, all queries of the row see.
         full_keys: int64 [R]; how many keys those have: less than whole blocks where the sequence ends in one.
         partial_blocks: int64 [R]; how many of the next blocks some query of the row sees in part.
@@ -28,6 +30,7 @@ class Rows:
         kv_ends: int64 [R]; keys at positions from here on are padding.
         last_seen: the layout's, or None: queries see the future.
         window: how many keys up to its own a query sees, or None: all of them.
+        tags: of the layout's visibility, or None.
         q_blocks: Mb.
         kv_len: N.
     """
@@ -44,6 +47,7 @@ class Rows:
     kv_ends: Tensor
     last_seen: Callable[[Tensor], Tensor] | None
     window: int | None
+    tags: Tags | None
     q_blocks: int
     kv_len: int
 
@@ -63,12 +67,19 @@ class Rows:
         batch, heads = q.shape[:2]
         kv_heads, q_blocks, kv_blocks = k.shape[1], layout.num_q_blocks, layout.num_kv_blocks
         rows, columns = layout.block_size
+        whole = None
+        if layout.visibility is not None:
+            layout, whole = whole_blocks_first(layout, heads)
         lists = layout.kv_indices.long().expand(batch, heads, -1, -1)
         counts = layout.kv_num_blocks.long().expand(batch, heads, -1)
         ends = torch.full((batch, 1, 1), layout.kv_len, device=q.device)
         if layout.kv_lengths is not None:
             ends = layout.kv_lengths.long().view(-1, 1, 1).clamp(max=layout.kv_len)
-        full, keys, partial = _visible(lists, counts, ends, layout)
+        if whole is None:
+            full, keys, partial = _visible(lists, counts, ends, layout)
+        else:
+            full = whole.long().expand(batch, heads, -1)
+            keys, partial = full * columns, counts - full
         kv_head = torch.arange(batch * heads, device=q.device) // (heads // kv_heads)
         q_positions = positions_by_block(layout.q_order, layout.q_len, rows, q.device, 0)
         kv_positions = positions_by_block(layout.kv_order, layout.kv_len, columns, q.device, layout.kv_len)
@@ -86,6 +97,7 @@ class Rows:
             kv_ends=ends.expand(batch, heads, q_blocks).flatten(),
             last_seen=layout.last_seen if layout.causal else None,
             window=layout.window,
+            tags=None if layout.visibility is None else layout.visibility.tags(q.device),
             q_blocks=q_blocks,
             kv_len=layout.kv_len,
         )
@@ -105,6 +117,10 @@ class Rows:
         """Bool [G, rows, S x columns]: which keys of blocks `ids` [G, S] the queries of `chunk` [G] see."""
         keys = self.kv_positions[ids].flatten(1)[:, None]
         seen = keys < self.kv_ends[chunk, None, None]
+        if self.tags is not None:
+            places = keys.clamp(max=self.kv_len - 1)
+            tags = self.tags.queries[self.q_positions[chunk]][..., None]
+            return seen & (self.tags.first[places] <= tags) & (tags <= self.tags.last[places])
         if self.last_seen is None:
             return seen.expand(-1, self.q.shape[1], -1)
         last = self.last_seen(self.q_positions[chunk])[..., None]

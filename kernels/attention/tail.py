@@ -10,21 +10,27 @@ from torch import Tensor
 
 from accel.kernels.layout.blocks import per_head, positions_by_block
 from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.visibility import ALWAYS, block_bounds
 from accel.kernels.planning.representatives import ragged_mean
 
 
 class TailBlocks(NamedTuple):
-    """What decides, in addition to its list, which means a row takes part with.
+    """What decides, in addition to its list, which means a row takes part with: first <= low, high <= last.
 
     Args:
         tokens: int64 [B | 1, Hkv | 1, Nb], how many tokens a block's mean represents.
-        last_key: int64 [B | 1, Hkv | 1, Nb], the last position of those; None where queries see the future.
-        last_seen: int64 [B | 1, H | 1, Mb], up to where every query of a block sees; None as `last_key`.
+        first: int64 [B | 1, Hkv | 1, Nb], the last position of those, or the highest tag from which a key is
+            seen; None where every query sees every key.
+        low: int64 [B | 1, H | 1, Mb], up to where every query of a block sees, or its lowest tag; or None.
+        last: int64, as `first`, the lowest tag up to which a key is seen; None but for a visibility.
+        high: int64, as `low`, the highest tag; or None.
     """
 
     tokens: Tensor
-    last_key: Tensor | None
-    last_seen: Tensor | None
+    first: Tensor | None = None
+    low: Tensor | None = None
+    last: Tensor | None = None
+    high: Tensor | None = None
 
 
 def tail_blocks(layout: BlockLayout) -> TailBlocks:
@@ -33,8 +39,15 @@ def tail_blocks(layout: BlockLayout) -> TailBlocks:
     heads = 1 if order is None or order.indices.ndim == 1 else order.indices.shape[1]
     present = _present(layout, heads)
     tokens = present.sum(dim=-1)
+    if layout.visibility is not None:
+        tags = layout.visibility.tags(layout.device)
+        bounds = block_bounds(layout.visibility, layout.block_size, layout.device, layout.q_order)
+        places = _kv_positions(layout).clamp(max=layout.kv_len - 1)
+        first = tags.first[places].long().where(present, -ALWAYS).amax(dim=-1)
+        last = tags.last[places].long().where(present, ALWAYS).amin(dim=-1)
+        return TailBlocks(tokens, first, bounds.low, last, bounds.high)
     if not layout.causal:
-        return TailBlocks(tokens, None, None)
+        return TailBlocks(tokens)
     last_key = torch.where(present, _kv_positions(layout), -1).amax(dim=-1).expand(tokens.shape)
     positions = positions_by_block(
         layout.q_order, layout.q_len, layout.block_size[0], layout.device, layout.q_len
@@ -45,14 +58,16 @@ def tail_blocks(layout: BlockLayout) -> TailBlocks:
 def tail_log_count(layout: BlockLayout) -> Tensor:
     """Float32 [B | 1, H | 1, Mb, Nb]: the logarithm of how many tokens a block's mean represents.
 
-    -inf where the block is listed, is all padding, or reaches into the future of a query of the row.
+    -inf where the block is listed, is all padding, or has a key that a query of the row does not see.
     """
-    tokens, last_key, last_seen = tail_blocks(layout)
-    heads = max(layout.kv_indices.shape[1], tokens.shape[1], 1 if last_seen is None else last_seen.shape[1])
+    tokens, first, low, last, high = tail_blocks(layout)
+    heads = max(layout.kv_indices.shape[1], tokens.shape[1], 1 if low is None else low.shape[1])
     tokens = per_head(tokens, heads)[:, :, None]
     taken = ~per_head(layout.listed, heads) & (tokens > 0)
-    if last_key is not None and last_seen is not None:
-        taken = taken & (per_head(last_key, heads)[:, :, None] <= per_head(last_seen, heads)[..., None])
+    if first is not None and low is not None:
+        taken = taken & (per_head(first, heads)[:, :, None] <= per_head(low, heads)[..., None])
+    if last is not None and high is not None:
+        taken = taken & (per_head(high, heads)[..., None] <= per_head(last, heads)[:, :, None])
     return torch.where(taken, tokens.float().log(), -torch.inf)
 
 

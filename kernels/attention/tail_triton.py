@@ -94,18 +94,18 @@ def _listed(list_ptr, slot, count, first, MEANS: tl.constexpr):
 @triton.jit(
     do_not_specialize=[
         "samples_apart", "heads_apart", "slots", "heads", "group", "blocks", "M", "means", "scale",
-        "tokens_samples", "tokens_heads", "q_samples", "q_heads", "last_samples", "last_heads",
+        "tokens_samples", "tokens_heads", "q_samples", "q_heads", "low_samples", "low_heads",
     ],
     do_not_specialize_on_alignment=[
-        "indices_ptr", "counts_ptr", "tokens_ptr", "last_key_ptr", "last_seen_ptr",
+        "indices_ptr", "counts_ptr", "tokens_ptr", "first_ptr", "low_ptr", "last_ptr", "high_ptr",
     ],
 )  # fmt: skip
 def tail_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, tokens_ptr, last_key_ptr, last_seen_ptr,
-    positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart, heads_apart, slots,
-    tokens_samples, tokens_heads, last_samples, last_heads, q_samples, q_heads, heads, group, blocks, M,
-    means, scale, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, tokens_ptr, first_ptr, low_ptr,
+    last_ptr, high_ptr, positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart,
+    heads_apart, slots, tokens_samples, tokens_heads, low_samples, low_heads, q_samples, q_heads, heads,
+    group, blocks, M, means, scale, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One of the PARTS of one block of queries over all means; out and LSE are read, joined, written back."""
     head, part = tl.program_id(0) // (blocks * PARTS), tl.program_id(0) % (blocks * PARTS)
@@ -128,10 +128,14 @@ def tail_kernel(
     list_ptr, count = indices_ptr + row * slots, tl.load(counts_ptr + row)
     of_head = (b * tokens_samples + h // group * tokens_heads) * means
     tokens_ptr += of_head
-    last_seen = 0
-    if last_key_ptr is not None:
-        last_key_ptr += of_head
-        last_seen = tl.load(last_seen_ptr + (b * last_samples + h * last_heads) * blocks + block)
+    of_rows = (b * low_samples + h * low_heads) * blocks + block
+    low, high = 0, 0
+    if first_ptr is not None:
+        first_ptr += of_head
+        low = tl.load(low_ptr + of_rows)
+    if last_ptr is not None:
+        last_ptr += of_head
+        high = tl.load(high_ptr + of_rows)
 
     q = load_rows(q_ptr, in_rows, D, BLOCK_D)
     before = out_ptr + places[:, None] * out_strides[2] * UNIT
@@ -147,8 +151,10 @@ def tail_kernel(
         slot += passed
         tokens = tl.load(tokens_ptr + mean, mask=mean < means, other=0)
         taken = (tokens > 0) & (listed == 0)
-        if last_key_ptr is not None:
-            taken &= tl.load(last_key_ptr + mean, mask=mean < means, other=0) <= last_seen
+        if first_ptr is not None:
+            taken &= tl.load(first_ptr + mean, mask=mean < means, other=0) <= low
+        if last_ptr is not None:
+            taken &= tl.load(last_ptr + mean, mask=mean < means, other=0) >= high
         bias = tl.where(taken, tl.log2(tl.maximum(tokens, 1).to(tl.float32)), float("-inf"))
         scores = tl.dot(q, k.T, input_precision="ieee") * scale + bias[None, :]
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, 1.0)
@@ -183,7 +189,7 @@ def add_tail(
     batch, heads, q_len, dim = q.shape
     rows, columns = layout.block_size
     mean_k, mean_v = tail_means(k, v, columns, layout.kv_lengths, layout.kv_order)
-    tokens, last_key, last_seen = (x if x is None else x.int().contiguous() for x in tail_blocks(layout))
+    tokens, *limits = (x if x is None else x.int().contiguous() for x in tail_blocks(layout))
     indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     unit = unit_of(q, mean_k, mean_v, out)
 
@@ -191,9 +197,9 @@ def add_tail(
         parts = rows // config["BLOCK_M"]
         launch(
             tail_kernel, layout.num_q_blocks * parts * batch * heads,
-            q, mean_k, mean_v, out, lse, indices, counts, tokens, last_key, last_seen, positions,
+            q, mean_k, mean_v, out, lse, indices, counts, tokens, *limits, positions,
             *(strides(x, unit) for x in (q, mean_k, mean_v, out)), *apart(indices), indices.shape[3],
-            *apart(tokens), *apart(last_seen), *apart(positions), heads, heads // mean_k.shape[1],
+            *apart(tokens), *apart(limits[1]), *apart(positions), heads, heads // mean_k.shape[1],
             layout.num_q_blocks, q_len, mean_k.shape[2], scale * LOG2_E.value, D=dim, UNIT=unit,
             BLOCK_D=triton.next_power_of_2(dim), PARTS=parts, **config,
         )  # fmt: skip

@@ -28,9 +28,9 @@ def takes_all(layout: BlockLayout) -> str | None:
     return None
 
 
-def takes_no_chunks(layout: BlockLayout) -> str | None:
-    """The `cannot_take` of a tier that takes every layout but those that are causal in chunks."""
-    return None if layout.chunk == 1 else "does not take causality in chunks"
+def takes_no_visibility(layout: BlockLayout) -> str | None:
+    """The `cannot_take` of a tier that takes every layout but those with a visibility."""
+    return None if layout.visibility is None else "does not take a visibility, such as causality in chunks"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ One program computes one block of queries of one head. It walks that block's lis
 (arXiv 2307.08691) in base 2, in tiles of a block or less; what is not listed is neither read nor multiplied.
 Lists ascend: tiles that every query sees come first and need no mask; the few that the end, the padding
 or causality cuts come last. Under an order with causality or padding every tile is masked, by its tokens'
-positions in the sequence; so is every tile under a window, which also cuts the first ones of a list.
+positions in the sequence; so is every tile under a window, which also cuts the first ones of a list. Under a
+visibility lists are sorted so that tiles which need no mask come first.
 
 Only keys and values are gathered into an order, in one pass each: queries are read from, and outputs written
 to, their places in the sequence.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import triton
@@ -23,7 +26,8 @@ from accel.kernels.attention.tail_triton import add_tail
 from accel.kernels.launch import Config, apart, launch, launch_fitting, strides, target, unit_of
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
-from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles, last_of_chunk
+from accel.kernels.layout.restricted import tags_by_block, whole_blocks_first
+from accel.kernels.layout.walk_triton import blocks_before, first_key, full_tiles
 from accel.kernels.layout.work_order import work_order_if_it_matters
 from accel.kernels.online_softmax import LOG2_E, finish, load_rows, take_in
 from accel.kernels.timings import Call, with_fastest_first
@@ -32,16 +36,20 @@ from accel.kernels.timings import Call, with_fastest_first
 @triton.jit(
     do_not_specialize=[
         "samples_apart", "heads_apart", "slots", "q_positions_apart", "kv_positions_apart",
-        "heads", "group", "blocks", "M", "N", "scale", "window", "chunk",
+        "heads", "group", "blocks", "M", "N", "scale", "window",
     ],
-    do_not_specialize_on_alignment=["indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr"],
+    do_not_specialize_on_alignment=[
+        "indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr", "full_ptr", "tags_ptr", "first_ptr",
+        "last_ptr",
+    ],
 )  # fmt: skip
 def block_sparse_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr,
-    q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides, out_strides, samples_apart,
-    heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group, blocks, M, N, scale, window,
-    chunk, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, PARTS: tl.constexpr,
-    TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr, full_ptr,
+    tags_ptr, first_ptr, last_ptr, q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides,
+    out_strides, samples_apart, heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group,
+    blocks, M, N, scale, window, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr,
+    PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One of the PARTS of one block of queries of one head.
 
@@ -72,15 +80,21 @@ def block_sparse_kernel(
     list_ptr = indices_ptr + (first_list + block) * slots
     count = tl.load(counts_ptr + first_list + block)
     full = 0
-    if kv_positions_ptr is None:
+    if full_ptr is not None:
+        full = tl.load(full_ptr + first_list + block) * TILES
+        tags_ptr += (b * q_positions_apart[0] + h * q_positions_apart[1]) * M
+        of_keys = (b * kv_positions_apart[0] + h // group * kv_positions_apart[1]) * N
+        first_ptr += of_keys
+        last_ptr += of_keys
+    if kv_positions_ptr is None and full_ptr is None:
         last_seen = end
         if CAUSAL:
             last_row = tl.minimum(first_row + BLOCK_M, M) - 1
-            last_seen = tl.minimum(end, last_of_chunk(last_row + N - M, chunk) + 1)
+            last_seen = tl.minimum(end, last_row + N - M + 1)
         count = blocks_before(list_ptr, count, tl.cdiv(tl.maximum(last_seen, 0), BLOCK_N * TILES))
     count *= TILES
-    if window is None and kv_positions_ptr is None:
-        seen_by_all = tl.minimum(end, last_of_chunk(first_row + N - M, chunk) + 1) if CAUSAL else end
+    if window is None and kv_positions_ptr is None and full_ptr is None:
+        seen_by_all = tl.minimum(end, first_row + N - M + 1) if CAUSAL else end
         full = full_tiles(list_ptr, count, seen_by_all, BLOCK_N, TILES)
     if kv_positions_ptr is not None:
         kv_positions_ptr += (b * kv_positions_apart[0] + h // group * kv_positions_apart[1]) * N
@@ -107,9 +121,15 @@ def block_sparse_kernel(
         v = load_rows(v_ptr + start * v_row, present[:, None], D, BLOCK_D)
         visible = present[None, :]
         if CAUSAL:
-            visible &= positions[None, :] <= last_of_chunk(q_positions[:, None] + N - M, chunk)
+            visible &= positions[None, :] <= q_positions[:, None] + N - M
         if window is not None:
             visible &= positions[None, :] > q_positions[:, None] + N - M - window
+        if full_ptr is not None:
+            # Read in each tile, so that they take no registers in the other loop.
+            tags = tl.load(tags_ptr + rows, mask=rows < M, other=0)[:, None]
+            first = tl.load(first_ptr + positions, mask=present, other=0)
+            last = tl.load(last_ptr + positions, mask=present, other=0)
+            visible &= (first[None, :] <= tags) & (tags <= last[None, :])
         scores = tl.where(visible, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
 
@@ -144,24 +164,31 @@ def _launch(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: BlockLayout, scale: float
 ) -> None:
     batch, heads, q_len, dim = q.shape
-    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     masked = layout.causal or layout.kv_lengths is not None
+    full, tags = None, (None, None, None)
+    if layout.visibility is not None:
+        tags = tags_by_block(layout)
+        layout, full = whole_blocks_first(layout, heads)
+        # Tags say what is padding too.
+        layout, masked = replace(layout, kv_lengths=None), False
+    indices, counts = layout.kv_indices.contiguous(), layout.kv_num_blocks.contiguous()
     q_positions, kv_positions = by_head(layout.q_order), by_head(layout.kv_order) if masked else None
     if masked and kv_positions is None and q_positions is not None:
         kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
+    of_tokens = (q_positions, kv_positions) if full is None else tags[:2]
     work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
     unit = unit_of(q, k, v, out)
-    chunk = None if layout.chunk == 1 else layout.chunk
 
     def start(config: Config) -> None:
         parts = rows // config["BLOCK_M"]
         launch(
             block_sparse_kernel, layout.num_q_blocks * parts * batch * heads,
-            q, k, v, out, lse, indices, counts, layout.kv_lengths, work, q_positions, kv_positions,
+            q, k, v, out, lse, indices, counts, layout.kv_lengths, work, full, *tags, q_positions,
+            kv_positions,
             *(strides(x, unit) for x in (q, k, v, out)), *apart(indices), indices.shape[3],
-            apart(q_positions), apart(kv_positions), heads, heads // k.shape[1], layout.num_q_blocks,
-            q_len, layout.kv_len, scale * LOG2_E.value, layout.window, chunk,
+            *map(apart, of_tokens), heads, heads // k.shape[1], layout.num_q_blocks,
+            q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
             CAUSAL=layout.causal, D=dim, UNIT=unit, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
             TILES=columns // config["BLOCK_N"], **config,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from accel.kernels.attention.tiers import tier as tier_of
 from accel.kernels.check.exactness import disagreement, rounded_too_far
 from accel.kernels.layout.layout import KEY_ROWS, BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import ALWAYS, NEVER, Visibility
 from accel.kernels.layout.work_order import processors
 
 TILES = range(1, 10)  # of 128 keys: every number that a pipeline of four stages starts, wraps and ends with
@@ -37,12 +38,13 @@ class Form:
         group: query heads that share a key head.
         even: lengths are multiples of 16, which kernels are compiled for apart.
         few: so few rows that all run at once.
+        hides: queries see the chunks up to their own, and of the last keys those of their own chunk alone.
         order: tokens are reordered, in an order "shared" by all heads or for each of the "heads".
     """
 
     causal: bool = False
     window: int | None = None
-    chunk: int = 1
+    hides: bool = False
     group: int = 1
     padded: bool = False
     even: bool = False
@@ -57,7 +59,8 @@ FORMS: dict[str, Form] = {
     "few rows": Form(few=True),
     "causal": Form(causal=True, group=3),
     "causal in a window": Form(causal=True, window=200, group=3),
-    "causal in chunks": Form(causal=True, chunk=90),
+    "under a visibility": Form(hides=True),
+    "under a visibility, in an order": Form(hides=True, order="heads"),
     "padded": Form(padded=True),
     "causal and padded": Form(causal=True, padded=True, group=3),
     "in an order": Form(order="shared"),
@@ -150,13 +153,31 @@ def problem(
     kv_heads = heads // form.group
     layout = BlockLayout.from_mask(
         keep, (rows, columns), q_len, kv_len,
-        causal=form.causal, window=form.window, chunk=form.chunk, kv_lengths=lengths,
+        causal=form.causal, window=form.window, kv_lengths=lengths,
+        visibility=chunks_and_references(q_len, kv_len) if form.hides else None,
         q_order=order(q_len, heads), kv_order=order(kv_len, kv_heads), tail=form.tail,
     )  # fmt: skip
     # As much room for all: kernels are compiled again for strides that 16 divides.
     room = (0, ROOM - layout.kv_indices.shape[3])
     layout = replace(layout, kv_indices=F.pad(layout.kv_indices, room, value=NO_BLOCK))
     return tokens(heads, q_len), tokens(kv_heads, kv_len), tokens(kv_heads, kv_len), layout
+
+
+def chunks_and_references(q_len: int, kv_len: int) -> Visibility:
+    """Three chunks, each seen by its own queries and all later ones; behind them keys that the queries of one
+    chunk see alone; at last queries that see nothing, and keys that nobody sees."""
+    chunks = 3
+    queries = (q_len - 7) // chunks
+    keys = (kv_len - 7) // (2 * chunks)
+    rest = q_len - queries * chunks, kv_len - keys * (2 * chunks)
+    return Visibility(
+        (*((queries, chunk) for chunk in range(chunks)), (rest[0], -1)),
+        (
+            *((keys, chunk, ALWAYS) for chunk in range(chunks)),
+            *((keys, chunk, chunk) for chunk in range(chunks)),
+            (rest[1], *NEVER),
+        ),
+    )
 
 
 def wrong(tier: str, q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> str | None:

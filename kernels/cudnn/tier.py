@@ -37,8 +37,8 @@ def cannot_take(layout: BlockLayout) -> str | None:
     if layout.block_size not in BLOCKS:
         sizes = ", ".join(f"{rows} x {columns}" for rows, columns in BLOCKS)
         return f"takes blocks of {sizes}, got {layout.block_size[0]} x {layout.block_size[1]}"
-    if layout.causal:
-        return "does not take causality"
+    if layout.causal or layout.visibility is not None:
+        return "does not take causality or a visibility"
     if layout.kv_lengths is None:
         return None
     if layout.kv_order is not None:

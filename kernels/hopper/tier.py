@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from accel.kernels.attention import triton_tier
-from accel.kernels.attention.tier import HALVES, Tier, on_nvidia, takes_no_chunks
+from accel.kernels.attention.tier import HALVES, Tier, on_nvidia, takes_no_visibility
 from accel.kernels.layout.layout import BlockLayout
 
 
@@ -30,7 +30,7 @@ def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
 
 def cannot_take(layout: BlockLayout) -> str | None:
     rows = layout.block_size[0]
-    return takes_no_chunks(layout) if rows == 128 else f"takes query blocks of 128, got {rows}"
+    return takes_no_visibility(layout) if rows == 128 else f"takes query blocks of 128, got {rows}"
 
 
 TIER = Tier("accel.kernels.hopper.attention", cannot_run, cannot_take, needs_check=True)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from accel.kernels.attention.tail_triton import add_tail
-from accel.kernels.attention.tier import require, takes_no_chunks
+from accel.kernels.attention.tier import require, takes_no_visibility
 from accel.kernels.int8.configurations import candidates, ladder
 from accel.kernels.int8.quantise import operands
 from accel.kernels.int8.tier import does_not_take
@@ -146,7 +146,7 @@ def block_sparse_attention(
     Raises:
         ValueError: if the head dim is not 64 or 128, the type is not a half one, or chunks are causal.
     """
-    require("int8", does_not_take(q.dtype, q.shape[-1]), takes_no_chunks(layout))
+    require("int8", does_not_take(q.dtype, q.shape[-1]), takes_no_visibility(layout))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     batch, heads, q_len, dim = q.shape
     in_blocks = layout.to_block_order(q, k, v)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from accel.kernels.attention import triton_tier
-from accel.kernels.attention.tier import HALVES, Tier, on_nvidia, takes_no_chunks
+from accel.kernels.attention.tier import HALVES, Tier, on_nvidia, takes_no_visibility
 
 HEAD_DIMS = (64, 128)
 
@@ -32,7 +32,7 @@ def does_not_take(dtype: torch.dtype, head_dim: int) -> str | None:
 TIER = Tier(
     "accel.kernels.int8.attention",
     cannot_run,
-    takes_no_chunks,
+    takes_no_visibility,
     needs_check=True,
     precision="int8",
     error=0.015,

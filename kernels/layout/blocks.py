@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,18 +32,30 @@ def causal_blocks(
     q_len: int,
     kv_len: int,
     device: torch.device | None = None,
-    chunk: int = 1,
 ) -> Tensor:
     """Bool [Mb, Nb]: the blocks in which some query sees some key, in the order of the sequence."""
     rows, columns = block_size
     last_query = (torch.arange(0, q_len, rows, device=device) + rows).clamp(max=q_len) - 1
     first_key = torch.arange(0, kv_len, columns, device=device)
-    return first_key <= last_of_chunk(last_query + kv_len - q_len, chunk)[:, None]
+    return first_key <= (last_query + kv_len - q_len)[:, None]
 
 
-def last_of_chunk(position: Any, chunk: int) -> Any:
-    """The last position of the run of `chunk` positions that one, a number or a tensor of them, lies in."""
-    return position if chunk == 1 else position // chunk * chunk + chunk - 1
+def causal_blocks_in(
+    orders: tuple[TokenOrder | None, TokenOrder | None],
+    tokens: int,
+    block_size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Bool [B | 1, H | 1, Mb, Nb]: the same for blocks cut from orders of as many queries as keys.
+
+    Args:
+        orders: of the queries and of the keys; heads of either divide those of the other.
+    """
+    first_key = positions_by_block(orders[1], tokens, block_size[1], device, tokens).amin(dim=-1)
+    last_query = positions_by_block(orders[0], tokens, block_size[0], device, 0).amax(dim=-1)
+    heads = max(first_key.shape[1], last_query.shape[1])
+    first_key, last_query = per_head(first_key, heads), per_head(last_query, heads)
+    return first_key[:, :, None] <= last_query[..., None]
 
 
 def per_head(tensor: Tensor, heads: int) -> Tensor:

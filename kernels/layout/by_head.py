@@ -43,7 +43,7 @@ def heads_of(layouts: Sequence[BlockLayout], choice: Tensor) -> BlockLayout:
 
 
 def _frame(layout: BlockLayout) -> tuple:
-    form = layout.causal, layout.tail, layout.window, layout.chunk
+    form = layout.causal, layout.tail, layout.window, layout.visibility
     return layout.block_size, layout.q_len, layout.kv_len, *form
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, last_of_chunk, per_head
+from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, per_head
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import Visibility, block_bounds
 
 QUERY_ROWS = (16, 32, 64, 128)
 KEY_ROWS = (16, 32, 64, 128)
@@ -42,8 +43,8 @@ class BlockLayout:
             not be approximated, such as one with text in it, is a block to list.
         window: under `causal`, query i sees key j only if position(j) > position(i) + N - M - window; None
             where it sees the whole past.
-        chunk: under `causal`, tokens are causal in chunks of so many, not one by one: query i sees key j iff
-            position(j) // chunk <= (position(i) + N - M) // chunk. 1 is causality as everybody knows it.
+        visibility: which queries see which keys, in place of `causal`; None where that says it, or all see
+            all. With a tail, only blocks that every query of the query block sees whole take part in it.
 
     Raises:
         ValueError: if shapes, types or sizes contradict each other.
@@ -60,7 +61,7 @@ class BlockLayout:
     kv_order: TokenOrder | None = None
     tail: bool = False
     window: int | None = None
-    chunk: int = 1
+    visibility: Visibility | None = None
 
     def __post_init__(self) -> None:
         rows, columns = self.block_size
@@ -96,11 +97,12 @@ class BlockLayout:
                 f"a window is of at least 1 token, causal and without a tail, got window={self.window}, "
                 f"causal={self.causal}, tail={self.tail}"
             )
-        if self.chunk < 1 or (self.chunk > 1 and not (self.causal and self.window is None)):
-            raise ValueError(
-                f"a chunk is of at least 1 token, causal and without a window, got chunk={self.chunk}, "
-                f"causal={self.causal}, window={self.window}"
-            )
+        if self.visibility is not None:
+            if self.causal:
+                raise ValueError("visibility takes the place of causality, got both")
+            lengths = self.visibility.q_len, self.visibility.kv_len
+            if lengths != (self.q_len, self.kv_len):
+                raise ValueError(f"visibility is of {lengths} tokens, not of {self.q_len, self.kv_len}")
         if self.kv_lengths is not None:
             # Kernels find a sample's length by its number, also in a tensor that was expanded.
             object.__setattr__(self, "kv_lengths", self.kv_lengths.contiguous())
@@ -117,14 +119,17 @@ class BlockLayout:
     ) -> BlockLayout:
         """The layout that keeps the blocks set in `keep`, bool [B | 1, H | 1, Mb, Nb]. No host sync.
 
-        Under `causal` without an order, blocks wholly in the future of their queries are left out.
+        Under `causal` without an order, blocks wholly in the future of their queries are left out, and under
+        a visibility those that nobody sees.
         """
         blocks = math.ceil(kv_len / block_size[1])
         if keep.ndim != 4 or keep.shape[3] != blocks:
             raise ValueError(f"keep must be [B, H, Mb, Nb] with Nb = {blocks}, got {tuple(keep.shape)}")
         if rest.get("causal") and not (rest.get("q_order") or rest.get("kv_order")):
-            chunk = rest.get("chunk", 1)
-            keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device, chunk)
+            keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device)
+        if visibility := rest.get("visibility"):
+            orders = rest.get("q_order"), rest.get("kv_order")
+            keep = keep_seen(keep, block_bounds(visibility, block_size, keep.device, *orders).seen_by_some)
         return cls(*compact_lists(keep), block_size, q_len, kv_len, **rest)
 
     @classmethod
@@ -169,7 +174,11 @@ class BlockLayout:
         """
         keep = ~self.listed
         if self.causal and self.q_order is None and self.kv_order is None:
-            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device, self.chunk)
+            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device)
+        if self.visibility is not None:
+            orders = self.q_order, self.kv_order
+            bounds = block_bounds(self.visibility, self.block_size, self.device, *orders)
+            keep = keep_seen(keep, bounds.seen_by_some)
         indices, counts = compact_lists(keep)
         return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False)
 
@@ -186,6 +195,8 @@ class BlockLayout:
     @property
     def dense_blocks(self) -> int:
         """Blocks that dense attention executes for one head of one sample."""
+        if self.visibility is not None:
+            return self.visibility.blocks(self.block_size)
         if not self.causal:
             return self.num_q_blocks * self.num_kv_blocks
         rows, columns = self.block_size
@@ -195,7 +206,7 @@ class BlockLayout:
 
     def last_seen(self, query: Any) -> Any:
         """Under `causal`, the last key that a query at a position, a number or a tensor of them, sees."""
-        return last_of_chunk(query + self.kv_len - self.q_len, self.chunk)
+        return query + self.kv_len - self.q_len
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +238,7 @@ class BlockLayout:
         return mask & self.visible(batch)
 
     def visible(self, batch: int = 1) -> Tensor:
-        """Bool [B, 1, M, N]: what causality and padding allow, blocks aside."""
+        """Bool [B, 1, M, N]: what causality, visibility and padding allow, blocks aside."""
         seen = torch.ones(batch, 1, self.q_len, self.kv_len, dtype=torch.bool, device=self.device)
         keys = torch.arange(self.kv_len, device=self.device)
         if self.causal:
@@ -235,6 +246,8 @@ class BlockLayout:
             seen &= keys <= last
             if self.window is not None:
                 seen &= keys > last - self.window
+        if self.visibility is not None:
+            seen &= self.visibility.mask(self.device)
         if self.kv_lengths is not None:
             seen &= keys < self.kv_lengths[:, None, None, None]
         return seen
@@ -243,3 +256,9 @@ class BlockLayout:
         """One head's blocks as text, a row of queries a line."""
         keep = self.listed[min(batch, self.listed.shape[0] - 1), min(head, self.listed.shape[1] - 1)]
         return "\n".join("".join("█" if kept else "·" for kept in row) for row in keep.tolist())
+
+
+def keep_seen(keep: Tensor, seen: Tensor) -> Tensor:
+    """Both, each bool [B | 1, H | 1, Mb, Nb]."""
+    heads = max(keep.shape[1], seen.shape[1])
+    return per_head(keep, heads) & per_head(seen, heads)

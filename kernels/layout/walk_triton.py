@@ -30,15 +30,6 @@ def first_key(list_ptr, tile, count, BLOCK_N: tl.constexpr, TILES: tl.constexpr)
 
 
 @triton.jit
-def last_of_chunk(position, chunk):
-    """The last of the run of `chunk` positions that one lies in; None for runs of one."""
-    if chunk is not None:
-        # Division rounds towards 0, and before the first key there is nothing to see.
-        position = tl.where(position < 0, -1, position // chunk * chunk + chunk - 1)
-    return position
-
-
-@triton.jit
 def full_tiles(list_ptr, count, end, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
     """How many of the `count` ascending tiles of a list end before key `end`."""
     full = count

@@ -19,10 +19,6 @@ _SHORT = "its attention runs over the tokens of one frame, or over the frames of
 
 DECLINED: dict[str, str] = {
     "AceStepTransformer1DModel": _AUDIO,
-    "AnyFlowFARTransformer3DModel": (
-        "its calls have the queries of one chunk of three latent frames and the keys of a cache at two "
-        "resolutions; methods plan for a grid whose queries are its keys"
-    ),
     "AuraFlowTransformer2DModel": (
         "its positions are a learned table for pictures of the size it was trained at; larger ones have none"
     ),
@@ -69,10 +65,6 @@ DECLINED: dict[str, str] = {
     "T5FilmDecoder": _AUDIO,
     "Transformer2DModel": _IMAGE,
     "TransformerTemporalModel": _SHORT,
-    "WanAnimate2Transformer3DModel": (
-        "its processor asks for flex attention by name, over a packed buffer in which each generated frame "
-        "sees all generated frames and the reference of its own frame alone"
-    ),
 }
 
 

@@ -40,6 +40,8 @@ FAMILIES: dict[str, str] = {
     "HeliosTransformer3DModel": "accel.patches.diffusers.families.video.helios",
     "MiniMaxH3Transformer3DModel": "accel.patches.diffusers.families.joint_video.minimax_h3",
     "AnyFlowTransformer3DModel": "accel.patches.diffusers.families.video.anyflow",
+    "AnyFlowFARTransformer3DModel": "accel.patches.diffusers.families.video.anyflow_far",
+    "WanAnimate2Transformer3DModel": "accel.patches.diffusers.families.video.wan_animate2",
     "Kandinsky6Transformer3DModel": "accel.patches.diffusers.families.video.kandinsky6",
     "FluxTransformer2DModel": "accel.patches.diffusers.families.image.flux",
     "Flux2Transformer2DModel": "accel.patches.diffusers.families.image.flux",
@@ -84,6 +86,7 @@ class Family:
         text_free: names of the attention modules that text, and what is pooled of it, has not reached yet:
             those of a first block whose modulation knows the timestep alone.
         halvings: (model, name of an attention module) -> see `Site`.
+        is_preparation: the named arguments of a forward -> whether it fills a cache and denoises nothing.
     """
 
     attention_modules: Callable[[nn.Module], list[tuple[str, Any]]]
@@ -93,6 +96,7 @@ class Family:
     text_padding: TextPadding | None = None
     text_free: tuple[str, ...] = ()
     halvings: Callable[[nn.Module, str], int] = never_halved
+    is_preparation: Callable[[dict[str, Any]], bool] = lambda kwargs: False
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -109,6 +113,7 @@ def family_of(model: nn.Module) -> Family | None:
         getattr(source, "TEXT_PADDING", None),
         getattr(source, "TEXT_FREE", ()),
         getattr(source, "halvings", never_halved),
+        getattr(source, "is_preparation", Family.is_preparation),
     )
 
 

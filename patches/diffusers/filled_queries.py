@@ -35,7 +35,7 @@ class FilledQueries:
         missing = k.shape[1] - q.shape[1]
         before, after = (0, missing) if self.behind else (missing, 0)
         around = (0, 0, 0, 0, before, after)
-        if mask is not None and mask.ndim == 2:
+        if isinstance(mask, Tensor) and mask.ndim == 2:
             mask = mask[:, None, None]
         out = self.fn(pad(q, around), k, v, mask, lambda: pad(dense(), around))
         return out[:, before : before + q.shape[1]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -57,10 +58,23 @@ class RoutedProcessor:
         return dense_sdpa
 
     @staticmethod
+    def rerouted(stock_call: Callable) -> Callable:
+        """A stock processor's `__call__` whose attention goes through the processor's slot."""
+        return rerouted(stock_call)
+
+    @staticmethod
     def least_keys(*args: Any, **kwargs: Any) -> int:
         """How many keys a call of attention has at least, for it to go through the slot; of the processor's
         arguments."""
         return 0
+
+
+def calling(stock_call: Any, dispatch: Callable[..., Tensor]) -> FunctionType:
+    """The stock function itself, in which `dispatch_attention_fn` is another function."""
+    names = {**stock_call.__globals__, "dispatch_attention_fn": dispatch}
+    twin = FunctionType(stock_call.__code__, names, stock_call.__name__, stock_call.__defaults__)
+    twin.__annotations__ = stock_call.__annotations__
+    return twin
 
 
 def stock_class(cls: type) -> type:
@@ -125,7 +139,7 @@ def _mixin_of(stock: type) -> type:
 def _routed_class(stock: type, mixin: type) -> type:
     members: dict[str, Any] = {"__reduce__": _reduce, "__module__": stock.__module__}
     if "__call__" not in vars(mixin):
-        members["__call__"] = rerouted(stock.__call__)
+        members["__call__"] = mixin.rerouted(stock.__call__)
     return type(f"Routed{stock.__name__}", (mixin, stock), members)
 
 

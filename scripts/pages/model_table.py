@@ -29,6 +29,8 @@ BESIDES = {
     "HunyuanVideoFramepackTransformer3DModel": ("history", "text"),
     "Cosmos3OmniTransformer": ("text", "sound"),
     "MiniMaxH3Transformer3DModel": ("text, references, sound", ""),
+    "AnyFlowFARTransformer3DModel": ("coarse chunks", ""),
+    "WanAnimate2Transformer3DModel": ("", "references"),
 }
 PADDING = {
     "last": "exact, by a length for each sample",
@@ -66,8 +68,8 @@ def order(cases: list[Case]) -> str:
     """The order of the parts of the sequence, in words."""
     grids = [case.grid((2, 8, 8)) for case in cases]
     lead = any(grid.lead_tokens for grid in grids)
-    text = any(grid.text_tokens for grid in grids)
     before, after = BESIDES.get(cases[0].class_name, ("text", "text"))
+    text = any(grid.text_tokens or (grid.runs and grid.tail_tokens and after) for grid in grids)
     parts = [
         before if lead or (text and cases[0].text_first) else "",
         "image" if cases[0].image else "video",
@@ -78,6 +80,8 @@ def order(cases: list[Case]) -> str:
 
 def graphs(case: Case) -> str:
     """How the blocks compile, in words."""
+    if not case.whole:
+        return "cut at attention"
     return "one graph" if case.graphs == 1 else f"{case.graphs} graphs, as the stock model"
 
 

@@ -15,8 +15,10 @@ import torch
 from packaging.version import Version
 
 from accel.kernels.check.exactness import disagreement
+from accel.kernels.check.forms import chunks_and_references
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Case:
     tail: bool = False
     empty_row: bool = False
     window: int | None = None
-    chunk: int = 1
+    chunk: int | None = None
 
     def with_(self, **changes) -> Case:
         return replace(self, **changes)
@@ -61,8 +63,15 @@ class Case:
             kv_order=self._order(self.kv_len, self.kv_heads, generator, device),
             tail=self.tail,
             window=self.window,
-            chunk=self.chunk,
+            visibility=self._visibility(),
         )
+
+    def _visibility(self) -> Visibility | None:
+        """Chunks of so many tokens; 0: of all kinds of runs."""
+        if self.chunk is None:
+            return None
+        lengths = self.q_len, self.kv_len
+        return Visibility.chunks(*lengths, self.chunk) if self.chunk else chunks_and_references(*lengths)
 
     def _order(self, length, heads, generator, device) -> TokenOrder | None:
         if self.order is None:
@@ -103,11 +112,12 @@ CASES = {
     "window-offset": Case(causal=True, window=1, q_len=70, kv_len=203, block=(128, 32)),
     "window-padded": Case(causal=True, window=100, kv_lengths=(203, 77), block=(64, 128)),
     "window-order": Case(causal=True, window=60, order="heads"),
-    "chunk": Case(causal=True, chunk=60),
-    "chunk-offset": Case(causal=True, chunk=45, q_len=70, block=(128, 32), kv_lengths=(203, 77)),
-    "chunk-more-queries": Case(causal=True, chunk=30, q_len=203, kv_len=100),
-    "chunk-order": Case(causal=True, chunk=75, order="heads"),
-    "chunk-tail": Case(causal=True, chunk=50, tail=True, density=0.3, block=(64, 16)),
+    "chunk": Case(chunk=60),
+    "chunk-offset": Case(chunk=45, q_len=70, block=(128, 32), kv_lengths=(203, 77)),
+    "chunk-more-queries": Case(chunk=30, q_len=203, kv_len=100),
+    "runs-order": Case(chunk=0, order="heads"),
+    "runs-shared-lists": Case(chunk=0, shared_lists=True, kv_lengths=(203, 77), block=(32, 16)),
+    "runs-tail": Case(chunk=0, tail=True, density=0.3, block=(64, 16)),
     "tail": Case(tail=True, density=0.3),
     "tail-causal": Case(tail=True, causal=True, density=0.3, q_len=150),
     "tail-padded": Case(tail=True, kv_lengths=(203, 77), density=0.3),

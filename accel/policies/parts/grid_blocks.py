@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from accel.kernels.layout.layout import BlockLayout
+from accel.kernels.layout.restricted import restricted
+from accel.kernels.layout.visibility import Visibility
 from accel.patches.grid import TokenGrid
 
 
@@ -25,6 +28,22 @@ class Fragments(NamedTuple):
     frame: Tensor
     first: Tensor
     last: Tensor
+
+
+def visibility_of(grid: TokenGrid) -> Visibility | None:
+    """Which tokens of a grid see which; None where every token sees every other."""
+    if not grid.runs:
+        return None
+    return Visibility(
+        tuple((run.tokens, run.tag) for run in grid.runs),
+        tuple((run.tokens, run.first, run.last) for run in grid.runs),
+    )
+
+
+def seen_on(grid: TokenGrid, layout: BlockLayout) -> BlockLayout:
+    """A layout that was chosen as if every token of a grid saw every other, as its runs have it."""
+    visibility = visibility_of(grid)
+    return layout if visibility is None else restricted(layout, visibility)
 
 
 def frame_fragments(grid: TokenGrid, rows: int) -> Fragments:

@@ -9,7 +9,6 @@ from functools import partial
 from torch import Tensor
 
 from accel.kernels.attention.operation import attention_with_lse
-from accel.kernels.layout.chunks import causal_in_chunks
 from accel.kernels.layout.layout import BlockLayout
 from accel.machine import tier_check
 from accel.patches.context import Context
@@ -230,8 +229,11 @@ class GridAttention(SiteAttention):
         if context.kv_lengths is not None and not policy.static:
             q, k = (without_padding(tokens, context.kv_lengths) for tokens in (q, k))
         layout = policy.layout(q, k, context.grid, context)
-        chunk = 0 if context.grid is None else context.grid.causal_tokens
-        return causal_in_chunks(layout, chunk) if chunk else layout
+        if context.grid is None or not context.grid.runs:
+            return layout
+        from accel.policies.parts.grid_blocks import seen_on
+
+        return seen_on(context.grid, layout)
 
     def _dense_reason(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, context: Context, forward: Forward

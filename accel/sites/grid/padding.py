@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,16 +70,24 @@ def video_first(seen: Tensor, video_tokens: int, tokens: Tensor) -> Tensor:
     return torch.where(tokens < video_tokens, seen - video_tokens + tokens, text)
 
 
-def is_known(mask: Tensor | None, tokens: int, context: Context) -> bool:
-    """Whether a mask hides what the context says and nothing else: padded text, or the chunks to come."""
-    if context.grid is not None and context.grid.causal_frames:
-        pairs = (1, tokens, tokens)
-        return mask is not None and mask.dtype == torch.bool and tuple(mask.shape[1:]) == pairs
+def is_known(mask: Any, tokens: int, context: Context) -> bool:
+    """Whether a mask hides what the context says and nothing else: padded text, or what its runs do."""
+    grid = context.grid
+    if grid is not None and grid.runs:
+        if mask is None:
+            return not grid.hides
+        if not isinstance(mask, Tensor):
+            from accel.patches.diffusers.block_mask import shows
+
+            return shows(mask, grid)
+        return mask.dtype == torch.bool and tuple(mask.shape[1:]) == (1, tokens, tokens)
     return mask is None or (hides_padding_only(mask, context) and mask.shape[3] == tokens)
 
 
-def hides_padding_only(mask: Tensor, context: Context) -> bool:
+def hides_padding_only(mask: Any, context: Context) -> bool:
     """Whether a mask is known to hide padded text and nothing else."""
+    if not isinstance(mask, Tensor):
+        return False
     key_mask = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
     return key_mask and context.text_padding in ("last", *MOVED)
 

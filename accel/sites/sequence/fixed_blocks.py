@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks
-from accel.kernels.layout.chunks import seen_blocks
+from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, causal_blocks_in
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 
@@ -72,6 +71,6 @@ def _with_dense_among(layout: BlockLayout, queries: int) -> BlockLayout:
     dense = torch.zeros(*last.shape[:2], layout.num_q_blocks, dtype=torch.bool, device=device)
     keep = dense.scatter(2, last, True)[..., None]
     if layout.causal:
-        keep = keep & seen_blocks(orders, layout.q_len, layout.block_size, layout.chunk, device)
+        keep = keep & causal_blocks_in(orders, layout.q_len, layout.block_size, device)
     indices, counts = compact_lists(layout.listed | keep)
     return replace(layout, kv_indices=indices, kv_num_blocks=counts)

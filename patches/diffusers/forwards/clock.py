@@ -55,6 +55,7 @@ class Clock:
         model: nn.Module | None = None,
         stack: list[FrameType] | None = None,
         size: Hashable = None,
+        prepares: bool = False,
     ) -> Tick:
         """The tick of a forward.
 
@@ -63,6 +64,7 @@ class Clock:
             text: its text, to distinguish the passes of guidance.
             model: whose forward it is, and `stack`, the frames that called it, to find whose request it is.
             size: of its tensors; where nothing else distinguishes requests, this does.
+            prepares: it fills a cache, and is no pass of guidance.
         """
         named = self._named_scheduler()
         found = calling_scheduler(model, stack or [])
@@ -71,7 +73,8 @@ class Clock:
         scheduler = named if found is None else found
         self._latest = source_of(scheduler)
         run = self._run_of_loop(size) if found is None else self._run_of(found, size)
-        return run.tick(Position.read(scheduler, timestep), getattr(scheduler, "timesteps", None), text)
+        position, timesteps = Position.read(scheduler, timestep), getattr(scheduler, "timesteps", None)
+        return run.tick(position, timesteps, text, prepares)
 
     def _run_of(self, scheduler: Any, size: Hashable) -> Run:
         """The run that a scheduler counts."""

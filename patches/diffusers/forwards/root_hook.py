@@ -93,10 +93,12 @@ class RootHook(ModelHook):
         try:
             grid = family.read_grid(model, args, kwargs)
             timestep = family.read_timestep(args, kwargs)
+            prepares = family.is_preparation(kwargs)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Whatever is odd about the input, the model itself is the one to judge it.
             return Forward(dense=f"grid not readable ({type(error).__name__}: {error})")
-        tick = self.clock.read(timestep, text_of(kwargs), model, stack, (grid, timestep.shape))
+        size = grid, timestep.shape
+        tick = self.clock.read(timestep, text_of(kwargs), model, stack, size, prepares)
         repeats = Repeats.of(kwargs, tick.turn, tick.kept) if family.text_free else None
         context = Context(
             grid,

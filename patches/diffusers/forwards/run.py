@@ -86,13 +86,14 @@ class Run:
         self._branches = Branches()
         self._kept: dict[Hashable, Any] = {}
 
-    def tick(self, position: Position, timesteps: Any, text: Tensor | None) -> Tick:
+    def tick(self, position: Position, timesteps: Any, text: Tensor | None, prepares: bool = False) -> Tick:
         """The tick of the next forward.
 
         Args:
             position: where it is in the schedule.
             timesteps: the scheduler's schedule, if it has one; another object is another generation.
             text: distinguishes the passes of guidance.
+            prepares: it is no pass of guidance.
         """
         # The passes of one request may run in two threads.
         with _TICKING:
@@ -112,7 +113,7 @@ class Run:
                 position.progress,
                 self._generation,
                 self._turn,
-                self._branches.number(text),
+                0 if prepares else self._branches.number(text),
                 self._noise if position.step is not None else None,
                 self._guided,
                 self._kept,

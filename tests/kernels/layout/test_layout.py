@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from accel.kernels.check.forms import chunks_and_references
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import Visibility
 
 
 def random_keep(batch, heads, q_blocks, kv_blocks, density=0.4):
@@ -35,7 +37,9 @@ def brute_force_mask(layout, keep, batch, heads):
                     seen = head_keep[i // rows][j // columns]
                     if layout.causal:
                         last = query + layout.kv_len - layout.q_len
-                        seen &= key // layout.chunk <= last // layout.chunk
+                        seen &= key <= last
+                    if layout.visibility is not None:
+                        seen &= bool(layout.visibility.mask("cpu")[query, key])
                     if layout.window is not None:
                         seen &= key > query + layout.kv_len - layout.q_len - layout.window
                     if layout.kv_lengths is not None:
@@ -51,8 +55,13 @@ CASES = {
     "one-order": {"q_order": shared_order(37), "kv_order": shared_order(53), "causal": True},
     "order-per-head": {"q_order": head_order(37), "kv_order": head_order(53), "causal": True},
     "window": {"causal": True, "window": 20},
-    "chunk": {"causal": True, "chunk": 10},
-    "chunk-in-orders": {"causal": True, "chunk": 15, "q_order": head_order(37), "kv_order": head_order(53)},
+    "chunk": {"visibility": Visibility.chunks(37, 53, 10)},
+    "references": {"visibility": chunks_and_references(37, 53)},
+    "references-in-orders": {
+        "visibility": chunks_and_references(37, 53),
+        "q_order": head_order(37),
+        "kv_order": head_order(53),
+    },
     "keys-per-head": {"kv_order": head_order(53), "kv_lengths": torch.tensor([53, 20], dtype=torch.int32)},
 }
 
@@ -85,9 +94,10 @@ def test_slots_past_the_end_of_a_list_are_never_read():
 
 @pytest.mark.parametrize("block", [(64, 64), (128, 64), (64, 128)], ids="{0[0]}x{0[1]}".format)
 @pytest.mark.parametrize("lengths", [(300, 300), (130, 515), (515, 130)], ids="M{0[0]}-N{0[1]}".format)
-@pytest.mark.parametrize("chunk", [1, 90], ids="chunk{}".format)
+@pytest.mark.parametrize("chunk", [0, 90], ids="chunk{}".format)
 def test_a_full_causal_layout_lists_what_dense_executes(lengths, block, chunk):
-    layout = BlockLayout.full(*lengths, block, causal=True, chunk=chunk)
+    hides = {"visibility": Visibility.chunks(*lengths, chunk)} if chunk else {"causal": True}
+    layout = BlockLayout.full(*lengths, block, **hides)
     assert layout.density == 1
     assert torch.equal(layout.to_mask(), layout.visible())
     assert int(layout.kv_num_blocks.sum()) == layout.dense_blocks
@@ -130,12 +140,6 @@ def test_layout_refuses_windows_that_are_none(rest):
         BlockLayout(LISTS, COUNTS, (64, 64), 100, 100, **rest)
     with pytest.raises(ValueError, match="without a tail"):
         BlockLayout(LISTS, COUNTS, (64, 64), 100, 100, window=5, causal=True, tail=True)
-
-
-@pytest.mark.parametrize("rest", [{"chunk": 5}, {"chunk": 0}, {"chunk": 2, "causal": True, "window": 9}])
-def test_layout_refuses_chunks_that_are_none(rest):
-    with pytest.raises(ValueError, match="a chunk is of at least 1 token, causal and without a window"):
-        BlockLayout(LISTS, COUNTS, (64, 64), 100, 100, **rest)
 
 
 def test_layout_refuses_orders_and_lengths_of_other_sizes():

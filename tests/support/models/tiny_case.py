@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from accel.patches.grid import Span, TokenGrid
+from accel.patches.grid import Run, Span, TokenGrid
 from tiny_inputs import DIM, HEADS, VALID
 
 SMALL = {"num_attention_heads": HEADS, "attention_head_dim": DIM}
@@ -30,11 +30,14 @@ class Case:
         text: tokens of text, image embeddings or history in the sequence; or that, of the video's tokens.
         text_first: text before the video.
         lead: tokens before all others; or that, of the video's frames, rows and columns.
-        tail: tokens after all others.
-        spans: videos among the lead.
+        tail: tokens after all others; or that, of the video's frames, rows and columns.
+        spans: videos among the lead; or those, of the same.
+        runs: who sees whom, of the same.
         sites: how many attention modules must be found.
         graphs: compiled graphs of its repeated blocks, as many as of the stock model: one for each class of
             block and layout of its inputs.
+        whole: whether a block compiles into one graph.
+        prepare: what is done to the model before anything else.
         pads: name of the argument that holds the padded text, where padding is attended to by nobody.
         image: one frame only.
         even: whether its images have even sides, in tokens.
@@ -48,10 +51,13 @@ class Case:
     text: int | Callable[[int], int] = 0
     text_first: bool = False
     lead: int | Callable[[int, int, int], int] = 0
-    tail: int = 0
-    spans: tuple[Span, ...] = ()
+    tail: int | Callable[[int, int, int], int] = 0
+    spans: tuple[Span, ...] | Callable[[int, int, int], tuple[Span, ...]] = ()
+    runs: Callable[[int, int, int], tuple[Run, ...]] = lambda *size: ()
     sites: int = 3
     graphs: int = 1
+    whole: bool = True
+    prepare: Callable[[Any], None] = lambda model: None
     pads: str | None = None
     image: bool = False
     even: bool = False
@@ -62,6 +68,7 @@ class Case:
         torch.manual_seed(0)
         model = getattr(diffusers, self.class_name)(**{**self.config, **changes})
         model.eval().requires_grad_(False)
+        self.prepare(model)
         for name, parameter in model.named_parameters():
             # Random models attend almost uniformly: sharpen, so that dropped blocks show in the output.
             if "norm" in name and name.endswith(
@@ -79,8 +86,10 @@ class Case:
 
     def grid(self, size: tuple[int, int, int]) -> TokenGrid:
         text = self.text(math.prod(size)) if callable(self.text) else self.text
-        lead = self.lead(*size) if callable(self.lead) else self.lead
-        others = {"lead_tokens": lead, "tail_tokens": self.tail, "spans": self.spans}
+        lead, tail, spans = (
+            part(*size) if callable(part) else part for part in (self.lead, self.tail, self.spans)
+        )
+        others = {"lead_tokens": lead, "tail_tokens": tail, "spans": spans, "runs": self.runs(*size)}
         return TokenGrid(*size, text_tokens=text, text_first=self.text_first, **others)
 
     def grids(self, size: tuple[int, int, int]) -> list[TokenGrid]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
+from unittest.mock import patch
+
+from diffusers.models.transformers import transformer_wan_animate_2
+from torch.nn.attention.flex_attention import create_block_mask
 
 import tiny_images
 import tiny_inputs as inputs
-from accel.patches.grid import Span
+from accel.patches.grid import ALWAYS, Run, Span
 from tiny_case import MIXED, ROPE, SMALL, Case, output
 from tiny_inputs import DIM, HEADS, TEXT, VALID, text_mask
 
@@ -23,6 +28,8 @@ LTX2 = {**LTX, "caption_channels": 16, "audio_in_channels": 4, "audio_out_channe
 LTX2 |= {"audio_num_attention_heads": 2, "audio_attention_head_dim": 8, "audio_cross_attention_dim": 16}
 WAN = {**SMALL, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3}
 WAN_IMAGE = {"image_dim": 16, "added_kv_proj_dim": HEADS * DIM}
+ANYFLOW = {key: value for key, value in WAN.items() if key != "rope_max_seq_len"} | {"in_channels": 4}
+ANYFLOW_FAR = {**ANYFLOW, "full_chunk_limit": 2}
 KANDINSKY6 = {"in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": 16, "in_text_dim2": 8, "time_dim": 16}
 KANDINSKY6 |= {"model_dim": HEADS * DIM, "ff_dim": 32, "num_text_blocks": 1, "num_visual_blocks": 3}
 KANDINSKY6 |= {"axes_dims": ROPE, "in_audio_dim": 4, "out_audio_dim": 4}
@@ -41,6 +48,46 @@ def framepack_history(frames: int, height: int, width: int) -> int:
         + math.ceil(height / 2) * math.ceil(width / 2)
         + math.ceil(height / 4) * math.ceil(width / 4)
     )
+
+
+def up_to_128(tokens: int) -> int:
+    """How many are added."""
+    return -tokens % 128
+
+
+def anyflow_far_runs(f: int, h: int, w: int) -> tuple[Run, ...]:
+    """A coarse frame and a fine one, which have no queries here, a chunk, and zeros, which are seen."""
+    chunk = (f - 1) * h * w
+    runs = (((h // 2) * (w // 2), -1, 0), (h * w, -1, 0), (chunk, 2, 2), (up_to_128(chunk), -1, 0))
+    return tuple(Run(*run) for run in runs)
+
+
+def anyflow_far_whole_runs(f: int, h: int, w: int) -> tuple[Run, ...]:
+    """A frame, the others, which see it, and zeros, which nobody sees."""
+    padding = Run(up_to_128(f * h * w), -1, ALWAYS, -ALWAYS)
+    return Run(h * w, 0, 0), Run((f - 1) * h * w, 1, 1), padding
+
+
+def wan_animate2_runs(f: int, h: int, w: int) -> tuple[Run, ...]:
+    """Generated frames, and references of all but the first, which their frame alone sees."""
+    padding = [Run(up_to_128(frames * h * w), -1, ALWAYS, -ALWAYS) for frames in (f, f - 1)]
+    generated = [Run(h * w, frame, 0) for frame in range(f)]
+    references = [Run(h * w, -1, frame, frame) for frame in range(1, f)]
+    return (*generated, padding[0], *references, padding[1])
+
+
+def uncompiled_mask(model: Any, frames: int, tokens: int, device: Any) -> Any:
+    """Wan-Animate 2's own mask. To compile it takes half a minute."""
+    with patch.object(transformer_wan_animate_2, "create_block_mask", uncompiled):
+        return type(model).create_mask(model, frames, tokens, device)
+
+
+def uncompiled(*args: Any, _compile: bool, **kwargs: Any) -> Any:
+    return create_block_mask(*args, **kwargs)
+
+
+def with_uncompiled_masks(model: Any) -> None:
+    model.create_mask = functools.partial(uncompiled_mask, model)
 
 
 CASES: dict[str, Case] = {
@@ -228,8 +275,46 @@ CASES: dict[str, Case] = {
     ),
     "anyflow": Case(
         "AnyFlowTransformer3DModel",
-        {key: value for key, value in WAN.items() if key != "rope_max_seq_len"} | {"in_channels": 4},
+        ANYFLOW,
         inputs.anyflow,
+    ),
+    "anyflow-far": Case(
+        "AnyFlowFARTransformer3DModel",
+        ANYFLOW_FAR,
+        inputs.anyflow_far,
+        lead=lambda f, h, w: (h // 2) * (w // 2),
+        spans=lambda f, h, w: (Span(0, 1, h // 2, w // 2),),
+        tail=lambda f, h, w: up_to_128((f - 1) * h * w),
+        runs=anyflow_far_runs,
+        whole=False,
+    ),
+    "anyflow-far-whole": Case(
+        "AnyFlowFARTransformer3DModel",
+        ANYFLOW_FAR,
+        inputs.anyflow_far_whole,
+        tail=lambda f, h, w: up_to_128(f * h * w),
+        runs=anyflow_far_whole_runs,
+        whole=False,
+    ),
+    "wan-animate2": Case(
+        "WanAnimate2Transformer3DModel",
+        {
+            "in_dim": 12,
+            "out_dim": 4,
+            "dim": HEADS * DIM,
+            "num_heads": HEADS,
+            "num_layers": 3,
+            "ffn_dim": 32,
+            "freq_dim": 16,
+            "text_dim": 16,
+            "text_len": 32,
+            "use_img_emb": False,
+        },
+        inputs.wan_animate2,
+        tail=lambda f, h, w: sum(run.tokens for run in wan_animate2_runs(f, h, w)) - f * h * w,
+        runs=wan_animate2_runs,
+        whole=False,
+        prepare=with_uncompiled_masks,
     ),
     "kandinsky6": Case("Kandinsky6Transformer3DModel", KANDINSKY6, inputs.kandinsky6, graphs=2),
     "kandinsky6-i2v": Case(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
+from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 from torch import Tensor
 
 HEADS, DIM = 2, 16
@@ -499,6 +500,42 @@ def anyflow(b: int, f: int, h: int, w: int) -> dict[str, Any]:
         "timestep": level,
         "r_timestep": level,
         "encoder_hidden_states": noise(b, TEXT, 16),
+    }
+
+
+def anyflow_far(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """The step of a chunk of all frames but one, after a coarse frame and a fine one."""
+    cached = {"full_cache": h * w, "compressed_cache": (h // 2) * (w // 2)}
+    return anyflow_far_whole(b, f - 1, h, w) | {
+        "chunk_partition": [1, 1, f - 1],
+        "kv_cache": [
+            {name: noise(2, b, HEADS, tokens, DIM) for name, tokens in cached.items()} for _ in range(3)
+        ],
+        "kv_cache_flag": {"num_cached_chunks": 2, "is_cache_step": False},
+    }
+
+
+def anyflow_far_whole(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """All chunks at once, without a cache: one frame, then the others."""
+    return anyflow(b, f, h, w) | {"chunk_partition": [1, f - 1]}
+
+
+def wan_animate2(b: int, f: int, h: int, w: int) -> dict[str, Any]:
+    """A step of a segment, one frame more than the references in its cache."""
+    cache = WanAnimate2KVCache(3)
+    for layer in cache.layer_caches:
+        layer.store(*noise(2, b, (f - 1) * h * w, HEADS, DIM))
+    return {
+        "hidden_states": list(noise(b, 4, f, 2 * h, 2 * w)),
+        "condition_latents": list(noise(b, 8, f, 2 * h, 2 * w)),
+        "timestep": timestep(b),
+        "encoder_hidden_states": list(noise(b, TEXT, 16)),
+        "kv_cache": cache,
+        "kv_cache_mode": "cached",
+        "seq_len": f * h * w,
+        "reference_grid_sizes": torch.tensor([[f - 1, h, w]]).expand(b, 3),
+        "origin_len": 4 * (f - 2) + 1,
+        "origin_area": [16 * h, 16 * w],
     }
 
 

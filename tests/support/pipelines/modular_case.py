@@ -23,21 +23,25 @@ class ModularCase(PipelineCase):
         steps: of the schedule, as the pipeline counts them.
         schedulers: the names of its schedulers.
         transformer: the name of its transformer.
+        output: the name of what it makes, a tensor or a list of them.
     """
 
     steps: int = 2
     schedulers: tuple[str, ...] = ("scheduler",)
     transformer: str = "transformer"
+    output: str = "latents"
 
     def pipe(self) -> Any:
         module, _, name = self.pipeline.rpartition(".")
         pipe = getattr(import_module(f"diffusers.modular_pipelines.{module}"), name)().init_pipeline()
         kind, config = self.scheduler
         parts = {name: getattr(diffusers, kind)(**config) for name in self.schedulers}
-        pipe.update_components(**{self.transformer: CASES[self.family].model(**self.config)}, **parts)
+        parts |= {self.transformer: CASES[self.family].model(**self.config), **self.components()}
+        pipe.update_components(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def run(self, pipe: Any, size: Size, **changes: Any) -> Tensor:
         arguments = {**self.call(size, self.prompts), "num_inference_steps": self.steps, **changes}
-        return pipe(**arguments, generator=torch.Generator().manual_seed(0), output="latents")
+        made = pipe(**arguments, generator=torch.Generator().manual_seed(0), output=self.output)
+        return torch.cat(made, dim=2) if isinstance(made, list) else made

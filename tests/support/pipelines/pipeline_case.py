@@ -61,6 +61,7 @@ class PipelineCase:
         calls: attention calls of one step, where they are not sites times passes.
         component: what the pipeline calls the model.
         pads: whether its padded text, if changed, must change nothing.
+        few_frames: so few that methods for video keep everything.
     """
 
     pipeline: str
@@ -78,6 +79,7 @@ class PipelineCase:
     calls: int | None = None
     pads: bool = False
     component: str = "transformer"
+    few_frames: bool = False
 
     @property
     def image(self) -> bool:

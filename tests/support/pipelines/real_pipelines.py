@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import torch
@@ -12,7 +13,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 import image_pipelines
 import wan_pipelines
-from accel.patches.grid import Span, TokenGrid
+from accel.patches.grid import ALWAYS, Run, Span, TokenGrid
 from modular_case import ModularCase
 from pipeline_case import NEGATIVE, UNIPC, PipelineCase, Size, two_texts
 from stand_ins import (
@@ -26,6 +27,7 @@ from stand_ins import (
     vae,
     with_audio,
 )
+from tiny_families import CASES, up_to_128
 from tiny_inputs import TEXT, VALID, noise
 
 EDM = (
@@ -81,6 +83,47 @@ def helios_grids(size: Size) -> set[TokenGrid]:
     """The first and the last frame, two frames at half and four at a quarter of the resolution."""
     history = 2 * coarse(size, 1) + coarse(size, 2) + coarse(size, 4)
     return {TokenGrid(*size, text_tokens=history, text_first=True)}
+
+
+def anyflow_far_grids(size: Size) -> set[TokenGrid]:
+    """Three chunks of a frame, of which two are fine while one is generated, and one when they are cached."""
+    frame, small = size[1] * size[2], Span(0, 1, size[1] // 2, size[2] // 2)
+    added, hidden = Run.keys(up_to_128(frame)), (-1, ALWAYS, -ALWAYS)
+    alone = TokenGrid(1, *size[1:], tail_tokens=added.tokens, runs=(Run.chunk(frame, 0), added))
+    second = (Run.keys(frame), Run.chunk(frame, 1), added)
+    third = (Run.keys(small.tokens), Run.keys(frame), Run.chunk(frame, 2), added)
+    padding = Run(up_to_128(frame), *hidden), Run(up_to_128(small.tokens + frame), *hidden)
+    both = (Run.chunk(small.tokens, 0), Run.chunk(frame, 1), padding[1])
+    coarse = {"lead_tokens": small.tokens, "spans": (small,)}
+    return {
+        alone,
+        TokenGrid(2, *size[1:], tail_tokens=added.tokens, runs=second),
+        TokenGrid(2, *size[1:], tail_tokens=added.tokens, runs=third, **coarse),
+        TokenGrid(1, *size[1:], tail_tokens=padding[0].tokens, runs=(Run.chunk(frame, 0), padding[0])),
+        TokenGrid(1, *size[1:], tail_tokens=padding[1].tokens, runs=both, **coarse),
+    }
+
+
+def wan_animate2_call(size: Size, prompts: int) -> dict[str, Any]:
+    """Two segments that share a frame."""
+    references, height, width = size[0] - 1, *size[1:]
+    segment = 4 * (references - 1) + 1
+    return {
+        "driving_video_pixels": noise(1, 3, 2 * segment - 1, 16 * height, 16 * width),
+        "reference_image_latents": noise(8, 1, 2 * height, 2 * width),
+        "effective_segment": segment - 1,
+        "segment_frame_length": segment,
+        "num_segments": 2,
+        "condition_clip_context": noise(1, 3, 8),
+        "prompt_embeds": noise(1, TEXT, 16),
+        "negative_prompt_embeds": noise(2, TEXT, 16)[:1],
+        "prompt_ref_embeds": noise(3, TEXT, 16)[:1],
+        "max_seq_len": math.prod(size),
+        "max_seq_len_ref": references * height * width,
+        "grid_sizes_ref": torch.tensor([[references, height, width]]),
+        "height": 16 * height,
+        "width": 16 * width,
+    }
 
 
 PIPELINES: dict[str, PipelineCase] = {
@@ -287,8 +330,31 @@ PIPELINES: dict[str, PipelineCase] = {
         scheduler=("FlowMapEulerDiscreteScheduler", {}),
         call=lambda size, b: {"guidance_scale": 3.0},
     ),
+    "anyflow-far": PipelineCase(
+        "AnyFlowFARPipeline",
+        "anyflow-far",
+        "batched",
+        scheduler=("FlowMapEulerDiscreteScheduler", {}),
+        call=lambda size, b: {"guidance_scale": 3.0, "chunk_partition": [1] * size[0]},
+        grids=anyflow_far_grids,
+        few_frames=True,
+        calls=12,  # two steps of three chunks, and two caches written, in two steps
+    ),
     "kandinsky6": PipelineCase(
         "Kandinsky6TI2VAPipeline", "kandinsky6", call=lambda size, b: {"sample_audio": False}
+    ),
+    "wan-animate2": ModularCase(
+        "wan_animate_2.denoise.WanAnimate2DenoiseStep",
+        "wan-animate2",
+        components=lambda: {
+            "vae": StandInVae(),
+            "guider": diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+        },
+        prompts=1,
+        call=wan_animate2_call,
+        grids=lambda size: {TokenGrid(size[0] - 1, *size[1:]), CASES["wan-animate2"].grid(size)},
+        calls=15,  # two segments of two guided steps and a cache filled, in two steps
+        output="segment_frames",
     ),
     "minimax-h3": ModularCase(
         "minimax_h3.modular_blocks_minimax_h3.MiniMaxH3CoreDenoiseStep",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from accel.patches.grid import TokenGrid
+from accel.patches.grid import Run, TokenGrid
 from pipeline_case import UNIPC, PipelineCase
 from stand_ins import clip, picture, seeing, vae
 from tiny_families import CASES
@@ -19,6 +19,12 @@ def image_and_text(size: tuple[int, int, int], batch: int) -> dict[str, Any]:
         "prompt_embeds": noise(batch, 512, 16),
         "negative_prompt_embeds": noise(batch + 7, 512, 16)[:batch],
     }
+
+
+def causal_in_pairs(pairs: int, height: int, width: int) -> TokenGrid:
+    """A video in which two frames at a time see each other and those before."""
+    runs = tuple(Run.chunk(2 * height * width, number) for number in range(pairs))
+    return TokenGrid(2 * pairs, height, width, runs=runs)
 
 
 FROM_IMAGE = {"components": seeing, "call": image_and_text}
@@ -84,7 +90,7 @@ PIPELINES: dict[str, PipelineCase] = {
         "skyreels",
         call=lambda size, b: {"prompt": None, "base_num_frames": 97, "causal_block_size": 2},
         frames=lambda frames: 4 * (2 * frames - 1) + 1,
-        grids=lambda size: {TokenGrid(2 * size[0], *size[1:], causal_frames=2)},
+        grids=lambda size: {causal_in_pairs(*size)},
     ),
     "skyreels-v2-i2v": wan(
         "SkyReelsV2ImageToVideoPipeline",

@@ -7,7 +7,6 @@ calls still go to the active one.
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
 from diffusers.models.transformers.transformer_cosmos import CosmosAttnProcessor2_0
@@ -15,23 +14,15 @@ from torch import Tensor
 
 from accel.patches.diffusers.backend import DenseDispatch, plain_attention
 from accel.patches.diffusers.reading import latent_grid, modules_named
-from accel.patches.diffusers.routed_processor import RoutedProcessor, rerouted
+from accel.patches.diffusers.routed_processor import RoutedProcessor, calling, rerouted
 from accel.patches.grid import TokenGrid
 from accel.patches.slot import DenseFn
-
-
-def calling_plain_attention(stock_call: Any) -> FunctionType:
-    """The stock function itself, in which `dispatch_attention_fn` is PyTorch's attention."""
-    names = {**stock_call.__globals__, "dispatch_attention_fn": plain_attention}
-    twin = FunctionType(stock_call.__code__, names, stock_call.__name__, stock_call.__defaults__)
-    twin.__annotations__ = stock_call.__annotations__
-    return twin
 
 
 class RoutedCosmosProcessor(RoutedProcessor, CosmosAttnProcessor2_0):
     """Cosmos self-attention with a slot."""
 
-    __call__ = rerouted(calling_plain_attention(CosmosAttnProcessor2_0.__call__))
+    __call__ = rerouted(calling(CosmosAttnProcessor2_0.__call__, plain_attention))
 
     @staticmethod
     def dense_of(original: Any) -> DenseFn:

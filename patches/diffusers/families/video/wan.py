@@ -8,6 +8,7 @@ its latent frames; its face adapter is cross-attention under another processor a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from diffusers.models.transformers import (
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from accel.patches.diffusers.backend import Routed
 from accel.patches.diffusers.reading import latent_grid
 from accel.patches.diffusers.routed_processor import DispatchingProcessor, routed
-from accel.patches.grid import TokenGrid
+from accel.patches.grid import Run, TokenGrid
 from accel.patches.observers import is_recorded
 
 
@@ -62,6 +63,13 @@ def read_grid(model: Any, args: tuple, kwargs: dict[str, Any]) -> TokenGrid:
 
     SkyReels-V2's frames are causal in chunks while its pipeline runs them at noise levels of their own.
     """
-    frames = model.config.get("num_frame_per_block", 1)
-    causal_frames = frames if frames > 1 else 0
-    return latent_grid(kwargs["hidden_states"], model.config.patch_size, causal_frames=causal_frames)
+    grid = latent_grid(kwargs["hidden_states"], model.config.patch_size)
+    chunk = model.config.get("num_frame_per_block", 1)
+    return grid if chunk < 2 else replace(grid, runs=chunks_of(grid, chunk))
+
+
+def chunks_of(grid: TokenGrid, frames: int) -> tuple[Run, ...]:
+    """The runs of a video whose chunks of so many frames see themselves and those before."""
+    starts = range(0, grid.frames, frames)
+    lengths = (min(frames, grid.frames - start) * grid.frame_tokens for start in starts)
+    return tuple(Run.chunk(tokens, number) for number, tokens in enumerate(lengths))

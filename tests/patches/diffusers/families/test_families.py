@@ -13,6 +13,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.patches.diffusers.family import FAMILIES
 from accel.patches.grid import TokenGrid
+from accel.policies.parts.grid_blocks import seen_on
 from accel.policies.policy import Policy
 from accel.policies.radial import Radial
 from accel.recipe.recipe import Recipe
@@ -105,7 +106,7 @@ def test_sparse_runs_at_the_planned_density(case):
 
 def planned_density(policy, grid: TokenGrid) -> float:
     q = torch.zeros(1, 1, grid.tokens, 16)
-    return float(policy.layout(q, q, grid, Context(grid)).density)
+    return float(seen_on(grid, policy.layout(q, q, grid, Context(grid))).density)
 
 
 def test_restore_is_bit_identical_and_leaves_no_trace(case):
@@ -143,7 +144,9 @@ def compiled(model, arguments, sites) -> tuple[CompileCounter, list[torch.Tensor
 
 
 @torch.no_grad()
-def test_blocks_compile_into_as_few_graphs_as_the_stock_models(case):
+@mark.parametrize("name", [name for name, case in CASES.items() if case.whole])
+def test_blocks_compile_into_as_few_graphs_as_the_stock_models(name):
+    case = CASES[name]
     arguments = case.arguments(of_image(case, LANDSCAPE), batch=2)
     model = accelerate_model(case.model(), recipe(**RADIAL))
     expected = output(model, arguments)

@@ -98,11 +98,11 @@ def test_sparse_frames_see_no_later_chunk():
 
 @torch.no_grad()
 def test_a_causal_model_called_without_its_mask_stays_dense_with_that_reason(monkeypatch):
-    model = tiny.skyreels(num_frame_per_block=5)
+    model = tiny.skyreels(num_frame_per_block=2)
     accelerate_model(model, recipe(**RADIAL))
     for block in model.blocks:
         monkeypatch.setattr(block.attn1, "forward", without_mask(block.attn1.forward))
-    model(**tiny.inputs(model))
+    model(**tiny.inputs(model, frames=6))
     assert summary(model).dense_reasons == {"attention mask": 3}
 
 
