@@ -12,9 +12,9 @@ from accel.tuning.point import Unreachable
 from accel.tuning.target import Target
 
 ROUNDS = 5
-CLOSE = 0.1
+CLOSE = 0.15
 SLOPE = 4.0  # of the logarithm of what is lost over density: a guess until two points show it
-LEAST_STEP, LONGEST_STEP = 0.02, 0.35
+LEAST_STEP, LONGEST_STEP = 0.04, 0.35
 
 
 class Tried(Protocol):
@@ -33,10 +33,12 @@ class Bisection(Generic[P]):
     Args:
         point_at: a density, by whole generations.
         target: what is asked for.
+        close: how far inside the target a point may be, as a share of what it loses, and be the last one.
     """
 
     point_at: Callable[[float], P]
     target: Target
+    close: float = CLOSE
     lost: dict[float, float] = field(default_factory=dict)
     points: dict[float, P] = field(default_factory=dict)
 
@@ -94,7 +96,10 @@ class Bisection(Generic[P]):
         missing = [density for density in self.points if density not in meeting]
         if meeting:
             best = min(meeting, key=lambda density: abs(density - self._hardest))
-            if self.target.is_close(self.points[best].cautious(self.target), CLOSE) or best == self._hardest:
+            if (
+                self.target.is_close(self.points[best].cautious(self.target), self.close)
+                or best == self._hardest
+            ):
                 return None
             beyond = [density for density in missing if abs(density - best) < LEAST_STEP]
             if beyond:
@@ -115,7 +120,7 @@ class Bisection(Generic[P]):
         if len(known) > 1 and self.lost[known[0]] != self.lost[known[1]]:
             measured = math.log(self.lost[known[1]] / self.lost[nearest]) / (known[1] - nearest)
             slope = measured if measured * slope > 0 else slope
-        wanted = math.log(self.target.lost(self.target.value) * (1 - CLOSE / 2) / self.lost[nearest])
+        wanted = math.log(self.target.lost(self.target.value) * (1 - self.close / 2) / self.lost[nearest])
         step = min(max(wanted / slope, -LONGEST_STEP), LONGEST_STEP)
         margin = 0.15 * (high - low) if low in self.lost and high in self.lost else 0.0
         density = round(min(max(nearest + step, low + margin, LEAST), high - margin, MOST), 3)

@@ -26,7 +26,7 @@ from accel.patches.models import supported_models
 from accel.recipe.choose import default_recipe
 from accel.recipe.recipe import DENSE, Recipe
 from accel.run.settings import GenerateSettings
-from accel.tuning.bisection import Bisection
+from accel.tuning.bisection import CLOSE, Bisection
 from accel.tuning.candidates import Candidate, candidates, combined
 from accel.tuning.pace import Pace, Progress, silent
 from accel.tuning.point import Point, Ranked, Tuned, Unreachable
@@ -37,7 +37,7 @@ from accel.tuning.target import Target, aside_of
 RANKED_AT = 0.5  # the work that families are compared at
 FINALISTS, RANKED_ON = 3, 3  # families that are compared on more than one prompt, and on how many
 ABOUT_THE_FIRST = 0.97  # a family has to do better than the centre by more than this to count
-FEW = 4  # prompts that block sizes are compared on
+FEW, ABOUT = 4, 0.25  # prompts that block sizes are compared on, and how close to the target
 USUAL_ROUNDS = 3, 2  # of a bisection on these, and of the one after it on all
 SLACK = 0.1
 FULL_LOSS = 4.0  # generations that looking at every density takes, at most
@@ -195,7 +195,7 @@ def _settled(search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]])
     for size in sorted(sizes, key=lambda size: size != best.block_size):
         family = replace(best, block_size=size)
         try:
-            few[family] = _bisected(search, family, search.chosen_on[:FEW], start)
+            few[family] = _bisected(search, family, search.chosen_on[:FEW], start, ABOUT)
         except Unreachable as refused:
             few[family] = refused.best
         start = few[family].density
@@ -213,8 +213,10 @@ def _settled(search: _Search, best: Candidate, sizes: Sequence[tuple[int, int]])
     raise refusals[0]
 
 
-def _bisected(search: _Search, family: Candidate, prompts: Sequence[int], start: float) -> Point:
-    bisection = Bisection(lambda density: search.point(family, density, prompts), search.target)
+def _bisected(
+    search: _Search, family: Candidate, prompts: Sequence[int], start: float, close: float = CLOSE
+) -> Point:
+    bisection = Bisection(lambda density: search.point(family, density, prompts), search.target, close)
     return bisection.search(start, search.known(family, prompts))
 
 
@@ -243,16 +245,8 @@ def _announce(subject: Subject, families: Sequence[Candidate], chosen_on: int, a
     of_few, of_all = USUAL_ROUNDS
     tried = of_few * len(_sizes(families)) * min(FEW, chosen_on)
     tried += of_all * chosen_on if chosen_on > FEW else 0
-    calls = (
-        chosen_on
-        + aside
-        + len(families)
-        + 3
-        + FINALISTS * (min(RANKED_ON, chosen_on) - 1)
-        + tried
-        + aside
-        + shown
-    )
+    ranked = len(families) + 3 + FINALISTS * (min(RANKED_ON, chosen_on) - 1)
+    calls = chosen_on + aside + ranked + tried + aside + shown
     subject.pace.expected = calls
     minutes = (calls + FULL_LOSS) * seconds / 60
     subject.pace.tell(

@@ -38,7 +38,7 @@ MISTAKES = {
     "tune demo --target ssim>0.9 --block \u00b2x64": "expected query rows x key rows",
     "tune demo --target ssim>0.9 --block 64x65": "block size 64x65: query rows are 16 or 32 or 64 or 128",
     "tune demo --target ssim>0.9 --steps 1": "steps is 1: every recipe that is tried runs the first",
-    "tune demo --target ssim>0.9 --kept-aside 99": "one of them to choose on; got 24, with 99 kept aside",
+    "tune demo --target ssim>0.9 --kept-aside 99": "one of them to choose on; got 20, with 99 kept aside",
     "complete --model any --prompt-file /dev/null": "the prompt is empty",
     "generate --prompts p.jsonl --out o -o a.mp4": "--prompts takes --out, and not --output",
     "generate --prompts p.jsonl": "--prompts needs --out",
