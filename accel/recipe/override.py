@@ -14,6 +14,7 @@ from accel.recipe.recipe import Recipe
 from accel.recipe.schedule import Schedule
 
 SCHEDULE_KEYS = tuple(field.name for field in fields(Schedule))
+WHOLE = ("compensate", "few_steps")  # None turns them off
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -22,8 +23,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     Args:
         recipe: not modified.
         changes: by full path ("schedule.dense_steps", "rules.0.policy.decay") or by bare name: a key of the
-            schedule, `method`, or the only key of the name in a policy, however deep (set in every rule whose
-            policy has it).
+            schedule, `method`, `compensate`, `few_steps`, or the only key of the name in a policy, however
+            deep (set in every rule whose policy has it).
 
     Raises:
         RecipeError: if a path does not exist, a bare name is that of several keys of a policy, or a value is
@@ -63,6 +64,9 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
         for part in (data, *(rule for rule in rules if "schedule" in rule)):
             part.setdefault("schedule", {})[name] = value
         return
+    if name in WHOLE:
+        data[name] = value
+        return
     if name == "method":
         for rule in rules:
             rule["policy"] = _defaults_of(value)
@@ -71,7 +75,7 @@ def _set_name(data: dict[str, Any], name: str, value: Any) -> None:
     holders = [{path: mapping for path, mapping in found.items() if name in mapping} for found in places]
     if not any(holders):
         known = {key for found in places for mapping in found.values() for key in mapping}
-        known |= {*SCHEDULE_KEYS, "method"}
+        known |= {*SCHEDULE_KEYS, *WHOLE, "method"}
         raise RecipeError(f"override: unknown key {name!r}; {nearest(name, known)}")
     for paths in holders:
         if len(paths) > 1:

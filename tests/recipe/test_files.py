@@ -231,8 +231,10 @@ def test_a_model_nobody_made_a_recipe_for_says_so():
 
 
 def test_a_residual_can_be_asked_for_by_an_override():
-    plain = load_recipe("auto")
-    assert plain.compensate is None
+    shipped = load_recipe("auto")
+    assert shipped.compensate == Compensate(store=Rank(8))
+    plain = override(shipped, {"compensate": None})
+    assert plain.compensate is None and plain.schedule == shipped.schedule
     assert override(plain, {"compensate.kind": "residual"}).compensate == Compensate()
     ranked = override(plain, {"compensate.store": {"rank": 16}}).compensate
     assert ranked == Compensate(store=Rank(16))

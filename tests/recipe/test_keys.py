@@ -7,7 +7,7 @@ RESIDUAL = "how residuals are kept, for models whose residuals would take gigaby
 TABLE = "tables by layer and head, as `accel recipes from-plan` and `learn_axes` make them"
 COST = "what the search reads: a parameter of the published method (arXiv 2406.09827, 2502.08910)"
 KEPT = {
-    **dict.fromkeys(("store", "rank", "transport", "branch_decay", "device"), RESIDUAL),
+    **dict.fromkeys(("transport", "branch_decay", "device"), RESIDUAL),
     **dict.fromkeys(("parts", "until", "heads"), TABLE),
     **dict.fromkeys(("query_stride", "key_stride"), COST),
     "by": "a share of the noise, for schedules that are shifted towards it",

@@ -53,6 +53,8 @@ class Captured:
             regularised Gram matrix; None without transport, and where the first branch's serve all.
         context: of the step it was captured in.
         key: what the call has to share with the one it was captured in.
+        lost: memory ran out for it: its blocks serve on, since other processes may count on them, and nothing
+            is added.
     """
 
     layout: BlockLayout | PackedLayout | None
@@ -61,6 +63,7 @@ class Captured:
     inverse: Tensor | None
     context: Context
     key: Hashable
+    lost: bool = False
 
     @property
     def released(self) -> Captured:
@@ -124,23 +127,26 @@ class Residual:
         branches, context = self.branches(call), call.context
         # A failure half-way must not leave the residual of a step before for blocks that are gone.
         branches.captured.pop(context.branch, None)
+        _free_idle(call, branches)
         try:
             sparse, residual = split(*qkv, layout)
         except Exception as error:
             if kind_of("the kernel", error) == "memory":
                 call.kept[self._gave_up] = True
             raise
-        dense = (sparse + residual).to(qkv[0].dtype)
+        dense = sparse.add_(residual).to(qkv[0].dtype)
         try:
             branches.captured[context.branch] = self._captured(residual, qkv, layout, call)
         except Exception as error:
             if kind_of("the kernel", error) != "memory":
                 raise
+            lost = Captured(packed(layout), None, None, None, context, call.key, lost=True)
+            branches.captured[context.branch] = lost
             self.counts[NO_MEMORY] += 1
         else:
-            branches.seen[context.branch] = context.turn
             self.counts[CAPTURED] += 1
             self.nbytes = max(self.nbytes, branches.nbytes)
+        branches.seen[context.branch] = context.turn
         return dense
 
     def captures(self, kept: dict[Hashable, Any]) -> bool:
@@ -163,9 +169,13 @@ class Residual:
         """`out` [B, H, M, D] over the blocks that `layout` gave, with the residual added in place."""
         branches, context = self.branches(call), call.context
         captured = self._current(branches, call, count=True)
+        if _is_last(context):
+            _free_idle(call, branches)
         if captured is None:
             return out
         branches.seen[context.branch] = context.turn
+        if captured.lost or (captured.values is None and branches.captured[0].lost):
+            return out
         try:
             transport = self._transport(branches, captured, v, out.shape[1], context)
             for rows, parts in self._by_rows(branches, captured, context):
@@ -173,7 +183,10 @@ class Residual:
         except Exception as error:
             if kind_of("the kernel", error) != "memory":
                 raise
-            branches.captured.clear()
+            branches.captured = {
+                branch: replace(each, values=None, sample=None, inverse=None, lost=True)
+                for branch, each in branches.captured.items()
+            }
             self.counts[NO_MEMORY] += 1
             return out
         self.counts[APPLIED] += 1
@@ -194,7 +207,7 @@ class Residual:
             reason = MISSING
         elif context.progress - captured.context.progress > self.settings.max_progress + 1e-9:
             reason = TOO_OLD
-        elif captured.values is None and branches.first(key) is None:
+        elif captured.layout is None or (captured.values is None and branches.first(key) is None):
             reason = MISSING
         if reason is None:
             return captured
@@ -306,6 +319,15 @@ class Residual:
         return known[2]
 
 
+def _free_idle(call: Call, own: Branches) -> None:
+    """Free the residuals of sites that are not called any more: of the first of two experts."""
+    before = call.context.turn - 1
+    for kept in call.kept.values():
+        others = isinstance(kept, Branches) and kept is not own
+        if others and kept.seen and max(kept.seen.values()) < before:
+            kept.captured = {branch: each.released for branch, each in kept.captured.items()}
+
+
 def _is_last(context: Context) -> bool:
     return context.step is not None and context.n_steps is not None and context.step + 1 >= context.n_steps
 
@@ -320,7 +342,8 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
     # A row that sees no key of its blocks is all of the others', and the other way round.
     share = torch.sigmoid(others[1] - listed[1]).nan_to_num(nan=0.0)[..., None]
     listed_out = listed[0].float()
-    residual = share * (others[0].float() - listed_out)
+    # In place: these are of the size of the output, in float32.
+    residual = others[0].float().sub_(listed_out).mul_(share)
     if not layout.tail:
         return listed_out, residual
     with_tail = block_sparse_attention(q, k, v, layout).float()

@@ -16,6 +16,7 @@ ROW = {"kind": "top_k", "density": SHARE}
 STRIDED = {"kind": "strided", "query": 8, "key": 8}
 PLACES = {"kind": "axes", "axes": "hwf"}
 TILE = {"kind": "tile", "size": [1, 4, 8]}
+HILBERT = {"kind": "hilbert"}
 
 
 def composed(**parts: Any) -> dict[str, Any]:
@@ -29,18 +30,45 @@ def by_head(*candidates: dict[str, Any]) -> dict[str, Any]:
 METHODS: dict[str, dict[str, Any]] = {
     "a-shape": composed(always={"first_frame": True, "window": {"size": [3, 16, 16]}}),
     "biformer": composed(order=TILE, score={"kind": "pooled"}, select=ROW),
+    "blade-asa": composed(
+        order=HILBERT,
+        score={"kind": "sampled", "per_block": 16},
+        select={"kind": "top_p", "mass": 0.99, "min_density": 0.05, "max_density": 0.5},
+        tail=True,
+    ),
     "combiner": composed(always={"window": {"size": [3, 16, 16]}}, tail=True),
     "dilated": composed(
         order={"kind": "residues", "strides": [1, 1, 2]},
         always={"window": {"size": [9, 10, 8], "dilation": [1, 1, 2]}},
     ),
+    "draft": {"method": "draft", "density": 0.405, "region": [2, 16], "block_size": BLOCK},
     "freeswim": composed(order={"kind": "tile", "size": [2, 4, 4]}, always={"window": {"size": [9, 8, 8]}}),
     # Half the blocks: fewer than two windows do not move.
     "hidiffusion": composed(order={"kind": "windows", "count": [1, 1, 2], "shifts": 4}),
+    "hip": {"method": "hip", "density": 0.385, "block_size": BLOCK},
     "hyperattention": composed(order={"kind": "hashed"}, score={"kind": "pooled"}, select=HEAD, tail=True),
+    "jenga": composed(
+        order=HILBERT,
+        score={"kind": "pooled"},
+        select={"kind": "top_p", "mass": 0.5, "min_density": 0.405},
+        always={"adjacent": True},
+    ),
+    "nabla": composed(
+        order=TILE,
+        score={"kind": "pooled"},
+        select={"kind": "top_p", "mass": 0.93},
+        always={"window": {"size": [5, 4, 8], "stride": [1, 4, 8]}},
+    ),
+    "neighbourhood": composed(
+        order={"kind": "tile", "size": [2, 4, 4]}, always={"window": {"size": [6, 9, 9], "stride": [2, 4, 4]}}
+    ),
     "paroattention": by_head(
         *(composed(order={"kind": "axes", "axes": axes}, score=STRIDED, select=HEAD) for axes in AXES)
     ),
+    "permuted": {"method": "permuted", "select": ROW, "block_size": BLOCK},
+    "pisa": composed(order=HILBERT, score={"kind": "pooled"}, select=ROW, tail=True),
+    # No decay leaves out more blocks of this size: at its own work.
+    "radial": {"method": "radial", "decay": 0.05, "block_size": BLOCK},
     "reference-frames": composed(always={"own_frame": True, "reference_frames": 1}),
     "sliding-tile": composed(order=TILE, always={"window": {"size": [5, 12, 12], "stride": [1, 4, 8]}}),
     "sol-attn": composed(
@@ -48,6 +76,9 @@ METHODS: dict[str, dict[str, Any]] = {
         select={"kind": "deviation", "beta": 0.25},
         always={"neighbours": 1},
         tail=True,
+    ),
+    "spargeattn": composed(
+        score={"kind": "pooled", "self_similarity": 0.3}, select={"kind": "top_k", "density": 0.38}
     ),
     "sparse-videogen": by_head(
         composed(always={"band": 0.32, "first_frame": True}), composed(order=PLACES, always={"band": 0.42})
@@ -60,6 +91,9 @@ METHODS: dict[str, dict[str, Any]] = {
         order={"kind": "cycle", "orders": [{"kind": "row_major"}, PLACES, TILE]},
         score={"kind": "pooled"},
         select=HEAD,
+    ),
+    "xattention": composed(
+        score={"kind": "antidiagonal", "stride": 16}, select={"kind": "top_p", "mass": 0.945}
     ),
 }
 

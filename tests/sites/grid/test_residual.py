@@ -407,6 +407,16 @@ def test_nothing_is_held_once_it_is_too_old_or_the_last_step_is_done():
     assert branches_of(done).nbytes == 0
 
 
+def test_another_expert_frees_what_the_first_one_left():
+    first, second, tensors = Kept(), Kept(), qkv()
+    second.kept = first.kept
+    first.capture(at(1), tensors)
+    second.capture(at(2), tensors)
+    assert branches_of(first).nbytes > 0
+    second.capture(at(3), tensors)
+    assert branches_of(first).nbytes == 0 and branches_of(second).nbytes > 0
+
+
 def test_what_does_not_fit_on_the_device_goes_to_the_host_and_is_the_same(monkeypatch):
     tensors, pair = qkv(), (Kept(), Kept())
     pair[0].capture(at(1), tensors)
@@ -421,7 +431,9 @@ def test_no_memory_to_keep_it_is_counted_and_adds_nothing(monkeypatch):
     monkeypatch.setattr("accel.sites.grid.residual.stored", out_of_memory)
     torch.testing.assert_close(site.capture(at(1), tensors), dense(*tensors), atol=1e-5, rtol=1e-5)
     assert not site.added(at(2), tensors).any()
-    assert site.residual.counts == {NO_MEMORY: 1, MISSING: 1}
+    assert site.residual.counts == {NO_MEMORY: 1}
+    # Other processes plan, or do not, as if it were there.
+    assert site.residual.layout(Call(at(2), "a", site.kept)) is not None
 
 
 def test_no_memory_to_add_it_leaves_sparse_attention(monkeypatch):
@@ -430,6 +442,7 @@ def test_no_memory_to_add_it_leaves_sparse_attention(monkeypatch):
     monkeypatch.setattr("accel.sites.grid.residual.add", out_of_memory)
     assert not site.added(at(2), tensors).any()
     assert site.residual.counts[NO_MEMORY] == 1 and branches_of(site).nbytes == 0
+    assert site.residual.layout(Call(at(3), "a", site.kept)) is not None
 
 
 def test_no_memory_to_capture_it_costs_one_try_a_generation(monkeypatch):
