@@ -91,6 +91,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "residual, by velocity": setting(
         by_velocity((0.5, 0.633), *BY_VELOCITY[3:]), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual()
     ),
+    # Three of eight steps dense, the rest of the same work where the velocity moves most.
+    "residual, three dense": setting(
+        by_velocity((0.625, 0.38), (0.75, 0.16)),
+        FIRST_LAYER | {"dense_steps": 0.375},
+        reuse=ONE_LAYOUT,
+        compensate=residual(),
+    ),
     "residual, int4": setting(
         by_mass(0.95), FIRST_LAYER, reuse=ONE_LAYOUT, compensate=residual(store="int4")
     ),
