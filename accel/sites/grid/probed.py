@@ -71,10 +71,12 @@ def _centred(rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Tensor) -> Tensor:
     """Dense attention of the queries [B, H, P, D] at these places [B, H, P]."""
     mask = None
-    keys = torch.arange(layout.kv_len, device=q.device)
-    if layout.causal:
-        mask = keys <= layout.last_seen(places)[..., None]
+    if layout.visibility is not None:
+        tags = layout.visibility.tags(q.device)
+        of_query = tags.queries[places][..., None]
+        mask = (tags.first <= of_query) & (of_query <= tags.last)
     if layout.kv_lengths is not None:
+        keys = torch.arange(layout.kv_len, device=q.device)
         real = (keys < layout.kv_lengths[:, None])[:, None, None]
         mask = real if mask is None else mask & real
     return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)

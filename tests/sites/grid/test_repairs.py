@@ -7,6 +7,7 @@ from accel import accelerate_model, summary
 from accel.kernels.attention.reference import block_sparse_attention as reference
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
+from accel.kernels.layout.visibility import Visibility
 from accel.recipe.compensate import Probed, Rectified
 from accel.sites.grid.probed import Prober
 from accel.sites.grid.rectified import Rectifier
@@ -31,7 +32,7 @@ FORMS = {
     "order": {"q_order": order(1), "kv_order": order(2)},
     "order by head": {"q_order": order(3, 2), "kv_order": order(3, 2)},
     "padded": {"kv_lengths": LENGTHS},
-    "chunks": {"causal": True, "chunk": 24},
+    "chunks": {"visibility": Visibility.chunks(N, N, 24)},
 }
 
 
@@ -62,7 +63,7 @@ def test_every_block_is_dense_attention_and_rows_that_miss_nothing_stay(repair, 
     found = repaired(repair, tensors, layout) - dense
     found = layout.q_order.permute(found) if layout.q_order else found
     assert found[:, :, :64].abs().max() > 1e-3
-    if "chunk" not in rest:
+    if "visibility" not in rest:
         assert found[:, :, 64:].abs().max() < 1e-5
 
 
