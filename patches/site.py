@@ -49,5 +49,10 @@ class Site:
     halvings: int = 0
 
     @property
+    def work(self) -> float:
+        """Of a dense call, as a share of one at the resolution of the forward's grid."""
+        return 16.0**-self.halvings
+
+    @property
     def full_name(self) -> str:
         return f"{self.component}.{self.name}" if self.component else self.name

@@ -17,6 +17,7 @@ class SiteSummary:
         shared_calls: calls that took over what the other pass of guidance had computed.
         residual: how often a residual was captured, applied, or not there to apply.
         residual_bytes: the most that one generation kept of residuals.
+        work: of a dense call, as a share of one at the model's highest resolution.
     """
 
     site: str
@@ -30,3 +31,4 @@ class SiteSummary:
     shared_calls: int = 0
     residual: dict[str, int] = field(default_factory=dict)
     residual_bytes: int = 0
+    work: float = 1.0

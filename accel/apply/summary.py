@@ -61,20 +61,22 @@ class Summary:
 
     @property
     def density(self) -> float | None:
-        """Mean density of all calls, dense ones counting 1: the attention work done, as a share of dense."""
+        """Mean density of all calls by their work, dense ones counting 1: the share of dense attention's."""
         if not self.calls:
             return None
-        dense = sum(site.calls - site.sparse_calls - site.shared_calls for site in self.sites)
-        return (dense + self._sparse_work) / self.calls
+        dense = sum(site.work * (site.calls - site.sparse_calls - site.shared_calls) for site in self.sites)
+        return (dense + self._sparse_work) / sum(site.work * site.calls for site in self.sites)
 
     @property
     def sparse_density(self) -> float | None:
-        """Mean density of the sparse calls alone."""
-        return self._sparse_work / self.sparse_calls if self.sparse_calls else None
+        """Mean density of the sparse calls alone, by their work."""
+        if not self.sparse_calls:
+            return None
+        return self._sparse_work / sum(site.work * site.sparse_calls for site in self.sites)
 
     @property
     def _sparse_work(self) -> float:
-        return sum(site.sparse_calls * (site.density or 0) for site in self.sites)
+        return sum(site.work * site.sparse_calls * (site.density or 0) for site in self.sites)
 
     @property
     def phases(self) -> dict[str, tuple[int, float]]:
@@ -251,4 +253,5 @@ def _site_summary(one: InstalledSite, removed: bool) -> SiteSummary:
         record.shared_calls,
         {} if residual is None else dict(residual.counts),
         0 if residual is None else residual.nbytes,
+        one.site.work,
     )

@@ -46,6 +46,7 @@ def report_of(
         comparisons=compared.comparisons,
         density_by_layer_and_step=density_map(patch),
         layer_names=tuple(one.site.full_name for one in patch.installed) if density_map(patch) else (),
+        layer_work=tuple(one.site.work for one in patch.installed) if density_map(patch) else (),
         dense_reasons=account.dense_reasons,
         sparse_calls=account.sparse_calls,
         versions=versions(),

@@ -92,6 +92,7 @@ class Report:
         density_by_layer_and_step: one row a layer, one number a denoising step: the mean density, in (0, 1],
             of that layer's calls in that step; None where they ran dense; NaN where there was no call.
         layer_names: one for each row, or empty: rows are then numbered.
+        layer_work: of a dense call of each row, in any unit; empty where all are alike.
         dense_reasons: calls that ran dense, by reason.
         sparse_calls: calls that ran sparse; None if not counted.
         versions: library to version.
@@ -117,6 +118,7 @@ class Report:
     comparisons: tuple[Comparison, ...] = ()
     density_by_layer_and_step: tuple[tuple[float | None, ...], ...] = ()
     layer_names: tuple[str, ...] = ()
+    layer_work: tuple[float, ...] = ()
     dense_reasons: dict[str, int] = field(default_factory=dict)
     sparse_calls: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -155,8 +157,14 @@ class Report:
         return None if dense is None or accelerated is None else dense / accelerated
 
     def density(self, with_dense: bool = True) -> float | None:
-        """Mean density over layers and steps; dense calls count as 1 or, if asked for, not at all."""
-        cells = [value for row in self.density_by_layer_and_step for value in row]
-        known = [1.0 if value is None else value for value in cells if value is not None or with_dense]
-        known = [value for value in known if not math.isnan(value)]
-        return sum(known) / len(known) if known else None
+        """Mean density over layers and steps, by the layers' work; dense calls count as 1 or, if asked for,
+        not at all."""
+        rows = self.density_by_layer_and_step
+        cells = [
+            (work, 1.0 if value is None else value)
+            for work, row in zip(self.layer_work or (1.0,) * len(rows), rows, strict=True)
+            for value in row
+            if value is not None or with_dense
+        ]
+        known = [(work, value) for work, value in cells if not math.isnan(value)]
+        return sum(work * value for work, value in known) / sum(work for work, _ in known) if known else None

@@ -64,13 +64,14 @@ class Playback:
 
 def work_of(patch: Patch, played: int, forwards: int) -> float:
     """Executed blocks / dense attention's, of a run of which some dense forwards were played back."""
-    records = [one.attention.record for one in patch.installed]
-    executed = sum(float(calls.total) for each in records for calls in each.sparse.values())
-    executed += sum(sum(each.dense.values()) for each in records)
-    sharing = sum(bool(each.shared) for each in records)
-    # A played-back second pass would have shared what the others did.
-    executed += played * len(records) - (played + 1) // 2 * sharing
-    return executed / (forwards * len(records))
+    executed = whole = 0.0
+    for one in patch.installed:
+        record, work = one.attention.record, one.site.work
+        calls = sum(float(each.total) for each in record.sparse.values()) + sum(record.dense.values())
+        # A played-back second pass would have shared what the others did.
+        calls += played - (played + 1) // 2 * bool(record.shared)
+        executed, whole = executed + work * calls, whole + work * forwards
+    return executed / whole
 
 
 def _copied(output: Any) -> Any:

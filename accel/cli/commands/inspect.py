@@ -57,7 +57,7 @@ def inspect(
     asked = settings.num_frames, settings.height, settings.width
     size = [one or default for one, default in zip(asked, usual, strict=True)]
     grid = _grid(pipeline, *size)
-    densities = [_static_density(step, grid) for step in plan.steps]
+    densities = [_static_density(step, grid, plan) for step in plan.steps]
     kept = residual_bytes(plan, grid)
     facts = {**_as_dict(model, name, plan, grid, densities), "residual_bytes": kept}
     if not as_json:
@@ -114,14 +114,26 @@ def usual_size(model: str, pipeline: EmptyPipeline) -> tuple[int, int, int]:
     return IMAGE_SIZE if any(map(is_image_model, pipeline.classes)) else VIDEO_SIZE
 
 
-def _static_density(step: Step, grid: TokenGrid) -> float | None:
+def _static_density(step: Step, grid: TokenGrid, plan: Plan) -> float | None:
     """Density of a site whose blocks follow from the grid alone; None where they depend on the input."""
-    if step.rule is None or not step.rule.policy.static:
+    if step.rule is None:
         return None
-    site, grid = step.site, grid.halved(step.site.halvings)
+    site = step.site
+    if _too_short(step, grid, plan):
+        return 1.0
+    if not step.rule.policy.static:
+        return None
+    grid = grid.halved(site.halvings)
     q = torch.zeros(1).expand(1, site.heads, grid.tokens, 1)
     context = replace(Context(grid), layer=site.layer, n_layers=site.n_layers)
     return float(step.rule.policy.layout(q, q, grid, context).density)
+
+
+def _too_short(step: Step, grid: TokenGrid, plan: Plan) -> str:
+    """Why a site's calls run dense whatever its method chooses; empty where they may be sparse."""
+    least = 0 if step.rule is None else plan.recipe.schedule_of(step.rule).min_tokens or 0
+    short = grid.halved(step.site.halvings).tokens < least
+    return f"dense, shorter than {least} tokens" if short else ""
 
 
 def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
@@ -173,13 +185,13 @@ def _print(model: str, recipe: str, plan: Plan, grid: TokenGrid, densities: list
             step.site.component,
             grid.halved(step.site.halvings),
             step.rule.policy.method if step.rule else "left alone",
-            _density(density),
+            _too_short(step, grid, plan) or f"density {_density(density)}",
         )
         for step, density in zip(plan.steps, densities, strict=True)
     )
-    for (component, own, method, density), count in rows.items():
+    for (component, own, method, said), count in rows.items():
         where = component if own == grid else f"{component} on {own}"
-        say(f"         {count} in {where}: {method}, density {density}")
+        say(f"         {count} in {where}: {method}, {said}")
     say(f"         named {plan.steps[0].site.full_name} ... {plan.steps[-1].site.full_name}")
 
 

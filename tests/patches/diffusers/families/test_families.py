@@ -98,7 +98,9 @@ def test_sparse_runs_at_the_planned_density(case):
     choose_everywhere(model, policy)
     got = output(model, arguments)
     account = summary(model)
-    planned = fmean(planned_density(policy, grid) for grid in case.grids(size))
+    grids = case.grids(size)
+    work = [16.0**-times for times in case.halvings] if len(case.halvings) > 1 else None
+    planned = fmean([planned_density(policy, grid) for grid in grids], work)
     assert not account.dense_reasons and not account.never_called
     assert account.sparse_density == approx(planned) and planned < 1
     assert got.isfinite().all() and not torch.equal(got, expected)

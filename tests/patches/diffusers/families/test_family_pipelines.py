@@ -1,6 +1,7 @@
 """Every family through its real pipeline: geometry, guidance, steps, exactness, density, padding, undo."""
 
 from collections import Counter
+from statistics import fmean
 
 import torch
 from pytest import approx, fixture, mark
@@ -113,8 +114,11 @@ def check_that_sparse_is_as_dense_as_planned(case, size, pipe, expected):
     policy = choosing(pipe, choose)
     got = case.run(pipe, size)
     account = summary(pipe)
-    planned = sum(density(choose, grid) * calls for grid, calls in policy.grids.items())
-    assert account.sparse_density == approx(planned / account.calls) and account.sparse_density < 1
+    family, grids = CASES[case.family], list(policy.grids)
+    works = {family.grid(size).halved(times): 16.0**-times for times in family.halvings}
+    weights = [policy.grids[grid] * works.get(grid, 1.0) for grid in grids]
+    planned = fmean([density(choose, grid) for grid in grids], weights)
+    assert account.sparse_density == approx(planned) and account.sparse_density < 1
     assert not account.dense_reasons and not account.never_called
     assert got.isfinite().all() and not torch.equal(got, expected)
 

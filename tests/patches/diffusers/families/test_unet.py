@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import diffusers
 import torch
-from pytest import importorskip, mark, raises, warns
+from pytest import approx, importorskip, mark, raises, warns
 
 from accel import accelerate_model, restore_model, summary
 from accel.accelerate import patches_of
@@ -152,6 +152,8 @@ def test_hidiffusions_windows_move_from_step_to_step_and_repeat_with_the_run():
     sparse = case.run(pipe, (1, 16, 32))
     account = summary(pipe)
     assert account.dense_reasons == {"shorter than 300 tokens": 8} and account.sparse_density == 0.25
+    # Three sites of a quarter of the blocks, and four dense ones of a sixteenth of their work.
+    assert account.density == approx((3 * 0.25 + 4 / 16) / (3 + 4 / 16))
     assert {layer: turns for layer, turns in orders.items() if turns} == {0: [0, 1], 5: [1, 2], 6: [2, 3]}
     assert torch.equal(case.run(pipe, (1, 16, 32)), sparse) and not torch.equal(sparse, dense)
 
