@@ -41,6 +41,7 @@ def block_sparse_attention(
 ) -> tuple[Tensor, Tensor]:
     """What `reference.block_sparse_attention` computes, in time proportional to the layout's density."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    sequence = k, v
     q, k, v = layout.to_block_order(q, k, v)
     rows = Rows.cut(q, k, v, layout)
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -49,7 +50,9 @@ def block_sparse_attention(
     alone, together = _full_rows(rows)
     if alone.any():
         rows_alone(rows, alone, scale, out, lse, _attend)
-    for index, first_out, first_lse in chain(_whole_rows(rows, scale), _rows_together(rows, together, scale)):
+    for index, first_out, first_lse in chain(
+        _whole_rows(rows, *sequence, scale), _rows_together(rows, together, scale)
+    ):
         out[index], lse[index] = first_out.to(wide), first_lse
     tail = _tail(rows, k, v, layout, scale) if layout.tail else ()
     for index, more_out, more_lse in chain(_partial_blocks(rows, scale), tail):
@@ -58,14 +61,19 @@ def block_sparse_attention(
     return out, layout.to_sequence_order(_tokens(lse, q).float())
 
 
-def _whole_rows(rows: Rows, scale: float) -> Iterator[Piece]:
-    """Rows that see every key: nothing to gather, and all of a head's share its keys."""
+def _whole_rows(rows: Rows, k: Tensor, v: Tensor, scale: float) -> Iterator[Piece]:
+    """Rows that see every key: nothing to gather, and all of a head's share its keys.
+
+    Args:
+        k, v: [B, Hkv, N, D], in the order of the sequence: so these rows equal dense attention, bit by bit.
+    """
     index = (rows.full_keys == rows.kv_len).nonzero()[:, 0]
     heads, sizes = (index // rows.q_blocks).unique_consecutive(return_counts=True)
     for head, group in zip(heads.tolist(), index.split(sizes.tolist()), strict=True):
-        k, v = (x[None] for x in rows.keys_of(head))
+        sample, kv_head = divmod(head * k.shape[:2].numel() // rows.heads, k.shape[1])
         for chunk in group.split(max(1, QUERIES_AT_ONCE // rows.q.shape[1])):
-            out, lse = _attend(rows.q[chunk].flatten(0, 1)[None], k, v, None, scale)
+            q = rows.q[chunk].flatten(0, 1)[None]
+            out, lse = _attend(q, k[sample, kv_head, None], v[sample, kv_head, None], None, scale)
             yield chunk, out.view(len(chunk), *rows.q.shape[1:]), lse.view(len(chunk), -1)
 
 

@@ -102,12 +102,6 @@ class Rows:
             kv_len=layout.kv_len,
         )
 
-    def keys_of(self, head: int) -> tuple[Tensor, Tensor]:
-        """All keys and values of query head `head` of B x H: [N, D] each."""
-        kv_head = head * self.kv_heads // self.heads
-        k, v = (x.view(self.kv_heads, -1, x.shape[2])[kv_head, : self.kv_len] for x in (self.k, self.v))
-        return k, v
-
     def gather(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of blocks `ids` [G, S]: [G, S x columns, D] each."""
         k, v = (x.index_select(0, ids.flatten()).view(len(ids), -1, x.shape[-1]) for x in (self.k, self.v))

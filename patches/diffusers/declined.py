@@ -8,7 +8,6 @@ from torch import nn
 
 from accel.patches.class_names import known_name
 
-_IMAGE = "an image model of a few thousand tokens, where dense attention is a small share of the time"
 _LINEAR = "its self-attention is already linear: there is nothing to leave out"
 _AUDIO = "an audio model: its sequence is one-dimensional and short"
 _BUCKETS = (
@@ -27,7 +26,9 @@ DECLINED: dict[str, str] = {
         "its pipeline adds its text mask, of zeros and ones, to the logits, unlike a list of blocks"
     ),
     "DiTTransformer2DModel": "its images have the one size it was trained at, of at most 1,024 tokens",
-    "DreamLiteTransformer2DModel": _IMAGE,
+    "DreamLiteTransformer2DModel": (
+        "it is a part of DreamLite's UNet, which has self-attention only where the picture is halved twice"
+    ),
     "HiDreamImageTransformer2DModel": (
         "its pipeline scales every picture to the area of 1024 x 1024 pixels, 4,096 tokens, where dense "
         "attention is a small share of the time"
@@ -63,7 +64,10 @@ DECLINED: dict[str, str] = {
     "StableAudio3DiTModel": _AUDIO,
     "StableAudioDiTModel": _AUDIO,
     "T5FilmDecoder": _AUDIO,
-    "Transformer2DModel": _IMAGE,
+    "Transformer2DModel": (
+        "it is a part of UNets, which are accelerated whole; VQ Diffusion, which ran it by itself, has 1,024 "
+        "tokens"
+    ),
     "TransformerTemporalModel": _SHORT,
 }
 

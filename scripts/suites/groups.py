@@ -8,11 +8,11 @@ LEFT_OUT = {"diffusers": "", "transformers": "not compil and not overfit and not
 VIDEO_MODELS = (
     "wan hunyuan_video ltx cogvideox hunyuan_1_5 skyreels_v2 cosmos allegro easyanimate motif_video helios "
     "chronoedit wan_vace wan_animate hunyuan_video_framepack ltx2 consisid mochi cosmos3 minimax_h3 anyflow "
-    "anyflow_far"
+    "anyflow_far wan_animate_2 kandinsky6"
 )
 IMAGE_MODELS = (
     "flux flux2 qwenimage sd3 z_image longcat_image ovis_image bria ernie_image cogview4 glm_image krea2 "
-    "cogview3plus"
+    "cogview3plus lumina2 nucleusmoe_image prx qwenimage21 bria_fibo2"
 )
 # A group: its folders in tests/pipelines.
 PIPELINES = {
@@ -32,6 +32,7 @@ PIPELINES = {
     "Mochi, Kandinsky 5": "mochi kandinsky5",
     "LongCat-, Ovis-, HunyuanImage, Bria": "longcat_image ovis_image hunyuan_image_21 bria",
     "CogView 3 and 4, GLM-Image": "cogview3 cogview4 glm_image",
+    "Lumina 2, Nucleus-Image, PRX": "lumina2 nucleusmoe_image prx",
     "AnyFlow, PixArt, VisualCloze": "anyflow pixart_alpha pixart_sigma visualcloze",
 }
 LORA = (
