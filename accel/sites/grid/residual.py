@@ -129,7 +129,8 @@ class Residual:
         branches.captured.pop(context.branch, None)
         _free_idle(call, branches)
         try:
-            sparse, residual = split(*qkv, layout)
+            q, k, v = qkv
+            sparse, residual = split(q, k, v, layout)
         except Exception as error:
             if kind_of("the kernel", error) == "memory":
                 call.kept[self._gave_up] = True
