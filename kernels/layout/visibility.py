@@ -131,6 +131,27 @@ def block_bounds(
     Args:
         kv_lengths: int32 [B]; keys at positions from there on are padding, which nobody sees.
     """
+    if q_order is None and kv_order is None and kv_lengths is None:
+        # A plan asks twice: before it chooses blocks, and for what of them is listed.
+        return _bounds_in_sequence(visibility, block_size, device)
+    return _bounds(visibility, block_size, device, q_order, kv_order, kv_lengths)
+
+
+@from_sizes()
+def _bounds_in_sequence(
+    visibility: Visibility, block_size: tuple[int, int], device: torch.device
+) -> BlockBounds:
+    return _bounds(visibility, block_size, device, None, None, None)
+
+
+def _bounds(
+    visibility: Visibility,
+    block_size: tuple[int, int],
+    device: torch.device,
+    q_order: TokenOrder | None,
+    kv_order: TokenOrder | None,
+    kv_lengths: Tensor | None,
+) -> BlockBounds:
     tags = visibility.tags(device)
     queries = positions_by_block(q_order, len(tags.queries), block_size[0], device, -1)
     keys = positions_by_block(kv_order, len(tags.first), block_size[1], device, -1)

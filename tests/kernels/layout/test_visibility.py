@@ -6,7 +6,7 @@ import torch
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.restricted import restricted, whole_blocks_first
-from accel.kernels.layout.visibility import ALWAYS, NEVER, Visibility
+from accel.kernels.layout.visibility import ALWAYS, NEVER, Visibility, block_bounds
 
 TOKENS, CHUNK = 101, 23
 
@@ -83,3 +83,12 @@ def test_a_visibility_is_of_as_many_tokens_as_the_layout_and_no_causality():
         BlockLayout.full(112, 100, visibility=REFERENCES)
     with pytest.raises(ValueError, match="takes the place of causality"):
         BlockLayout.full(112, 112, visibility=REFERENCES, causal=True)
+
+
+def test_bounds_in_the_order_of_the_sequence_are_computed_once_and_are_those_of_that_order():
+    seen, device = Visibility.chunks(TOKENS, TOKENS, CHUNK), torch.device("cpu")
+    own = TokenOrder(torch.arange(TOKENS))
+    bounds, same = block_bounds(seen, (16, 32), device), block_bounds(seen, (16, 32), device, own, own)
+    assert bounds is block_bounds(seen, (16, 32), device)
+    assert torch.equal(bounds.seen_by_some, same.seen_by_some)
+    assert torch.equal(bounds.seen_by_all, same.seen_by_all)

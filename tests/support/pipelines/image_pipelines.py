@@ -117,6 +117,7 @@ PIPELINES: dict[str, PipelineCase] = {
     ),
     "stable-diffusion-inpaint": unet(
         "StableDiffusionInpaintPipeline",
+        components=lambda: {"requires_safety_checker": False, **vae()()},
         call=lambda size, b: {
             "image": noise(b, 4, *size[1:]),
             "mask_image": torch.ones(b, 1, 8 * size[1], 8 * size[2]),
