@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from accel.kernels.layout.blocks import causal_blocks, causal_blocks_in
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.visibility import block_bounds
@@ -105,6 +106,13 @@ class Composed(Policy):
                 f"order {self.order.kind!r} takes a score and a sink, got choose={self.choose} and "
                 f"always={self.always}"
             )
+        window = self.always.window
+        if (
+            window is not None
+            and window.exact
+            and (not self.static or self.tail or self.always != Always(window=window))
+        ):
+            raise ValueError("an exact window is all that is kept: no score, no tail, nothing else in always")
         for rows, step in zip(self.block_size, self.score.steps if self.score else (1, 1), strict=True):
             if rows % step:
                 raise ValueError(f"a block of {rows} rows is not a multiple of {self.score}'s step {step}")
@@ -147,7 +155,16 @@ class Composed(Policy):
             q_order=q_order,
             kv_order=kv_order,
             tail=self.tail,
+            visibility=self._boxes(grid),
         )
+
+    def _boxes(self, grid: TokenGrid) -> Boxes | None:
+        window = self.always.window
+        if window is None or not window.exact:
+            return None
+        if visibility_of(grid) is not None:
+            raise ValueError("an exact window is for grids of which every token sees every other")
+        return window.boxes(grid)
 
     def _cut(
         self, q: Tensor, k: Tensor, grid: TokenGrid, context: Context
@@ -162,12 +179,11 @@ class Composed(Policy):
             return by_head, by_head, always_by_head(self.always, axes, grid, self.block_size, device)[None]
         if isinstance(order, Cycle):
             order = order.of_layer(context.layer)
-        if isinstance(order, Windows):
-            order = order.at_turn(step_of(context) + context.layer)
-        keep = self.always.blocks(grid, order, self.block_size, device)[None, None]
-        if isinstance(order, ContentOrder):
-            return content_order(order, q, grid), content_order(order, k, grid), keep
-        shared = token_order(order, grid, device)
+        now = order.at_turn(step_of(context) + context.layer) if isinstance(order, Windows) else order
+        keep = self.always.blocks(grid, now, self.block_size, device)[None, None]
+        if isinstance(now, ContentOrder):
+            return content_order(now, q, grid), content_order(now, k, grid), keep
+        shared = token_order(now, grid, device)
         return shared, shared, keep
 
     def _sequence_layout(self, q: Tensor, k: Tensor, context: Context) -> BlockLayout:

@@ -113,8 +113,9 @@ class Rows:
         seen = keys < self.kv_ends[chunk, None, None]
         if self.tags is not None:
             places = keys.clamp(max=self.kv_len - 1)
-            tags = self.tags.queries[self.q_positions[chunk]][..., None]
-            return seen & (self.tags.first[places] <= tags) & (tags <= self.tags.last[places])
+            rows = self.q_positions[chunk]
+            low, high = self.tags.low[rows][:, :, None], self.tags.high[rows][:, :, None]
+            return seen & ((self.tags.first[places] <= high) & (low <= self.tags.last[places])).all(dim=-1)
         if self.last_seen is None:
             return seen.expand(-1, self.q.shape[1], -1)
         last = self.last_seen(self.q_positions[chunk])[..., None]

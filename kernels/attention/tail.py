@@ -43,9 +43,9 @@ def tail_blocks(layout: BlockLayout) -> TailBlocks:
         tags = layout.visibility.tags(layout.device)
         bounds = block_bounds(layout.visibility, layout.block_size, layout.device, layout.q_order)
         places = _kv_positions(layout).clamp(max=layout.kv_len - 1)
-        first = tags.first[places].long().where(present, -ALWAYS).amax(dim=-1)
-        last = tags.last[places].long().where(present, ALWAYS).amin(dim=-1)
-        return TailBlocks(tokens, first, bounds.low, last, bounds.high)
+        first = tags.first[places, 0].long().where(present, -ALWAYS).amax(dim=-1)
+        last = tags.last[places, 0].long().where(present, ALWAYS).amin(dim=-1)
+        return TailBlocks(tokens, first, bounds.low[0][..., 0], last, bounds.high[1][..., 0])
     if not layout.causal:
         return TailBlocks(tokens)
     last_key = torch.where(present, _kv_positions(layout), -1).amax(dim=-1).expand(tokens.shape)

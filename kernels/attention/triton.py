@@ -15,6 +15,7 @@ to, their places in the sequence.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
@@ -36,18 +37,18 @@ from accel.kernels.timings import Call, with_fastest_first
 @triton.jit(
     do_not_specialize=[
         "samples_apart", "heads_apart", "slots", "q_positions_apart", "kv_positions_apart",
-        "heads", "group", "blocks", "M", "N", "scale", "window",
+        "heads", "group", "blocks", "M", "N", "scale", "window", "guards",
     ],
     do_not_specialize_on_alignment=[
-        "indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr", "full_ptr", "tags_ptr", "first_ptr",
-        "last_ptr",
+        "indices_ptr", "counts_ptr", "lengths_ptr", "work_ptr", "full_ptr", "low_ptr", "high_ptr",
+        "first_ptr", "last_ptr",
     ],
 )  # fmt: skip
 def block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, indices_ptr, counts_ptr, lengths_ptr, work_ptr, full_ptr,
-    tags_ptr, first_ptr, last_ptr, q_positions_ptr, kv_positions_ptr, q_strides, k_strides, v_strides,
-    out_strides, samples_apart, heads_apart, slots, q_positions_apart, kv_positions_apart, heads, group,
-    blocks, M, N, scale, window, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr,
+    low_ptr, high_ptr, first_ptr, last_ptr, q_positions_ptr, kv_positions_ptr, q_strides, k_strides,
+    v_strides, out_strides, samples_apart, heads_apart, slots, q_positions_apart, kv_positions_apart, heads,
+    group, blocks, M, N, scale, window, guards, CAUSAL: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr,
     PARTS: tl.constexpr, TILES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -82,7 +83,8 @@ def block_sparse_kernel(
     full = 0
     if full_ptr is not None:
         full = tl.load(full_ptr + first_list + block) * TILES
-        tags_ptr += (b * q_positions_apart[0] + h * q_positions_apart[1]) * M
+        of_rows = (b * q_positions_apart[0] + h * q_positions_apart[1]) * M
+        low_ptr += of_rows
         of_keys = (b * kv_positions_apart[0] + h // group * kv_positions_apart[1]) * N
         first_ptr += of_keys
         last_ptr += of_keys
@@ -126,10 +128,14 @@ def block_sparse_kernel(
             visible &= positions[None, :] > q_positions[:, None] + N - M - window
         if full_ptr is not None:
             # Read in each tile, so that they take no registers in the other loop.
-            tags = tl.load(tags_ptr + rows, mask=rows < M, other=0)[:, None]
-            first = tl.load(first_ptr + positions, mask=present, other=0)
-            last = tl.load(last_ptr + positions, mask=present, other=0)
-            visible &= (first[None, :] <= tags) & (tags <= last[None, :])
+            low = tl.load(low_ptr + rows, mask=rows < M, other=0)[:, None]
+            first = tl.load(first_ptr + positions, mask=present, other=0)[None, :]
+            last = tl.load(last_ptr + positions, mask=present, other=0)[None, :]
+            if guards is None:
+                visible &= (first <= low) & (low <= last)
+            else:
+                high = tl.load(high_ptr + of_rows + rows, mask=rows < M, other=0)[:, None]
+                visible &= ((high - first) & (last - low) & guards) == guards
         scores = tl.where(visible, tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
         accumulator, row_max, row_sum = take_in(scores, v, accumulator, row_max, row_sum, scale)
 
@@ -165,9 +171,11 @@ def _launch(
 ) -> None:
     batch, heads, q_len, dim = q.shape
     masked = layout.causal or layout.kv_lengths is not None
-    full, tags = None, (None, None, None)
+    full: Tensor | None = None
+    tags: Any = (None,) * 4
+    guards: int | None = None
     if layout.visibility is not None:
-        tags = tags_by_block(layout)
+        guards, tags = layout.visibility.packed(tags_by_block(layout))
         layout, full = whole_blocks_first(layout, heads)
         # Tags say what is padding too.
         layout, masked = replace(layout, kv_lengths=None), False
@@ -175,7 +183,7 @@ def _launch(
     q_positions, kv_positions = by_head(layout.q_order), by_head(layout.kv_order) if masked else None
     if masked and kv_positions is None and q_positions is not None:
         kv_positions = torch.arange(layout.kv_len, device=q.device).view(1, 1, -1)
-    of_tokens = (q_positions, kv_positions) if full is None else tags[:2]
+    of_tokens = (q_positions, kv_positions) if full is None else tags[1:3]
     work = work_order_if_it_matters(layout, batch * heads)
     rows, columns = layout.block_size
     unit = unit_of(q, k, v, out)
@@ -188,7 +196,7 @@ def _launch(
             kv_positions,
             *(strides(x, unit) for x in (q, k, v, out)), *apart(indices), indices.shape[3],
             *map(apart, of_tokens), heads, heads // k.shape[1], layout.num_q_blocks,
-            q_len, layout.kv_len, scale * LOG2_E.value, layout.window,
+            q_len, layout.kv_len, scale * LOG2_E.value, layout.window, guards,
             CAUSAL=layout.causal, D=dim, UNIT=unit, BLOCK_D=triton.next_power_of_2(dim), PARTS=parts,
             TILES=columns // config["BLOCK_N"], **config,
         )  # fmt: skip

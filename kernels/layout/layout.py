@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, per_head
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.visibility import Visibility, block_bounds
@@ -61,7 +62,7 @@ class BlockLayout:
     kv_order: TokenOrder | None = None
     tail: bool = False
     window: int | None = None
-    visibility: Visibility | None = None
+    visibility: Visibility | Boxes | None = None
 
     def __post_init__(self) -> None:
         rows, columns = self.block_size
@@ -100,6 +101,8 @@ class BlockLayout:
         if self.visibility is not None:
             if self.causal:
                 raise ValueError("visibility takes the place of causality, got both")
+            if self.tail and isinstance(self.visibility, Boxes):
+                raise ValueError("a tail would bring back what boxes leave out, got both")
             lengths = self.visibility.q_len, self.visibility.kv_len
             if lengths != (self.q_len, self.kv_len):
                 raise ValueError(f"visibility is of {lengths} tokens, not of {self.q_len, self.kv_len}")
@@ -170,17 +173,19 @@ class BlockLayout:
     def complement(self) -> BlockLayout:
         """The layout of the blocks that are not listed, without a tail. No host sync.
 
-        Attention over both, joined by the LSE, is dense attention.
+        Attention over both, joined by the LSE, is dense attention, but for keys that boxes leave out of
+        listed blocks.
         """
         keep = ~self.listed
         if self.causal and self.q_order is None and self.kv_order is None:
             keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device)
-        if self.visibility is not None:
+        visibility = self.visibility if isinstance(self.visibility, Visibility) else None
+        if visibility is not None:
             orders = self.q_order, self.kv_order
-            bounds = block_bounds(self.visibility, self.block_size, self.device, *orders)
+            bounds = block_bounds(visibility, self.block_size, self.device, *orders)
             keep = keep_seen(keep, bounds.seen_by_some)
         indices, counts = compact_lists(keep)
-        return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False)
+        return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False, visibility=visibility)
 
     @property
     def density(self) -> Tensor:
@@ -195,7 +200,7 @@ class BlockLayout:
     @property
     def dense_blocks(self) -> int:
         """Blocks that dense attention executes for one head of one sample."""
-        if self.visibility is not None:
+        if isinstance(self.visibility, Visibility):
             return self.visibility.blocks(self.block_size)
         if not self.causal:
             return self.num_q_blocks * self.num_kv_blocks

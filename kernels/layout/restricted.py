@@ -15,22 +15,20 @@ from accel.kernels.layout.visibility import NEVER, Tags, Visibility, block_bound
 
 
 def tags_by_block(layout: BlockLayout) -> Tags:
-    """Contiguous [B | 1, H | 1, M] and [B | 1, Hkv | 1, N], in the order that blocks are cut from.
-
-    Nobody sees padding. No host sync.
-    """
+    """[B | 1, H | 1, M, A] and [B | 1, Hkv | 1, N, A], in the order that blocks are cut from; nobody sees
+    padding. No host sync."""
     assert layout.visibility is not None
     tags = layout.visibility.tags(layout.device)
     q_order, kv_order = by_head(layout.q_order), by_head(layout.kv_order)
-    queries, first, last = (
+    low, high, first, last = (
         part[None, None] if order is None else part[order]
-        for part, order in zip(tags, (q_order, kv_order, kv_order), strict=True)
+        for part, order in zip(tags, (q_order, q_order, kv_order, kv_order), strict=True)
     )
     if layout.kv_lengths is not None:
         positions = torch.arange(layout.kv_len, device=layout.device) if kv_order is None else kv_order
-        padding = positions >= layout.kv_lengths[:, None, None]
+        padding = (positions >= layout.kv_lengths[:, None, None])[..., None]
         first, last = first.masked_fill(padding, NEVER[0]), last.masked_fill(padding, NEVER[1])
-    return Tags(*(part.contiguous() for part in (queries, first, last)))
+    return Tags(low, high, first, last)
 
 
 def restricted(layout: BlockLayout, visibility: Visibility) -> BlockLayout:
@@ -45,7 +43,7 @@ def restricted(layout: BlockLayout, visibility: Visibility) -> BlockLayout:
     may = block_bounds(visibility, layout.block_size, device, *orders).seen_by_some
     tags = visibility.tags(device)
     positions = positions_by_block(layout.q_order, layout.q_len, rows, device, 0)
-    sees_nothing = tags.queries[positions] < tags.first.min()
+    sees_nothing = tags.low[positions, 0] < tags.first.min()
     first_query = positions.masked_fill(sees_nothing, layout.kv_len - 1).amin(dim=-1)
     kv_block = blocks_of_tokens(layout.kv_order, layout.kv_len, columns, device)
     heads = max(layout.kv_indices.shape[1], may.shape[1], first_query.shape[1], kv_block.shape[1])

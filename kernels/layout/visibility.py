@@ -8,7 +8,7 @@ masks say of such sequences.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,19 @@ NEVER = ALWAYS, -ALWAYS  # first and last tag of a key that nobody sees
 
 
 class Tags(NamedTuple):
-    """Int32 tensors: of the queries [M], and the first and the last that sees each key [N]."""
+    """Int32 ranges of tags, [M, A] of the queries and [N, A] of the keys, on A axes: a query sees the keys
+    whose range has something in common with its own on each axis."""
 
-    queries: Tensor
+    low: Tensor
+    high: Tensor
     first: Tensor
     last: Tensor
+
+
+class Tagged(Protocol):
+    """What has tags: a `Visibility`, or `Boxes`."""
+
+    def tags(self, device: torch.device | str) -> Tags: ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,13 @@ class Visibility:
 
     def mask(self, device: torch.device | str) -> Tensor:
         """Bool [M, N]."""
-        tags = self.tags(device)
-        of_query = tags.queries[:, None]
-        return (tags.first <= of_query) & (of_query <= tags.last)
+        return mask_of(self.tags(device))
+
+    @staticmethod
+    def packed(tags: Tags) -> tuple[None, Tags]:
+        """The one axis of `tags_by_block`, contiguous: what the Triton kernel reads."""
+        low, _, first, last = (part[..., 0].contiguous() for part in tags)
+        return None, Tags(low, low, first, last)
 
     def blocks(self, block_size: tuple[int, int]) -> int:
         """Blocks in which some query sees some key, in the order of the sequence."""
@@ -79,10 +91,16 @@ def _tags(visibility: Visibility, device: torch.device) -> Tags:
     def spread(runs: tuple[tuple[int, ...], ...], column: int) -> Tensor:
         tokens = torch.tensor([run[0] for run in runs], device="cpu")
         values = torch.tensor([run[column] for run in runs], dtype=torch.int32, device="cpu")
-        return values.repeat_interleave(tokens).to(device)
+        return values.repeat_interleave(tokens)[:, None].to(device)
 
-    keys = visibility.keys
-    return Tags(spread(visibility.queries, 1), spread(keys, 1), spread(keys, 2))
+    keys, queries = visibility.keys, spread(visibility.queries, 1)
+    return Tags(queries, queries, spread(keys, 1), spread(keys, 2))
+
+
+def mask_of(tags: Tags) -> Tensor:
+    """Bool [M, N]."""
+    low, high = tags.low[:, None], tags.high[:, None]
+    return ((tags.first <= high) & (low <= tags.last)).all(dim=-1)
 
 
 @from_sizes()
@@ -92,10 +110,10 @@ def _count(visibility: Visibility, block_size: tuple[int, int]) -> int:
 
 
 class BlockBounds(NamedTuple):
-    """The tags in each block: int32 [B | 1, H | 1, Mb] of queries, [B | 1, H | 1, Nb] of keys."""
+    """The tags in each block: int64 [B | 1, H | 1, Mb, A] of queries, [B | 1, H | 1, Nb, A] of keys."""
 
-    low: Tensor
-    high: Tensor
+    low: tuple[Tensor, Tensor]  # lowest, highest
+    high: tuple[Tensor, Tensor]
     first: tuple[Tensor, Tensor]  # lowest, highest
     last: tuple[Tensor, Tensor]
 
@@ -103,23 +121,23 @@ class BlockBounds(NamedTuple):
     def seen_by_some(self) -> Tensor:
         """Bool [B | 1, H | 1, Mb, Nb]: some query sees some key of the block; may hold where none does, if
         a block has runs of both that are far apart."""
-        return self._within(self.first[0], self.high, self.low, self.last[1])
+        return self._within(self.first[0], self.high[1], self.low[0], self.last[1])
 
     @property
     def seen_by_all(self) -> Tensor:
         """Bool, the same: every query sees every key of the block, and the block is whole."""
-        return self._within(self.first[1], self.low, self.high, self.last[0])
+        return self._within(self.first[1], self.high[0], self.low[1], self.last[0])
 
     def _within(self, first: Tensor, after: Tensor, before: Tensor, last: Tensor) -> Tensor:
         """Whether first <= after and before <= last, of each block of queries and each of keys."""
         heads = max(first.shape[1], after.shape[1])
         first, last = (per_head(key, heads)[:, :, None] for key in (first, last))
-        after, before = (per_head(query, heads)[..., None] for query in (after, before))
-        return (first <= after) & (before <= last)
+        after, before = (per_head(query, heads)[:, :, :, None] for query in (after, before))
+        return ((first <= after) & (before <= last)).all(dim=-1)
 
 
 def block_bounds(
-    visibility: Visibility,
+    visibility: Tagged,
     block_size: tuple[int, int],
     device: torch.device,
     q_order: TokenOrder | None = None,
@@ -153,17 +171,20 @@ def _bounds(
     kv_lengths: Tensor | None,
 ) -> BlockBounds:
     tags = visibility.tags(device)
-    queries = positions_by_block(q_order, len(tags.queries), block_size[0], device, -1)
+    queries = positions_by_block(q_order, len(tags.low), block_size[0], device, -1)
     keys = positions_by_block(kv_order, len(tags.first), block_size[1], device, -1)
-    absent = keys < 0
+    absent, padding = queries < 0, keys < 0
     if kv_lengths is not None:
-        absent = absent | (keys >= kv_lengths[:, None, None, None])
-    of_query = tags.queries[queries.clamp(min=0)].long()
-    first = tags.first[keys.clamp(min=0)].long().masked_fill(absent, NEVER[0])
-    last = tags.last[keys.clamp(min=0)].long().masked_fill(absent, NEVER[1])
+        padding = padding | (keys >= kv_lengths[:, None, None, None])
+
+    def ends(tags: Tensor, places: Tensor, none: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
+        found = tags[places.clamp(min=0)].long()
+        least, most = (found.masked_fill(none[..., None], value) for value in (lowest, highest))
+        return least.amin(dim=-2), most.amax(dim=-2)
+
     return BlockBounds(
-        of_query.masked_fill(queries < 0, ALWAYS).amin(dim=-1),
-        of_query.masked_fill(queries < 0, -ALWAYS).amax(dim=-1),
-        (first.amin(dim=-1), first.amax(dim=-1)),
-        (last.amin(dim=-1), last.amax(dim=-1)),
+        ends(tags.low, queries, absent, ALWAYS, -ALWAYS),
+        ends(tags.high, queries, absent, ALWAYS, -ALWAYS),
+        ends(tags.first, keys, padding, NEVER[0], NEVER[0]),
+        ends(tags.last, keys, padding, NEVER[1], NEVER[1]),
     )

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from accel.kernels.check.exactness import disagreement
 from accel.kernels.check.forms import chunks_and_references
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.visibility import Visibility
@@ -39,6 +40,7 @@ class Case:
     empty_row: bool = False
     window: int | None = None
     chunk: int | None = None
+    boxes: bool = False
 
     def with_(self, **changes) -> Case:
         return replace(self, **changes)
@@ -66,8 +68,14 @@ class Case:
             visibility=self._visibility(),
         )
 
-    def _visibility(self) -> Visibility | None:
-        """Chunks of so many tokens; 0: of all kinds of runs."""
+    def _visibility(self) -> Visibility | Boxes | None:
+        """Chunks of so many tokens; 0: of all kinds of runs. Or boxes of a grid of 6 x 5 x 6 places."""
+        if self.boxes:
+            axes = (
+                tuple((i, max(i - 1, 0), min(i + reach, side - 1)) for i in range(side))
+                for side, reach in ((6, 0), (5, 1), (6, 3))
+            )
+            return Boxes(tuple(axes), 3, self.q_len - 183)
         if self.chunk is None:
             return None
         lengths = self.q_len, self.kv_len
@@ -118,6 +126,9 @@ CASES = {
     "runs-order": Case(chunk=0, order="heads"),
     "runs-shared-lists": Case(chunk=0, shared_lists=True, kv_lengths=(203, 77), block=(32, 16)),
     "runs-tail": Case(chunk=0, tail=True, density=0.3, block=(64, 16)),
+    "boxes": Case(boxes=True),
+    "boxes-order": Case(boxes=True, order="heads", block=(64, 16)),
+    "boxes-shared": Case(boxes=True, order="shared", kv_lengths=(203, 177), shared_lists=True, density=1.0),
     "tail": Case(tail=True, density=0.3),
     "tail-causal": Case(tail=True, causal=True, density=0.3, q_len=150),
     "tail-padded": Case(tail=True, kv_lengths=(203, 77), density=0.3),

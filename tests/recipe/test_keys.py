@@ -11,6 +11,7 @@ KEPT = {
     **dict.fromkeys(("parts", "until", "heads"), TABLE),
     **dict.fromkeys(("query_stride", "key_stride"), COST),
     "by": "a share of the noise, for schedules that are shifted towards it",
+    "causal": "windows along an axis that a model was trained with (arXiv 2504.16922)",
     "dense_backend": "what dense calls run on depends on what the user has installed",
     "file": "masks found on the user's own model (arXiv 2506.16054)",
     "layer_density": "what `accel tune` writes",

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from accel.kernels.layout.boxes import Boxes
 from accel.noun import noun
+from accel.patches.grid import TokenGrid
 from accel.policies.parts.grid_blocks import join_fragments
 from accel.policies.parts.ordering.orders import GridOrder, Residues, RowMajor, Side, Tile
 
@@ -26,27 +28,50 @@ class Window:
         dilation: every how many frames, rows and columns a query looks; the window is then one of `size`
             among the places that leave the query's remainder, which `order: {kind: residues}` of the same
             strides puts together.
+        causal: along which axes a query sees its own place and those before it alone; their stride is 1.
+        exact: whether keys outside the window are left out of the blocks that it cuts, too. Blocks that are
+            kept whole hold more, at the same cost.
     """
 
     size: tuple[Side, Side, Side]
     stride: tuple[Side, Side, Side] = (1, 1, 1)
     dilation: tuple[Side, Side, Side] = (1, 1, 1)
+    causal: tuple[bool, bool, bool] = (False, False, False)
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise ValueError(f"stride must not exceed size, got {self.stride} and {self.size}")
 
-    def starts(self, axis: int, length: int) -> Tensor:
-        """Int64 [length]: the first key that each place on one axis sees; the window is `side` long.
+        if any(step > 1 and causal for step, causal in zip(self.stride, self.causal, strict=True)):
+            raise ValueError(f"a causal axis has the stride 1, got {self.stride} and causal {self.causal}")
+
+    def ends(self, axis: int, length: int) -> tuple[Tensor, Tensor]:
+        """Int64 [length] each: the first and the last key that each place on one axis sees.
 
         Under a dilation, of the places of one remainder, of which there are `length`.
         """
-        step = self.stride[axis]
-        middle = (torch.arange(length) // step * step + step // 2).clamp(max=length - 1)
-        return (middle - self.side(axis, length) // 2).clamp(min=0, max=length - self.side(axis, length))
+        place, side, step = torch.arange(length), min(self.size[axis], length), self.stride[axis]
+        if self.causal[axis]:
+            return (place - side + 1).clamp(min=0), place
+        middle = (place // step * step + step // 2).clamp(max=length - 1)
+        first = (middle - side // 2).clamp(min=0, max=length - side)
+        return first, first + side - 1
 
-    def side(self, axis: int, length: int) -> int:
-        return min(self.size[axis], length)
+    def boxes(self, grid: TokenGrid) -> Boxes:
+        """What each token of the grid's video sees, as the numbers of places: those of one remainder follow
+        one another."""
+        axes = []
+        for axis, length in enumerate((grid.frames, grid.height, grid.width)):
+            step, before = self.dilation[axis], 0
+            of_places = torch.empty(length, 3, dtype=torch.int64)
+            for remainder in range(min(step, length)):
+                count = len(range(remainder, length, step))
+                ends = torch.stack([torch.arange(count), *self.ends(axis, count)], dim=1)
+                of_places[remainder::step] = ends + before
+                before += count
+            axes.append(tuple(map(tuple, of_places.tolist())))
+        return Boxes(tuple(axes), grid.video_start, grid.tokens - grid.video_start - grid.video_tokens)
 
 
 def window_blocks(
@@ -76,8 +101,8 @@ def _of_one_remainder(
     queries, keys = (_pieces(order, blocks, window.dilation) for blocks in (rows, columns))
     seen = torch.ones(len(queries.block), len(keys.block), dtype=torch.bool)
     for axis, length in enumerate(rows.shape):
-        starts = window.starts(axis, length)
-        first, last = starts[queries.low[axis]], starts[queries.high[axis]] + window.side(axis, length) - 1
+        firsts, lasts = window.ends(axis, length)
+        first, last = firsts[queries.low[axis]], lasts[queries.high[axis]]
         seen &= (keys.low[axis] <= last[:, None]) & (keys.high[axis] >= first[:, None])
     return join_fragments(seen, queries.block, keys.block, (shape[0], shape[1]))
 

@@ -59,7 +59,7 @@ def test_larger_heads_and_types_fit(base_case, offline, capability, dim, dtype):
 
 
 @pytest.mark.parametrize("capability", [80, 90], ids="sm_{}".format)
-@pytest.mark.parametrize("rest", [{"causal": True, "window": 100}, {"chunk": 0}], ids=str)
+@pytest.mark.parametrize("rest", [{"causal": True, "window": 100}, {"chunk": 0}, {"boxes": True}], ids=str)
 def test_windows_and_visibilities_compile_without_spills(base_case, offline, capability, rest):
     from accel.kernels.attention.triton import block_sparse_attention
 
