@@ -26,6 +26,8 @@ from accel.kernels.attention import tail_triton, triton
 from accel.kernels.attention.triton import block_sparse_attention
 from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
+from accel.policies import compose
+from accel.policies.parts.ramp import at_progress
 from accel.policies.policy import Policy
 from accel.recipe.files import load_recipe, shipped_recipes
 from scripts.page import insert, markdown
@@ -94,6 +96,8 @@ def counted() -> Iterator[Counts]:
         mock.patch.object(torch.cuda, "device_of", lambda tensor: nullcontext()),
         mock.patch.object(triton, "target", lambda: ("cuda", "90")),
         mock.patch.object(tail_triton, "target", lambda: ("cuda", "90")),
+        # The meta device has no generators.
+        mock.patch.object(compose, "noise_like", lambda mass, context: torch.zeros_like(mass)),
         _Operators(counts),
     ):
         yield counts
@@ -102,7 +106,8 @@ def counted() -> Iterator[Counts]:
 def of_call(
     policy: Policy, grid: TokenGrid = GRID, heads: int = HEADS, dim: int = DIM
 ) -> tuple[Counts, Counts]:
-    """What a bfloat16 call launches: the policy, from q and k to lists, and the Triton tier's attention."""
+    """What a bfloat16 call launches half-way: the policy, from q and k to lists, and Triton's attention."""
+    policy = at_progress(policy, 0.5)
     q, k, v = torch.empty(3, 1, heads, grid.tokens, dim, dtype=torch.bfloat16, device="meta")
     with counted():
         policy.layout(q, k, grid, Context(grid=grid))

@@ -124,18 +124,17 @@ class Residual:
             qkv: [B, H, N, D] each, in the layout's order.
             layout: the blocks of the sparse steps to come.
         """
-        branches, context = self.branches(call), call.context
+        (q, k, v), branches, context = qkv, self.branches(call), call.context
         # A failure half-way must not leave the residual of a step before for blocks that are gone.
         branches.captured.pop(context.branch, None)
         _free_idle(call, branches)
         try:
-            q, k, v = qkv
             sparse, residual = split(q, k, v, layout)
         except Exception as error:
             if kind_of("the kernel", error) == "memory":
                 call.kept[self._gave_up] = True
             raise
-        dense = sparse.add_(residual).to(qkv[0].dtype)
+        dense = sparse.add_(residual).to(q.dtype)
         try:
             branches.captured[context.branch] = self._captured(residual, qkv, layout, call)
         except Exception as error:

@@ -9,11 +9,24 @@ import torch
 
 pytest.importorskip("triton")
 from accel.kernels.layout.compact_lists import compact_lists
+from accel.patches.context import Context
 from accel.patches.grid import TokenGrid
 from accel.policies.search.tree import Tree
 from accel.recipe.files import load_recipe
+from accel.sites.grid import residual
+from accel.sites.grid.call import Call
 from scripts.page import markdown
-from scripts.speed.launches import HEAD, counted, of_call, rows
+from scripts.speed.launches import (
+    DENSE_TFLOPS,
+    DIM,
+    GRID,
+    HEAD,
+    HEADS,
+    TERABYTES,
+    counted,
+    of_call,
+    rows,
+)
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
 SMALL = TokenGrid(3, 20, 30)
@@ -51,6 +64,25 @@ def test_bytes_are_those_of_what_goes_in_and_comes_out():
         keep.view(-1).float()
     assert counts.moved == {"compact_kernel": 240 + 240 * 4 + 6 * 4, "_to_copy": 240 + 240 * 4}
     assert counts.kernels == {"compact_kernel": 1} and counts.operators == {"_to_copy": 1}
+
+
+def test_a_residual_by_rank_moves_little_beside_dense_attention(monkeypatch):
+    sizes = (1, HEADS, GRID.tokens, DIM)
+    q, k, v = torch.empty(3, *sizes, dtype=torch.bfloat16, device="meta")
+    layout = load_recipe("auto").rules[0].policy.layout(q, k, GRID, Context(grid=GRID))
+    monkeypatch.setattr(residual, "attention_with_lse", lambda q, *rest: (torch.empty_like(q), q[..., 0]))
+    kept, site = {}, residual.Residual(load_recipe("auto").compensate)
+
+    def share(step: int, run) -> float:
+        """Bytes, as a share of the time of dense attention, at a step of 50."""
+        context = Context(grid=GRID, step=step, n_steps=50, progress=step / 50, turn=step)
+        with counted() as counts:
+            run(Call(context, "key", kept))
+        dense = 4 * GRID.tokens**2 * HEADS * DIM / DENSE_TFLOPS / 1e12
+        return counts.moved.total() / TERABYTES / 1e12 / dense
+
+    assert share(9, lambda call: site.capture((q, k, v), layout, call)) < 0.035
+    assert share(12, lambda call: site.apply(torch.empty_like(q), v, call)) < 0.0025
 
 
 def test_the_page_has_these_counts():
