@@ -156,14 +156,12 @@ def block_bounds(
 
 
 @from_sizes()
-def _bounds_in_sequence(
-    visibility: Visibility, block_size: tuple[int, int], device: torch.device
-) -> BlockBounds:
+def _bounds_in_sequence(visibility: Tagged, block_size: tuple[int, int], device: torch.device) -> BlockBounds:
     return _bounds(visibility, block_size, device, None, None, None)
 
 
 def _bounds(
-    visibility: Visibility,
+    visibility: Tagged,
     block_size: tuple[int, int],
     device: torch.device,
     q_order: TokenOrder | None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from accel.kernels.layout.blocks import blocks_of_tokens
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
+from accel.kernels.layout.visibility import Visibility
 from accel.recipe.compensate import Probed
 
 RIDGE = 0.1  # of the mean variance of the probes' outputs
@@ -71,10 +72,10 @@ def _centred(rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Tensor) -> Tensor:
     """Dense attention of the queries [B, H, P, D] at these places [B, H, P]."""
     mask = None
-    if layout.visibility is not None:
+    if isinstance(layout.visibility, Visibility):
         tags = layout.visibility.tags(q.device)
-        of_query = tags.queries[places][..., None]
-        mask = (tags.first <= of_query) & (of_query <= tags.last)
+        of_query = tags.low[places, 0][..., None]
+        mask = (tags.first[:, 0] <= of_query) & (of_query <= tags.last[:, 0])
     if layout.kv_lengths is not None:
         keys = torch.arange(layout.kv_len, device=q.device)
         real = (keys < layout.kv_lengths[:, None])[:, None, None]
