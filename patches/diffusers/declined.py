@@ -26,9 +26,7 @@ DECLINED: dict[str, str] = {
         "its pipeline adds its text mask, of zeros and ones, to the logits, unlike a list of blocks"
     ),
     "DiTTransformer2DModel": "its images have the one size it was trained at, of at most 1,024 tokens",
-    "DreamLiteTransformer2DModel": (
-        "it is a part of DreamLite's UNet, which has self-attention only where the picture is halved twice"
-    ),
+    "DreamLiteTransformer2DModel": "it is a part of DreamLite's UNet, which is accelerated whole",
     "HiDreamImageTransformer2DModel": (
         "its pipeline scales every picture to the area of 1024 x 1024 pixels, 4,096 tokens, where dense "
         "attention is a small share of the time"

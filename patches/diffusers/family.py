@@ -65,6 +65,7 @@ FAMILIES: dict[str, str] = {
     "PRXTransformer2DModel": "accel.patches.diffusers.families.image.padded.prx",
     "PixArtTransformer2DModel": "accel.patches.diffusers.families.image.pixart",
     "UNet2DConditionModel": "accel.patches.diffusers.families.image.unet",
+    "DreamLiteUNetModel": "accel.patches.diffusers.families.image.unet",
 }
 
 

@@ -80,8 +80,7 @@ def _dispatch(
     handle, config = parallel_config
     compiling = torch.compiler.is_compiling()
     traced_backward = compiling and records_gradients(query, key, value)
-    scaled = rest.get("scale") not in (None, query.shape[-1] ** -0.5)
-    if config is not None or scaled or traced_backward or (compiling and interceptor() is not None):
+    if config is not None or traced_backward or (compiling and interceptor() is not None):
         return dispatch_attention_fn(query, key, value, parallel_config=config, **rest)
     return _attend(query, key, value, handle, compiling, rest)
 
@@ -93,8 +92,11 @@ def _attend(
     # Eager FlexAttention makes the matrix of all pairs, which is why users compile.
     flex = compiled and rest.get("backend") in (AttentionBackendName.FLEX, AttentionBackendName.FLEX.value)
     stock = _compiled_dispatch() if flex else dispatch_attention_fn
+    # A slot's function takes the usual scale. Heads filled up to FlexAttention's 16 dims have another.
+    scale = rest.get("scale")
+    scaled = query if scale is None else query * (scale * query.shape[-1] ** 0.5)
     slot, mask = slot_at(handle), rest.get("attn_mask")
-    return call_slot(slot, query, key, value, mask, lambda: stock(query, key, value, **rest))
+    return call_slot(slot, scaled, key, value, mask, lambda: stock(query, key, value, **rest))
 
 
 @functools.cache

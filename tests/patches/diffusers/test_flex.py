@@ -99,6 +99,17 @@ def test_a_frame_reads_no_references_but_its_own():
     assert summary(model).sparse_density < 1 and not summary(model).dense_reasons
 
 
+def test_heads_filled_up_to_the_dims_of_flex_attention_have_their_own_scale():
+    model, arguments = FAR.model(attention_head_dim=8), FAR.arguments(SIZE)
+    arguments["kv_cache"] = [
+        {name: stored[..., :8].clone() for name, stored in layer.items()} for layer in arguments["kv_cache"]
+    ]
+    expected = output(model, arguments)
+    accelerate_model(model, KeepEverything())
+    torch.testing.assert_close(output(model, arguments), expected, atol=3e-5, rtol=3e-5)
+    assert summary(model).sparse_density == 1 and not summary(model).dense_reasons
+
+
 def test_another_mask_stays_dense_with_that_reason():
     def diagonal(b, h, query, key):
         return query == key

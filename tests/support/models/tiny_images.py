@@ -33,6 +33,10 @@ UNET = {"in_channels": 4, "out_channels": 4, "block_out_channels": (32, 32), "la
 UNET |= {"sample_size": 64, "norm_num_groups": 8, "attention_head_dim": HEADS, "cross_attention_dim": 16}
 UNET |= {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 # No attention at the full resolution, and more layers below it.
+DREAMLITE = UNET | {
+    "down_block_types": ("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
+    "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
+}
 UNET_XL = UNET | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
 UNET_XL |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2)}
 UNET_XL |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "use_linear_projection": True}
@@ -177,6 +181,9 @@ CASES: dict[str, Case] = {
         halvings=(0, 1, 1, 1, 1, 0, 0),
         graphs=2,
         image=True,
+    ),
+    "unet-dreamlite": Case(
+        "DreamLiteUNetModel", DREAMLITE, inputs.unet, sites=4, halvings=(1,), graphs=2, image=True
     ),
     "unet-xl": Case("UNet2DConditionModel", UNET_XL, inputs.unet_xl, sites=8, halvings=(1,), image=True),
     "z-image": Case(

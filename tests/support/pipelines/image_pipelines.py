@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import diffusers
 import torch
+from torch import Tensor
 
 from accel.patches.grid import TokenGrid
 from modular_case import ModularCase
 from pipeline_case import PipelineCase, Size, two_texts
-from stand_ins import StandInProcessor, vae
+from stand_ins import StandIn, StandInProcessor, StandInVae, vae
 from tiny_inputs import TEXT, VALID, noise, text_mask
 
 
@@ -20,6 +22,13 @@ class LongCatImagePipeline(diffusers.LongCatImagePipeline):
 
     def _encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         return noise(1, TEXT, 16) if prompt == ["a cat"] else noise(7, TEXT, 16)[:1]
+
+
+class DreamLitePipeline(diffusers.DreamLitePipeline):
+    """The stock pipeline takes no embeddings, so its text encoder is left out here."""
+
+    def encode_prompt(self, prompts: list[str], **_: Any) -> tuple[Tensor, Tensor]:
+        return noise(len(prompts), TEXT, 16), torch.ones(len(prompts), TEXT)
 
 
 def even(size: Size) -> Size:
@@ -123,6 +132,17 @@ PIPELINES: dict[str, PipelineCase] = {
             "mask_image": torch.ones(b, 1, 8 * size[1], 8 * size[2]),
             "masked_image_latents": noise(b, 4, *size[1:]),
         },
+    ),
+    "dreamlite": PipelineCase(
+        "image_pipelines.DreamLitePipeline",
+        "unet-dreamlite",
+        "batched",
+        components=lambda: {"vae": StandInVae(), "text_encoder": StandIn()},
+        call=lambda size, b: {"prompt": "a cat"},
+        pixels=8,
+        prompts=1,
+        grids=lambda size: {TokenGrid(1, size[1], 2 * size[2]).halved(1)},  # an image to edit is beside it
+        component="unet",
     ),
     "stable-diffusion-xl": unet("StableDiffusionXLPipeline", family="unet-xl", components=dict),
     "sd3": PipelineCase("StableDiffusion3Pipeline", "sd3", "batched"),

@@ -1,4 +1,4 @@
-"""UNets of Stable Diffusion 1, 2 and XL: the picture is halved from block to block; text is read apart."""
+"""UNets of Stable Diffusion and DreamLite: the picture is halved from block to block; text is read apart."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
 from diffusers.models.downsampling import Downsample2D
+from diffusers.models.unets.unet_dreamlite import DreamLiteAttnProcessor2_0
 from torch import Tensor, nn
 
 from accel.patches.diffusers.reading import modules_named
 from accel.patches.diffusers.routed_processor import routed
 from accel.patches.grid import TokenGrid
 
-PROCESSORS = routed(AttnProcessor2_0, FusedAttnProcessor2_0)
+PROCESSORS = routed(AttnProcessor2_0, FusedAttnProcessor2_0, DreamLiteAttnProcessor2_0)
 CALL_ORDER = ("down_blocks", "mid_block", "up_blocks")
 
 
