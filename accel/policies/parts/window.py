@@ -30,7 +30,8 @@ class Window:
             strides puts together.
         causal: along which axes a query sees its own place and those before it alone; their stride is 1.
         exact: whether keys outside the window are left out of the blocks that it cuts, too. Blocks that are
-            kept whole hold more, at the same cost.
+            kept whole hold more, at the same cost, as they are on a grid in which the model itself hides some
+            tokens from others.
     """
 
     size: tuple[Side, Side, Side]

@@ -9,7 +9,7 @@ from accel.kernels.attention import gathered
 from accel.kernels.attention.reference import block_sparse_attention
 from accel.kernels.layout.boxes import Boxes
 from accel.patches.context import Context
-from accel.patches.grid import TokenGrid
+from accel.patches.grid import Run, TokenGrid
 from accel.policies.compose import Composed
 from accel.policies.parts.always import Always
 from accel.policies.parts.ordering.orders import Hilbert, Residues, RowMajor, Tile
@@ -104,6 +104,13 @@ def test_whole_blocks_of_the_same_lists_hold_more():
     assert cut.dense_blocks == whole.dense_blocks and cut.density <= whole.density
     assert (cut.to_mask() <= whole.to_mask()).all() and cut.to_mask().sum() < whole.to_mask().sum()
     assert cut.complement.visibility is None
+
+
+def test_blocks_are_whole_where_the_model_hides_tokens_itself():
+    grid = TokenGrid(2, 4, 4, runs=(Run(16, 0, 0, 1), Run(16, 1, 1, 1)))
+    window = Window((1, 2, 2), exact=True)
+    assert planned(exact(window), grid).visibility is None
+    assert planned(exact(window), TokenGrid(2, 4, 4)).visibility is not None
 
 
 def test_sizes_are_checked():
