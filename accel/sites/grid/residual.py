@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels.attention.operation import attention_with_lse, block_sparse_attention
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
@@ -335,19 +336,22 @@ def _is_last(context: Context) -> bool:
 def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     """Attention as the layout has it, and what dense attention adds to it; float32 [B, H, M, D] each.
 
-    The work of dense attention; with a tail, that of the tail's attention more.
+    The work of dense attention; with a tail or with windows inside the blocks, that of the layout more.
     """
-    listed = attention_with_lse(q, k, v, replace(layout, tail=False))
+    # What a window hides inside a listed block is in no complement.
+    windowed = isinstance(layout.visibility, Boxes)
+    whole = replace(layout, tail=False, visibility=None if windowed else layout.visibility)
+    listed = attention_with_lse(q, k, v, whole)
     others = attention_with_lse(q, k, v, layout.complement)
     # A row that sees no key of its blocks is all of the others', and the other way round.
     share = torch.sigmoid(others[1] - listed[1]).nan_to_num(nan=0.0)[..., None]
     listed_out = listed[0].float()
     # In place: these are of the size of the output, in float32.
     residual = others[0].float().sub_(listed_out).mul_(share)
-    if not layout.tail:
+    if not (layout.tail or windowed):
         return listed_out, residual
-    with_tail = block_sparse_attention(q, k, v, layout).float()
-    return with_tail, listed_out + residual - with_tail
+    sparse = block_sparse_attention(q, k, v, layout).float()
+    return sparse, listed_out + residual - sparse
 
 
 def fit_bytes(tokens: int, heads: int, dim: int, itemsize: int) -> int:

@@ -9,6 +9,7 @@ from pytest import mark, param, raises
 import tiny
 from accel import accelerate_model, restore_model, summary
 from accel.kernels.attention.reference import block_sparse_attention as reference
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.patches.context import Context
@@ -64,6 +65,22 @@ def test_the_parts_add_up_to_dense(rest, kv_heads):
     sparse, residual = split(q, k, v, layout)
     torch.testing.assert_close(sparse + residual, dense(q, k, v), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sparse, reference(q, k, v, layout)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_window_hides_inside_its_blocks_is_missing_too():
+    grid = TokenGrid(4, 6, 8)
+    window = {"size": (3, 4, 4), "exact": True}
+    policy = (
+        recipe({"method": "compose", "always": {"window": window}, "block_size": [16, 16]}).rules[0].policy
+    )
+    q, k, v = (
+        torch.randn(1, 2, grid.tokens, D, generator=torch.Generator().manual_seed(n)) for n in range(3)
+    )
+    layout = policy.layout(q, k, grid, Context(grid=grid))
+    assert isinstance(layout.visibility, Boxes)
+    sparse, residual = split(q, k, v, layout)
+    torch.testing.assert_close(sparse, reference(q, k, v, layout)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sparse + residual, dense(q, k, v), atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_in_no_part():
