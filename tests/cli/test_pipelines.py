@@ -96,6 +96,14 @@ def test_an_image_family_makes_a_png(family, accel, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "image.png").size == (96, 64)
 
 
+def test_an_image_model_is_probed_where_leaving_blocks_out_hurts(accel, tmp_path, monkeypatch):
+    pipe = image_pipeline("flux", tmp_path / "model")
+    monkeypatch.setattr(asked, "load_pipeline", lambda *_, **__: pipe)
+    code, told, err = accel("inspect", "model", *SMALL[:6], "--probe", "--prompt", "a cat", "--json")
+    assert code == 0, err
+    assert json.loads(told)["where_it_hurts"]
+
+
 def test_compare_shows_images(accel, tmp_path, monkeypatch):
     pipe = image_pipeline("flux", tmp_path / "model")
     monkeypatch.setattr(asked, "load_pipeline", lambda *_, **__: pipe)

@@ -66,6 +66,8 @@ def inspect(
             say(f"residual {kept / 2**20:,.1f} MiB at two bytes per number, for two passes of guidance")
     if probe:
         sizes = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        if any(map(is_image_model, pipeline.classes)):
+            del sizes["num_frames"]
         found = _probed(model, {**chosen, "prompt": prompt, **sizes}, as_json)
         facts["where_it_hurts"] = [asdict(place) for place in found.worst()]
     if as_json:
