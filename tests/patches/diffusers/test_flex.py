@@ -2,6 +2,7 @@
 
 import torch
 from pytest import fixture, mark, raises
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import create_block_mask
 
 from accel import accelerate_model, restore_model, summary
@@ -97,6 +98,16 @@ def test_a_frame_reads_no_references_but_its_own():
     changed = (seen[0] != seen[1]).any(dim=2)[0].view(3, 72).any(dim=1)
     assert changed.tolist() == [False, True, False] and not torch.equal(before, after)
     assert summary(model).sparse_density < 1 and not summary(model).dense_reasons
+
+
+def test_compiled_blocks_are_cut_at_attention_and_compute_the_same():
+    model, arguments = FAR.model(num_layers=1), FAR.arguments(SIZE)
+    accelerate_model(model, recipe(POOLED))
+    expected = output(model, arguments)
+    graphs = CompileCounter()
+    model.compile_repeated_blocks(backend=graphs)
+    torch.testing.assert_close(output(model, arguments), expected, atol=1e-5, rtol=1e-5)
+    assert graphs.frame_count > 1 and summary(model).calls == 2 and not summary(model).dense_reasons
 
 
 def test_heads_filled_up_to_the_dims_of_flex_attention_have_their_own_scale():
