@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from accel import accelerate_model, restore_model, summary
-from block_memory import full_size_peaks, inputs, peaks, wan_block
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
+from accel.recipe.files import load_recipe
+from accel.sites.grid.call import Call
+from accel.sites.grid.residual import Residual
+from block_memory import full_size_peaks, inputs, peaks, planned_without_numbers, wan_block
 from memory_meter import MemoryMeter, peak_bytes
 
 MARGIN = 1.05
@@ -39,6 +44,22 @@ def test_a_block_of_14b_parameters_at_720p():
     assert found["dense"] > 10 * queries
     over = {name: peak / found["dense"] for name, peak in found.items() if peak > MARGIN * found["dense"]}
     assert not over
+
+
+def test_a_residual_at_720p_takes_less_than_the_feed_forward():
+    """Beyond queries, keys and values; the block's peak, in its feed-forward, is 12 times its queries."""
+    grid, recipe = TokenGrid(21, 45, 80), load_recipe("auto")
+    q, k, v = torch.empty(3, 1, 40, grid.tokens, 128, dtype=torch.bfloat16, device="meta")
+    layout = recipe.rules[0].policy.layout(q, k, grid, Context(grid=grid))
+    site, kept, out = Residual(recipe.compensate), {}, torch.empty_like(q)
+
+    def at(step):
+        return Call(Context(grid=grid, step=step, n_steps=50, progress=step / 50, turn=step), "key", kept)
+
+    with planned_without_numbers():
+        captured = peak_bytes(lambda: site.capture((q, k, v), layout, at(9)))
+        added = peak_bytes(lambda: site.apply(out, v, at(12)))
+    assert captured < 6.2 * q.nbytes and added < 0.1 * q.nbytes
 
 
 @pytest.mark.filterwarnings("ignore")

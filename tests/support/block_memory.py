@@ -15,6 +15,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 import accel.sites.grid.grid_attention
+import accel.sites.grid.residual
 import accel.sites.site_attention
 from accel import accelerate_model, restore_model
 from accel.accelerate import patches_of
@@ -88,7 +89,7 @@ def planned_without_numbers() -> Iterator[None]:
     """Let the meta device be planned for, with a stand-in for the kernel."""
 
     def stand_in(
-        q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, precision: None
+        q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, scale: None = None, precision: None = None
     ) -> tuple[Tensor, Tensor]:
         q, k, v = layout.to_block_order(q, k, v)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -97,6 +98,7 @@ def planned_without_numbers() -> Iterator[None]:
     with (
         patch.object(accel.sites.site_attention, "cannot_run", lambda *_: None),
         patch.object(accel.sites.grid.grid_attention, "attention_with_lse", stand_in),
+        patch.object(accel.sites.grid.residual, "attention_with_lse", stand_in),
     ):
         yield
 
