@@ -122,7 +122,7 @@ class DispatchingProcessor(RoutedProcessor):
         self.slot.dense = DenseDispatch(self.slot.dense.name, ring)  # type: ignore[attr-defined]
 
 
-def routed(*stock: type, mixin: type[RoutedProcessor] | None = None) -> dict[type, type]:
+def routed(*stock: type, mixin: type | None = None) -> dict[type, type]:
     """Each stock processor's class, and the subclass whose attention goes through a slot.
 
     Args:
@@ -131,12 +131,12 @@ def routed(*stock: type, mixin: type[RoutedProcessor] | None = None) -> dict[typ
     return {cls: _routed_class(cls, mixin or _mixin_of(cls)) for cls in stock}
 
 
-def _mixin_of(stock: type) -> type[RoutedProcessor]:
+def _mixin_of(stock: type) -> type:
     return DispatchingProcessor if hasattr(stock, "_attention_backend") else RoutedProcessor
 
 
 @functools.cache
-def _routed_class(stock: type, mixin: type[RoutedProcessor]) -> type:
+def _routed_class(stock: type, mixin: Any) -> type:
     members: dict[str, Any] = {"__reduce__": _reduce, "__module__": stock.__module__}
     if "__call__" not in vars(mixin):
         members["__call__"] = mixin.rerouted(stock.__call__)
@@ -149,7 +149,7 @@ def _reduce(processor: RoutedProcessor) -> tuple:
     return _unpickled, (stock, mixin, processor.original), processor.__dict__
 
 
-def _unpickled(stock: type, mixin: type[RoutedProcessor], original: Any) -> Any:
+def _unpickled(stock: type, mixin: type, original: Any) -> Any:
     cls = _routed_class(stock, mixin)
     return cls.__new__(cls, original)
 
