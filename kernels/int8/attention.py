@@ -144,7 +144,8 @@ def block_sparse_attention(
     """What `reference.block_sparse_attention` computes, queries and keys rounded to int8.
 
     Raises:
-        ValueError: if the head dim is not 64 or 128, the type is not a half one, or chunks are causal.
+        ValueError: if the head dim is not 64 or 128, the type is not a half one, or the layout has a
+            visibility.
     """
     require("int8", does_not_take(q.dtype, q.shape[-1]), takes_no_visibility(layout))
     scale = q.shape[-1] ** -0.5 if scale is None else scale

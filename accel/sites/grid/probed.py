@@ -15,6 +15,7 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
 from accel.kernels.layout.visibility import Visibility
 from accel.recipe.compensate import Probed
+from accel.sites.grid.residual_store import leading
 
 RIDGE = 0.1  # of the mean variance of the probes' outputs
 
@@ -58,8 +59,8 @@ class Prober:
         ridge = (RIDGE * scale + 1e-12) * torch.eye(gram.shape[3], device=x.device)
         fit = torch.linalg.solve(gram + ridge, x.transpose(2, 3) @ r)
         # A call that is not finite is not finite in dense attention either, and no reason to fail.
-        spread = (r.transpose(2, 3) @ r).nan_to_num()
-        largest = torch.linalg.eigh(spread).eigenvectors[..., -self.settings.directions :]
+        spread = (r.transpose(2, 3) @ r).nan_to_num(posinf=0.0, neginf=0.0)
+        largest = leading(spread, min(self.settings.directions, spread.shape[3]))
         return fit @ largest @ largest.transpose(2, 3)
 
 

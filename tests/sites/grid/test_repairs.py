@@ -36,9 +36,9 @@ FORMS = {
 }
 
 
-def qkv(kv_heads=2, seed=0):
+def qkv(kv_heads=2, seed=0, dim=D):
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(2, heads, N, D, generator=generator) for heads in (2, kv_heads, kv_heads))
+    return tuple(torch.randn(2, heads, N, dim, generator=generator) for heads in (2, kv_heads, kv_heads))
 
 
 def some_blocks(share=0.5, **rest):
@@ -125,8 +125,9 @@ def test_probes_are_exact_and_spread_over_the_blocks():
     torch.testing.assert_close(found.gather(2, at), dense.gather(2, at), atol=1e-5, rtol=1e-5)
 
 
-def test_calls_that_are_not_finite_are_as_dense_ones():
-    q, k, v = qkv()
+@mark.parametrize("dim", [D, 48])
+def test_calls_that_are_not_finite_are_as_dense_ones(dim):
+    q, k, v = qkv(dim=dim)
     v[0, 0, 5] = torch.nan
     for repair in REPAIRS.values():
         found = repaired(repair, (q, k, v), some_blocks())
