@@ -34,7 +34,8 @@ class SequenceHook(ModelHook):
         self.switch = Switch.of(model)
         self.switch.on(model)
         model.register_forward_pre_hook(self.before, with_kwargs=True)
-        model.register_forward_hook(self.after)
+        # Also after a forward that fails: what it announced is not the next one's.
+        model.register_forward_hook(self.after, always_call=True)
 
     def detach(self, model: nn.Module) -> None:
         if self.switch is not None:

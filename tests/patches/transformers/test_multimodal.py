@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from pytest import mark
+from pytest import mark, raises
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -18,6 +18,7 @@ from transformers import (
 from accel import Policy, accelerated, restore_model, summary
 from accel.accelerate import accelerate_model
 from accel.kernels.layout.layout import BlockLayout
+from accel.patches.transformers.vision import announced
 
 IMAGE, START, END = 90, 92, 93
 TEXT = {
@@ -194,6 +195,13 @@ def test_each_sample_of_a_padded_batch_has_its_own_vision_tokens():
     pixels = inputs["pixel_values"].repeat(2, 1, 1, 1)
     first, second, *_ = given(model, input_ids=ids, attention_mask=shown, pixel_values=pixels)
     assert torch.equal(first, ids[:1] == IMAGE) and torch.equal(second, ids[1:, 7:] == IMAGE)
+
+
+def test_a_forward_that_fails_leaves_nothing_for_the_next():
+    model, _ = built(llava)
+    with accelerated(model, Asking(), min_tokens=0), raises(IndexError):
+        model(input_ids=torch.full((1, 8), 10**6))
+    assert announced(torch.empty(1, 1, 8, 4)) is None
 
 
 @mark.parametrize("build", [qwen2_5_vl, llava])
