@@ -231,6 +231,7 @@ class GridAttention(SiteAttention):
         layout = policy.layout(q, k, context.grid, context)
         if context.grid is None or not context.grid.runs:
             return layout
+        # Here, so that `import accel` does not load it.
         from accel.policies.parts.grid_blocks import seen_on
 
         return seen_on(context.grid, layout)

@@ -77,6 +77,7 @@ def is_known(mask: Any, tokens: int, context: Context) -> bool:
         if mask is None:
             return not grid.hides
         if not isinstance(mask, Tensor):
+            # Here, so that `import accel` does not load it.
             from accel.patches.diffusers.block_mask import shows
 
             return shows(mask, grid)
