@@ -33,6 +33,7 @@ class Site:
         text_free: whether no text has reached its input: both passes of guidance compute the same here.
         halvings: how often the rows and columns of a forward's grid are halved before its input: by this a
             site has a grid of its own.
+        work: of a dense call, as a share of one at the site of the model where it is most.
         windowed: whether it never sees more than a sliding window: what is said of layers is not said of it.
         causal: a language model's layer, which takes a `SequenceFn` and has no token grid.
     """
@@ -47,11 +48,7 @@ class Site:
     text_free: bool = False
     windowed: bool = False
     halvings: int = 0
-
-    @property
-    def work(self) -> float:
-        """Of a dense call, as a share of one at the resolution of the forward's grid."""
-        return 16.0**-self.halvings
+    work: float = 1.0
 
     @property
     def full_name(self) -> str:

@@ -17,7 +17,7 @@ class SiteSummary:
         shared_calls: calls that took over what the other pass of guidance had computed.
         residual: how often a residual was captured, applied, or not there to apply.
         residual_bytes: the most that one generation kept of residuals.
-        work: of a dense call, as a share of one at the model's highest resolution.
+        work: of a dense call, as a share of one at the site of the model where it is most.
     """
 
     site: str

@@ -139,6 +139,8 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
             f"the attention of this {type(model).__name__} runs {', '.join(theirs)}, which cannot be made "
             f"sparse; set {', '.join(stock.__name__ for stock in family.processors)} back first"
         )
+    halvings = [family.halvings(model, name) for name, _ in found]
+    works = _works([module for _, module in found], halvings)
     return [
         Site(
             name,
@@ -148,10 +150,20 @@ def find_sites(model: nn.Module, component: str = "") -> list[Site]:
             len(found),
             heads_of(module),
             text_free=name in family.text_free,
-            halvings=family.halvings(model, name),
+            halvings=halvings[layer],
+            work=works[layer],
         )
         for layer, (name, module) in enumerate(found)
     ]
+
+
+def _works(modules: list[Any], halvings: list[int]) -> list[float]:
+    """Of a dense call of each attention module, as shares of the largest."""
+    if not any(halvings):
+        return [1.0] * len(modules)
+    # Halving leaves a sixteenth of the pairs of tokens, but UNets also widen where they halve.
+    works = [module.inner_dim / 16.0**times for module, times in zip(modules, halvings, strict=True)]
+    return [work / max(works) for work in works]
 
 
 def heads_of(module: Any) -> int:

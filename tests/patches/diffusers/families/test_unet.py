@@ -67,6 +67,8 @@ def test_each_site_has_the_grid_of_its_resolution(sides):
         if block in seen:
             assert TokenGrid(1, *sides).halved(site.halvings) == TokenGrid(1, *seen[block])
     assert set(policy.grids) == {TokenGrid(1, *size) for size in seen.values()}
+    work = {0: 1.0, 1: 1 / 16, 2: 2 / 16**2, 3: 2 / 16**3}  # DEEP's channels double at the second halving.
+    assert all(site.work == work[site.halvings] for site in find_sites(model))
     assert [site.name.partition("_")[0] for site in find_sites(model)] == ["down"] * 3 + ["mid"] + ["up"] * 6
 
 
