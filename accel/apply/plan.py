@@ -108,7 +108,7 @@ def _require_dense_backends(recipe: Recipe, steps: Sequence[Step]) -> None:
 
 
 def _require_sharpness(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Refuse another softmax scale where dense attention is part of a call, or a cache of a text goes on."""
+    """Refuse another softmax scale where a cache of a text goes on."""
     for step in steps:
         if step.rule is None or step.rule.sharpness == 1:
             continue
@@ -117,8 +117,6 @@ def _require_sharpness(recipe: Recipe, steps: Sequence[Step]) -> None:
             raise RecipeError(
                 f"{where}: is for diffusion models; {step.site.full_name} is of a language model"
             )
-        if recipe.compensate is not None:
-            raise RecipeError(f"{where}: compensate adds what dense attention has more, at the usual scale")
 
 
 def require_for_text(recipe: Recipe) -> None:

@@ -136,8 +136,8 @@ def _plain(data: Any) -> Any:
 def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
     """The data, completed by its `base`, a shipped recipe.
 
-    Of mappings such as `schedule` single keys are taken over, rules only as a whole, and never the models
-    that the base was made for.
+    Of mappings such as `schedule` single keys are taken over, unless they are of another `kind`, rules only
+    as a whole, and never the models that the base was made for.
     """
     if "base" not in data:
         return data
@@ -148,8 +148,11 @@ def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
     base = with_base(dict(shipped_data(name)), f"{name}.yaml")
     base.pop("models", None)
     for key, value in data.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        base[key] = {**base[key], **value} if both else value
+        old = base.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        # Another kind has other keys.
+        alike = both and value.get("kind", old.get("kind")) == old.get("kind")
+        base[key] = {**old, **value} if alike else value
     return base
 
 

@@ -15,6 +15,7 @@ from accel.recipe.schedule import Schedule
 
 SCHEDULE_KEYS = tuple(field.name for field in fields(Schedule))
 WHOLE = ("compensate", "few_steps")  # None turns them off
+OF_A_KIND = ("method", "compensate.kind")
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -34,9 +35,11 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         return recipe
     data = recipe_data(recipe)
     before = [dict(rule["policy"]) for rule in data["rules"]]
-    # A method has its own keys, which the other changes may be meant for.
-    for key, value in sorted(changes.items(), key=lambda change: change[0] != "method"):
-        if "." in key:
+    # A method or kind has its own keys, which the other changes may be meant for.
+    for key, value in sorted(changes.items(), key=lambda change: change[0] not in OF_A_KIND):
+        if key == "compensate.kind" and value != (data["compensate"] or {}).get("kind"):
+            data["compensate"] = {"kind": value}
+        elif "." in key:
             _set_path(data, key, value)
         else:
             _set_name(data, key, value)

@@ -84,12 +84,25 @@ class Recipe(_OfRecipe):
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _counts_nothing_twice(self) -> Recipe:
-        if isinstance(self.compensate, Rectified) and any(has_tail(rule.policy) for rule in self.rules):
-            raise ValueError(
-                "compensate 'rectified' adds means of the blocks left out, which a policy's tail has:"
-                " leave one of the two out"
-            )
+    def _compensates_for_what_it_can(self) -> Recipe:
+        for number, rule in enumerate(self.rules if self.compensate else ()):
+            if rule.sharpness != 1:
+                raise ValueError(
+                    f"rules[{number}].sharpness: compensate adds what dense attention has more,"
+                    " at the usual scale: leave one of the two out"
+                )
+            if not isinstance(self.compensate, Rectified):
+                continue
+            if has_tail(rule.policy):
+                raise ValueError(
+                    "compensate: 'rectified' adds means of the blocks left out, which the tail of"
+                    f" rules[{number}].policy has: leave one of the two out"
+                )
+            if has_exact_window(rule.policy):
+                raise ValueError(
+                    "compensate: 'rectified' counts whole blocks, of which the exact window of"
+                    f" rules[{number}].policy hides a part: set exact: false, or leave compensate out"
+                )
         return self
 
     def schedule_of(self, rule: Rule) -> Schedule:
@@ -100,7 +113,16 @@ class Recipe(_OfRecipe):
 
 
 def has_tail(policy: Policy) -> bool:
-    return any(getattr(one, "tail", False) for one in (policy, *getattr(policy, "candidates", ())))
+    return any(getattr(one, "tail", False) for one in _methods_of(policy))
+
+
+def has_exact_window(policy: Policy) -> bool:
+    windows = (getattr(getattr(one, "always", None), "window", None) for one in _methods_of(policy))
+    return any(window is not None and window.exact for window in windows)
+
+
+def _methods_of(policy: Policy) -> tuple[Policy, ...]:
+    return policy, *getattr(policy, "candidates", ())
 
 
 BASE = "A shipped recipe that supplies every value not set here."

@@ -252,7 +252,7 @@ def test_a_recipe_with_a_value_for_each_head_is_tried_with_the_models_heads(mode
 
     accelerate_model(model, by_head([0, 1], [1, 1]))
     assert torch.isfinite(output(model)).all()
-    with raises(ValueError, match="the table has 1 heads in layer 0, this call has 2"):
+    with raises(ValueError, match="the table's number of heads in layer 0 is 1, this call's 2"):
         accelerate_model(model, by_head([0], [1]))
 
 

@@ -90,9 +90,9 @@ def test_sampled_rows_of_a_causal_sequence_see_no_future():
 def test_another_model_s_table_is_refused():
     q, k, _ = qkv()
     plan = build(table((1, [[0, 1, 2, 1]])))
-    with pytest.raises(ValueError, match="the table has 1 layers, this model has 3"):
+    with pytest.raises(ValueError, match="the table's number of layers is 1, this model's 3"):
         plan.layout(q, k, GRID, Context(grid=GRID, n_layers=3))
-    with pytest.raises(ValueError, match="the table has 4 heads in layer 0, this call has 2"):
+    with pytest.raises(ValueError, match="the table's number of heads in layer 0 is 4, this call's 2"):
         plan.layout(q[:, :2], k, GRID, Context(grid=GRID))
 
 

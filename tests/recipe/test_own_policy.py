@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from accel import Policy, Recipe, Rule, accelerate_model, load_recipe, register_
 from accel.accelerate import plan_for
 from accel.cli.app import main
 from accel.policies import registry
+from accel.recipe.compensate import Rectified
 from accel.recipe.errors import RecipeError
 from accel.recipe.files import build_recipe, recipe_data
 from accel.recipe.override import override
@@ -181,6 +182,33 @@ def test_a_recipe_on_a_base_says_only_what_differs(tmp_path):
     assert recipe.rules == base.rules and recipe.models == ()
     assert recipe.schedule.dense_steps == 0.5 and recipe.schedule.dense_layers == base.schedule.dense_layers
     assert build_recipe({"base": "radial-extended", "schedule": {"dense_steps": 0.5}}, "mine") == recipe
+
+
+def test_another_kind_of_compensation_takes_the_place_of_the_bases_whole():
+    known = build_recipe({"base": "auto", "compensate": {"kind": "rectified"}}, "mine")
+    assert known.compensate == Rectified()
+    kept = build_recipe({"base": "auto", "compensate": {"transport": False}}, "mine").compensate
+    assert kept == replace(load_recipe("auto").compensate, transport=False)
+    assert override(load_recipe("auto"), {"compensate.kind": "rectified"}).compensate == Rectified()
+
+
+EXACT = {"method": "compose", "always": {"window": {"size": [3, 3, 3], "exact": True}}}
+
+
+@mark.parametrize(
+    ("rule", "kind", "why"),
+    [
+        (
+            {"policy": {"method": "radial"}, "sharpness": 1.5},
+            "residual",
+            r"rules\[0\]\.sharpness: compensate",
+        ),
+        ({"policy": EXACT}, "rectified", "compensate: 'rectified' counts whole blocks"),
+    ],
+)
+def test_what_cannot_be_compensated_for_is_refused_where_it_is_read(rule, kind, why):
+    with raises(RecipeError, match=f"mine: {why}"):
+        build_recipe({"compensate": {"kind": kind}, "rules": [{"match": "*", **rule}]}, "mine")
 
 
 @mark.parametrize(

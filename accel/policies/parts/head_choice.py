@@ -64,12 +64,14 @@ def row_of(table: tuple[tuple[Entry, ...], ...], heads: int, context: Context) -
         ValueError: if the table is of a model with other layers or heads.
     """
     if len(table) != context.n_layers:
-        raise ValueError(f"the table has {len(table)} layers, this model has {context.n_layers}")
+        raise ValueError(f"the table's number of layers is {len(table)}, this model's {context.n_layers}")
     row = table[context.layer]
     if context.heads is not None:
         row = row[context.heads.own]
     if len(row) != heads:
-        raise ValueError(f"the table has {len(row)} heads in layer {context.layer}, this call has {heads}")
+        raise ValueError(
+            f"the table's number of heads in layer {context.layer} is {len(row)}, this call's {heads}"
+        )
     return row
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels.layout.blocks import blocks_of_tokens
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
 from accel.kernels.layout.visibility import Visibility
@@ -86,6 +87,9 @@ def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Te
 
 def _left_out(layout: BlockLayout) -> Tensor:
     """Bool [B | 1, H | 1, M]: the queries that do not see every key they might."""
+    if isinstance(layout.visibility, Boxes):
+        low, high, first, last = layout.visibility.tags(layout.device)
+        return ((low > last.amin(dim=0)) | (high < first.amax(dim=0))).any(dim=1)[None, None]
     rows = layout.complement.kv_num_blocks > 0
     blocks = blocks_of_tokens(layout.q_order, layout.q_len, layout.block_size[0], layout.device)
     shape = torch.broadcast_shapes(rows.shape[:2], blocks.shape[:2])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from accel.kernels.attention.tail import tail_blocks, tail_log_count, tail_means
 from accel.kernels.layout.blocks import blocks_of_tokens, per_head
+from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.planning.representatives import ragged_mean
 from accel.recipe.compensate import Rectified
@@ -32,8 +33,11 @@ class Rectifier:
         """`out` [B, H, M, D] over the layout's blocks, rectified.
 
         Raises:
-            ValueError: if the layout has a tail, which holds the other blocks' means already.
+            ValueError: if the layout has a tail, which holds the other blocks' means already, or boxes, which
+                hide a part of the blocks that it lists.
         """
+        if isinstance(layout.visibility, Boxes):
+            raise ValueError("blocks that a window cuts cannot be rectified: they would count as whole")
         if layout.tail:
             raise ValueError("a layout with a tail cannot be rectified: its means would count twice")
         heads, dim = q.shape[1], q.shape[3]

@@ -8,6 +8,8 @@ from accel.kernels.attention.reference import block_sparse_attention as referenc
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.visibility import Visibility
+from accel.patches.context import Context
+from accel.patches.grid import TokenGrid
 from accel.recipe.compensate import Probed, Rectified
 from accel.sites.grid.probed import Prober
 from accel.sites.grid.rectified import Rectifier
@@ -74,6 +76,28 @@ def test_padding_is_in_no_repair(repair):
     others = tuple(x + 100 * padding for x in tensors)
     found = (repaired(repair, these, layout).masked_fill(padding, 0) for these in (tensors, others))
     assert torch.equal(*found)
+
+
+def windowed(window=(3, 3, 3)):
+    """What an exact window keeps of 60 tokens of video and 4 of text, which comes first."""
+    grid = TokenGrid(3, 4, 5, text_tokens=4, text_first=True)
+    always = {"window": {"size": window, "exact": True}}
+    policy = recipe({"method": "compose", "always": always, "block_size": [16, 64]}).rules[0].policy
+    x = torch.zeros(1, 2, 64, D)
+    return policy.layout(x, x, grid, Context(grid=grid))
+
+
+def test_queries_whose_window_hides_keys_of_listed_blocks_are_repaired_and_others_stay():
+    tensors = tuple(x[:, :, :64] for x in qkv())
+    dense = reference(*tensors, BlockLayout.full(64, 64, (16, 64)))[0]
+    layout = windowed()
+    assert layout.listed.all()
+    changed = repaired(REPAIRS["probed"], tensors, layout) - reference(*tensors, layout)[0]
+    assert changed[:, :, :4].abs().max() < 1e-5  # Text misses nothing.
+    assert (changed[:, :, 4:].abs().amax(dim=3) > 0).all()
+    with raises(ValueError, match="count as whole"):
+        repaired(REPAIRS["rectified"], tensors, layout)
+    torch.testing.assert_close(repaired(REPAIRS["probed"], tensors, windowed((9, 9, 9))), dense)
 
 
 def test_means_of_blocks_of_equal_tokens_are_exact():

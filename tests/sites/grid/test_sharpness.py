@@ -41,9 +41,7 @@ def test_nonsense_is_refused(sharpness, why):
         )
 
 
-def test_it_is_refused_with_a_residual_and_for_text():
-    with raises(RecipeError, match=r"rules\[0\]\.sharpness: compensate adds"):
-        accelerate_model(tiny.wan(), recipe(compensate={"kind": "residual"}))
+def test_it_is_refused_for_text():
     text = {"rules": [{"match": "*", "sharpness": 1.5, "policy": {"method": "hip"}}]}
     with raises(RecipeError, match=r"rules\[0\]\.sharpness: is for diffusion models"):
         accelerate_model(tiny_language.llama(), text)
