@@ -8,8 +8,6 @@ its own blocks, and the sum is over the others whose score exceeds what pooling 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from accel.kernels.attention.tail import tail_blocks, tail_log_count, tail_means
@@ -42,9 +40,6 @@ class Rectifier:
             raise ValueError("blocks that a window cuts cannot be rectified: they would count as whole")
         if layout.tail:
             raise ValueError("a layout with a tail cannot be rectified: its means would count twice")
-        if isinstance(layout.visibility, Boxes):
-            # The model itself hides nothing there, so what boxes leave out of other blocks has a mean too.
-            layout = replace(layout, visibility=None)
         heads, dim = q.shape[1], q.shape[3]
         if layout.kv_lengths is not None:
             q = without_padding(q, layout.kv_lengths)

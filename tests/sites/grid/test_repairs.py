@@ -1,13 +1,10 @@
 """Rectified and probed: their rules by hand and by loops, dense where every block is kept, and their work."""
 
-from dataclasses import replace
-
 import torch
 from pytest import approx, mark, raises
 
 from accel import accelerate_model, summary
 from accel.kernels.attention.reference import block_sparse_attention as reference
-from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import TokenOrder
 from accel.kernels.layout.visibility import Visibility
@@ -171,15 +168,6 @@ def test_in_a_model_the_work_is_counted_and_nothing_is_kept(kind, extra):
     assert torch.equal(first, second) and not torch.equal(first, latents(plain))
     # The passes of guidance share one of six calls.
     assert summary(pipe).density == approx(summary(plain).density + extra * 5 / 6, abs=1e-5)
-
-
-def test_exact_windows_have_means_of_the_other_blocks_too():
-    tensors, places = qkv(), tuple((i, max(i - 2, 0), i) for i in range(N))
-    windows = some_blocks(visibility=Boxes((places, ((0, 0, 0),), ((0, 0, 0),))))
-    out = reference(*tensors, windows)[0]
-    found = REPAIRS["rectified"](out, *tensors, windows)
-    assert torch.equal(found, REPAIRS["rectified"](out, *tensors, replace(windows, visibility=None)))
-    assert (found - out).abs().max() > 1e-2
 
 
 def test_means_do_not_count_twice():
