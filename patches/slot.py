@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -67,7 +68,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor)
             return dense_sdpa(q, k, v, mask)
         q, k, v = as_autocast(q, k, v)
         return torch.ops.sparse_accel.attend(q, k, v, mask, handle)
-    return _attend(q, k, v, mask, handle)
+    return call_slot(slot_at(handle), q, k, v, mask)
 
 
 def dense_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -82,13 +83,15 @@ def slot_at(handle: Tensor) -> Slot:
     return _SLOTS[int(handle)]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    slot = slot_at(handle)
-    return call_slot(slot, q, k, v, mask, lambda: slot.dense(q, k, v, mask))
+def call_slot(
+    slot: Slot, q: Tensor, k: Tensor, v: Tensor, mask: Any, stock: Callable[[], Tensor] | None = None
+) -> Tensor:
+    """Run a slot's function, in the type that autocast would run attention in.
 
-
-def call_slot(slot: Slot, q: Tensor, k: Tensor, v: Tensor, mask: Any, dense: Callable[[], Tensor]) -> Tensor:
-    """Run a slot's function, in the type that autocast would run attention in; `dense` is the model's own."""
+    Args:
+        stock: the model's own attention; None is the slot's.
+    """
+    dense = partial(slot.dense, q, k, v, mask) if stock is None else stock
     dtype = autocast_dtype(q.device)
     if dtype is None:
         return slot.fn(q, k, v, mask, dense)
@@ -101,7 +104,7 @@ def call_slot(slot: Slot, q: Tensor, k: Tensor, v: Tensor, mask: Any, dense: Cal
 # layer's and one step's decision for all.
 @torch.library.custom_op("sparse_accel::attend", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
 def _attend_op(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
-    return _attend(q, k, v, mask, handle).contiguous()
+    return call_slot(slot_at(handle), q, k, v, mask).contiguous()
 
 
 @_attend_op.register_fake

@@ -67,6 +67,19 @@ def _token_shapes(model: Any, size: Size) -> dict[str, Any]:
     return {"vision_token_shapes": [shape], "und_len": 0, "sequence_length": shape[0] * shape[1] * shape[2]}
 
 
+def _chunks(model: Any, size: Size) -> dict[str, Any]:
+    known = tuple(model.config.chunk_partition)
+    chunks = known if sum(known) == size[0] else size[:1]
+    return {"hidden_states": _empty(1, size[0], 1, *size[1:]), "chunk_partition": chunks}
+
+
+def _segment(model: Any, size: Size) -> dict[str, Any]:
+    """A step after its cache: one generated frame more than references."""
+    frames, height, width = size
+    segment = {"origin_len": 4 * (frames - 2), "origin_area": (8 * height, 8 * width)}
+    return {"hidden_states": [_empty(1, *size)], "kv_cache_mode": "cached", **segment}
+
+
 def _positions(size: Size) -> Tensor:
     axes = [torch.arange(1), *(torch.arange(side // PACKED) for side in size[1:])]
     return torch.cartesian_prod(*axes)
@@ -95,6 +108,8 @@ LATENTS: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
         ("cogvideox", "anyflow"), lambda _, size: {"hidden_states": _empty(1, size[0], 1, *size[1:])}
     ),
     **dict.fromkeys(("kandinsky5", "kandinsky6"), lambda _, size: {"hidden_states": _empty(1, *size, 1)}),
+    "anyflow_far": _chunks,
+    "wan_animate2": _segment,
     "ltx": _told,
     "cosmos3": _token_shapes,
     "minimax_h3": _rows,

@@ -164,7 +164,7 @@ def watch_layouts(watched):
     def watch(cache):
         real, made = cache.layout, []
 
-        def layout(call, make):
+        def layout(call, make, tokens):
             context = call.context
 
             def noted():
@@ -172,7 +172,7 @@ def watch_layouts(watched):
                 made.append((context, fresh.to_mask()))
                 return fresh
 
-            mask = real(call, noted).to_mask()
+            mask = real(call, noted, tokens).to_mask()
             served.append(
                 (context, next(then for then, blocks in reversed(made) if torch.equal(blocks, mask)))
             )
