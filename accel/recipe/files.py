@@ -149,10 +149,11 @@ def with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
     base.pop("models", None)
     for key, value in data.items():
         old = base.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        # Another kind has other keys.
-        alike = both and value.get("kind", old.get("kind")) == old.get("kind")
-        base[key] = {**old, **value} if alike else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            # Another kind has other keys.
+            alike = value.get("kind", old.get("kind")) == old.get("kind")
+            value = {**old, **value} if alike else value
+        base[key] = value
     return base
 
 
