@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -132,7 +132,9 @@ class BlockLayout:
             keep = keep & causal_blocks(block_size, q_len, kv_len, keep.device)
         if visibility := rest.get("visibility"):
             orders = rest.get("q_order"), rest.get("kv_order")
-            keep = keep_seen(keep, block_bounds(visibility, block_size, keep.device, *orders).seen_by_some)
+            seen = block_bounds(visibility, block_size, keep.device, *orders).seen_by_some
+            heads = max(keep.shape[1], seen.shape[1])
+            keep = per_head(keep, heads) & per_head(seen, heads)
         return cls(*compact_lists(keep), block_size, q_len, kv_len, **rest)
 
     @classmethod
@@ -176,16 +178,14 @@ class BlockLayout:
         Attention over both, joined by the LSE, is dense attention, but for keys that boxes leave out of
         listed blocks.
         """
-        keep = ~self.listed
-        if self.causal and self.q_order is None and self.kv_order is None:
-            keep = keep & causal_blocks(self.block_size, self.q_len, self.kv_len, self.device)
         visibility = self.visibility if isinstance(self.visibility, Visibility) else None
-        if visibility is not None:
-            orders = self.q_order, self.kv_order
-            bounds = block_bounds(visibility, self.block_size, self.device, *orders)
-            keep = keep_seen(keep, bounds.seen_by_some)
-        indices, counts = compact_lists(keep)
-        return replace(self, kv_indices=indices, kv_num_blocks=counts, tail=False, visibility=visibility)
+        return self.keeping(~self.listed, tail=False, visibility=visibility)
+
+    def keeping(self, keep: Tensor, **changes: Any) -> BlockLayout:
+        """The same layout of other blocks, as `from_mask` lists them; `changes` replace other fields."""
+        rest = {field.name: getattr(self, field.name) for field in fields(self)} | changes
+        del rest["kv_indices"], rest["kv_num_blocks"]
+        return self.from_mask(keep, **rest)
 
     @property
     def density(self) -> Tensor:
@@ -261,9 +261,3 @@ class BlockLayout:
         """One head's blocks as text, a row of queries a line."""
         keep = self.listed[min(batch, self.listed.shape[0] - 1), min(head, self.listed.shape[1] - 1)]
         return "\n".join("".join("█" if kept else "·" for kept in row) for row in keep.tolist())
-
-
-def keep_seen(keep: Tensor, seen: Tensor) -> Tensor:
-    """Both, each bool [B | 1, H | 1, Mb, Nb]."""
-    heads = max(keep.shape[1], seen.shape[1])
-    return per_head(keep, heads) & per_head(seen, heads)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from accel.kernels.layout.blocks import blocks_of_tokens, per_head, positions_by_block
-from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
 from accel.kernels.layout.visibility import NEVER, Tags, Visibility, block_bounds
@@ -39,22 +38,17 @@ def restricted(layout: BlockLayout, visibility: Visibility) -> BlockLayout:
     themselves. No host sync.
     """
     device, (rows, columns) = layout.device, layout.block_size
-    orders = layout.q_order, layout.kv_order
-    may = block_bounds(visibility, layout.block_size, device, *orders).seen_by_some
     tags = visibility.tags(device)
     positions = positions_by_block(layout.q_order, layout.q_len, rows, device, 0)
     sees_nothing = tags.low[positions, 0] < tags.first.min()
     first_query = positions.masked_fill(sees_nothing, layout.kv_len - 1).amin(dim=-1)
     kv_block = blocks_of_tokens(layout.kv_order, layout.kv_len, columns, device)
-    heads = max(layout.kv_indices.shape[1], may.shape[1], first_query.shape[1], kv_block.shape[1])
-    listed, may, first_query, kv_block = (
-        per_head(part, heads) for part in (layout.listed, may, first_query, kv_block)
-    )
+    heads = max(layout.kv_indices.shape[1], first_query.shape[1], kv_block.shape[1])
+    listed, first_query, kv_block = (per_head(part, heads) for part in (layout.listed, first_query, kv_block))
     batch = max(first_query.shape[0], kv_block.shape[0])
     own = kv_block.expand(batch, -1, -1).gather(2, first_query.expand(batch, -1, -1))
-    keep = (listed | (own[..., None] == torch.arange(layout.num_kv_blocks, device=device))) & may
-    indices, counts = compact_lists(keep)
-    return replace(layout, kv_indices=indices, kv_num_blocks=counts, visibility=visibility)
+    keep = listed | (own[..., None] == torch.arange(layout.num_kv_blocks, device=device))
+    return layout.keeping(keep, visibility=visibility)
 
 
 def whole_blocks_first(layout: BlockLayout, heads: int) -> tuple[BlockLayout, Tensor]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from accel.kernels.layout.blocks import blocks_of_tokens, causal_blocks, causal_blocks_in
-from accel.kernels.layout.compact_lists import compact_lists
 from accel.kernels.layout.layout import BlockLayout
 
 BLOCK_SIZE = (128, 64)
@@ -72,5 +71,4 @@ def _with_dense_among(layout: BlockLayout, queries: int) -> BlockLayout:
     keep = dense.scatter(2, last, True)[..., None]
     if layout.causal:
         keep = keep & causal_blocks_in(orders, layout.q_len, layout.block_size, device)
-    indices, counts = compact_lists(layout.listed | keep)
-    return replace(layout, kv_indices=indices, kv_num_blocks=counts)
+    return layout.keeping(layout.listed | keep)
