@@ -160,9 +160,8 @@ class Composed(Policy):
 
     def _boxes(self, grid: TokenGrid) -> Boxes | None:
         window = self.always.window
-        if window is None or not window.exact or visibility_of(grid) is not None:
-            return None
-        return window.boxes(grid)
+        # Where the model itself hides tokens, blocks stay whole.
+        return window.boxes(grid) if window is not None and window.exact and not grid.runs else None
 
     def _cut(
         self, q: Tensor, k: Tensor, grid: TokenGrid, context: Context

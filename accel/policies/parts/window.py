@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from accel.kernels.from_sizes import from_sizes
 from accel.kernels.layout.boxes import Boxes
 from accel.noun import noun
 from accel.patches.grid import TokenGrid
@@ -43,7 +44,6 @@ class Window:
     def __post_init__(self) -> None:
         if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise ValueError(f"stride must not exceed size, got {self.stride} and {self.size}")
-
         if any(step > 1 and causal for step, causal in zip(self.stride, self.causal, strict=True)):
             raise ValueError(f"a causal axis has the stride 1, got {self.stride} and causal {self.causal}")
 
@@ -59,6 +59,7 @@ class Window:
         first = (middle - side // 2).clamp(min=0, max=length - side)
         return first, first + side - 1
 
+    @from_sizes()
     def boxes(self, grid: TokenGrid) -> Boxes:
         """What each token of the grid's video sees, as the numbers of places: those of one remainder follow
         one another."""
