@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from accel.patches.diffusers.forwards.root_hook import RootHook
 from accel.patches.observers import interceptor
 from accel.patches.site import Site
 from accel.policies.parts.ramp import at_progress
-from accel.recipe.compensate import Compensate, Probed, Rectified
+from accel.recipe.compensate import AnyCompensation, Compensate, Probed, Rectified
 from accel.recipe.recipe import Recipe, Rule
 from accel.recipe.schedule import FIRST_STEPS, REFRESH
 from accel.sites.grid.call import Call
@@ -32,11 +33,13 @@ from accel.sites.grid.padding import (
     valid_keys,
     without_padding,
 )
-from accel.sites.grid.probed import Prober
-from accel.sites.grid.rectified import Rectifier
 from accel.sites.grid.residual import Residual
 from accel.sites.grid.shared_pass import SharedPass
 from accel.sites.site_attention import SiteAttention
+
+if TYPE_CHECKING:
+    from accel.sites.grid.probed import Prober
+    from accel.sites.grid.rectified import Rectifier
 
 Heads = tuple[Tensor, ...]  # q, k and v, [B, H, N, D] each
 
@@ -98,9 +101,7 @@ class GridAttention(SiteAttention):
         self.layouts = LayoutCache(recipe.reuse_of(rule))
         how = recipe.compensate
         self.residual = Residual(how) if isinstance(how, Compensate) else None
-        self.repair: Rectifier | Prober | None = None
-        if isinstance(how, Rectified | Probed):
-            self.repair = Rectifier(how) if isinstance(how, Rectified) else Prober(how)
+        self.repair = repair_of(how)
         # Dense is what others are compared with: it does all of its work.
         self.shares = site.text_free and self.policy.method != "dense"
         if few_steps is not None and self.policy.method != "dense":
@@ -261,3 +262,16 @@ class GridAttention(SiteAttention):
             if started == context.turn:
                 return FIRST_STEPS
         return self.schedule.dense_reason(context, q.shape[1])
+
+
+def repair_of(how: AnyCompensation | None) -> Rectifier | Prober | None:
+    """What estimates what each call leaves out; None if nothing does. Loaded only where it is asked for."""
+    if isinstance(how, Rectified):
+        from accel.sites.grid.rectified import Rectifier
+
+        return Rectifier(how)
+    if isinstance(how, Probed):
+        from accel.sites.grid.probed import Prober
+
+        return Prober(how)
+    return None
