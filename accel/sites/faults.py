@@ -67,15 +67,21 @@ class Fault:
 
 def kind_of(doing: Doing, error: Exception) -> Kind:
     """Whose fault an error is, judging from its type and, for PyTorch's plain RuntimeErrors, its text."""
+    if ran_out_of_memory(error):
+        return "memory"
     text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "memory"
-    if isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text):
-        return "memory"
     of_triton = any(cls.__module__.partition(".")[0] == "triton" for cls in type(error).__mro__)
     if of_triton or "triton" in text or (doing == "the kernel" and isinstance(error, RuntimeError | OSError)):
         return "kernel"
     return "bug"
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error says so, by its type or, for PyTorch's plain RuntimeErrors, its text."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def errors_pass() -> bool:

@@ -23,8 +23,8 @@ from accel.patches.grid import TokenGrid
 from accel.recipe.compensate import Compensate
 from accel.recipe.schedule import whole
 from accel.run.settings import GenerateSettings, from_options
-from accel.sites.grid.residual import fit_bytes
 from accel.sites.grid.residual_store import stored_bytes
+from accel.sites.grid.value_map import sample_bytes
 
 if TYPE_CHECKING:
     from accel.tuning.profile import Profile
@@ -156,7 +156,7 @@ def residual_bytes(plan: Plan, grid: TokenGrid) -> int:
         tokens = grid.halved(step.site.halvings).tokens
         size = tokens, step.site.heads, width // step.site.heads, 2
         total += branches * stored_bytes(settings.store, *size)
-        total += fit_bytes(*size) if settings.transport else 0
+        total += sample_bytes(*size) if settings.transport else 0
     return total
 
 

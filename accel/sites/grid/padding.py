@@ -109,5 +109,10 @@ def without_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
         .clamp(min=0)[:, None, None, None]
         .expand(-1, *tokens.shape[1:2], 1, tokens.shape[3])
     )
-    hidden = torch.arange(tokens.shape[2], device=tokens.device) >= lengths[:, None]
-    return torch.where(hidden[:, None, :, None], tokens.gather(2, last), tokens)
+    return torch.where(real_tokens(tokens, lengths), tokens, tokens.gather(2, last))
+
+
+def real_tokens(tokens: Tensor, lengths: Tensor, step: int = 1) -> Tensor:
+    """Bool [B, 1, n, 1]: which of every `step`-th token [B, H, n, D] are not padding, by int32 [B]."""
+    places = torch.arange(tokens.shape[2], device=tokens.device) * step
+    return (places < lengths[:, None])[:, None, :, None]

@@ -16,7 +16,9 @@ from accel.kernels.layout.layout import BlockLayout
 from accel.kernels.layout.order import by_head
 from accel.kernels.layout.visibility import Visibility
 from accel.recipe.compensate import Probed
+from accel.sites.grid.padding import real_tokens
 from accel.sites.grid.residual_store import leading
+from accel.sites.grid.value_map import gram_with_ridge
 
 RIDGE = 0.1  # of the mean variance of the probes' outputs
 
@@ -55,10 +57,7 @@ class Prober:
 
     def _fit(self, x: Tensor, r: Tensor) -> Tensor:
         """[B, H, D, D]: outputs -> what they lack, both [B, H, P, D] less their means."""
-        gram = x.transpose(2, 3) @ x
-        scale = gram.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
-        ridge = (RIDGE * scale + 1e-12) * torch.eye(gram.shape[3], device=x.device)
-        fit = torch.linalg.solve(gram + ridge, x.transpose(2, 3) @ r)
+        fit = torch.linalg.solve(gram_with_ridge(x, RIDGE), x.transpose(2, 3) @ r)
         # A call that is not finite is not finite in dense attention either, and no reason to fail.
         spread = (r.transpose(2, 3) @ r).nan_to_num(posinf=0.0, neginf=0.0)
         largest = leading(spread, min(self.settings.directions, spread.shape[3]))
@@ -79,8 +78,7 @@ def _dense_rows(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout, places: Te
         of_query = tags.low[places, 0][..., None]
         mask = (tags.first[:, 0] <= of_query) & (of_query <= tags.last[:, 0])
     if layout.kv_lengths is not None:
-        keys = torch.arange(layout.kv_len, device=q.device)
-        real = (keys < layout.kv_lengths[:, None])[:, None, None]
+        real = real_tokens(k, layout.kv_lengths).transpose(2, 3)
         mask = real if mask is None else mask & real
     return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
 

@@ -29,15 +29,14 @@ from accel.kernels.layout.boxes import Boxes
 from accel.kernels.layout.layout import BlockLayout
 from accel.patches.context import Context
 from accel.recipe.compensate import Compensate
-from accel.sites.faults import kind_of
+from accel.sites.faults import ran_out_of_memory
 from accel.sites.grid.call import Call
 from accel.sites.grid.layout_cache import PackedLayout, served
 from accel.sites.grid.layout_cache import kept as packed
+from accel.sites.grid.padding import real_tokens
 from accel.sites.grid.residual_store import ALL, Stored, add, stored, stored_bytes
 from accel.sites.grid.room import room_on
-
-SAMPLED_TOKENS = 1024
-RIDGE = 1e-3  # of the mean variance of the values
+from accel.sites.grid.value_map import Sample, sample_bytes
 
 CAPTURED, APPLIED, TOO_OLD, MISSING = "captured", "applied", "too old", "none captured"
 ON_HOST, NO_MEMORY = "in host memory", "out of memory"
@@ -50,8 +49,7 @@ class Captured:
     Args:
         layout: None once it is too old, like all that takes memory.
         values: the residual; None where the first branch's serves all.
-        sample: [B, H, n, D], some tokens' values less their mean, and `inverse`, [B, H, D, D], that of their
-            regularised Gram matrix; None without transport, and where the first branch's serve all.
+        sample: of the values; None without transport, and where the first branch's serves all.
         context: of the step it was captured in.
         key: what the call has to share with the one it was captured in.
         lost: memory ran out for it: its blocks serve on, since other processes may count on them, and nothing
@@ -60,8 +58,7 @@ class Captured:
 
     layout: BlockLayout | PackedLayout | None
     values: Stored | None
-    sample: Tensor | None
-    inverse: Tensor | None
+    sample: Sample | None
     context: Context
     key: Hashable
     lost: bool = False
@@ -69,12 +66,11 @@ class Captured:
     @property
     def released(self) -> Captured:
         """What is left to say that it was there."""
-        return replace(self, layout=None, values=None, sample=None, inverse=None)
+        return replace(self, layout=None, values=None, sample=None)
 
     @property
     def nbytes(self) -> int:
-        extra = [tensor.nbytes for tensor in (self.sample, self.inverse) if tensor is not None]
-        return sum(extra) + (0 if self.values is None else self.values.nbytes)
+        return sum(part.nbytes for part in (self.values, self.sample) if part is not None)
 
 
 @dataclass
@@ -132,16 +128,16 @@ class Residual:
         try:
             sparse, residual = split(q, k, v, layout)
         except Exception as error:
-            if kind_of("the kernel", error) == "memory":
+            if ran_out_of_memory(error):
                 call.kept[self._gave_up] = True
             raise
         dense = sparse.add_(residual).to(q.dtype)
         try:
             branches.captured[context.branch] = self._captured(residual, qkv, layout, call)
         except Exception as error:
-            if kind_of("the kernel", error) != "memory":
+            if not ran_out_of_memory(error):
                 raise
-            lost = Captured(packed(layout), None, None, None, context, call.key, lost=True)
+            lost = Captured(packed(layout), None, None, context, call.key, lost=True)
             branches.captured[context.branch] = lost
             self.counts[NO_MEMORY] += 1
         else:
@@ -178,14 +174,14 @@ class Residual:
         if captured.lost or (captured.values is None and branches.captured[0].lost):
             return out
         try:
-            transport = self._transport(branches, captured, v, out.shape[1], context)
+            transport = self._transport(branches, captured, v, context)
             for rows, parts in self._by_rows(branches, captured, context):
                 add(out, parts, transport, rows)
         except Exception as error:
-            if kind_of("the kernel", error) != "memory":
+            if not ran_out_of_memory(error):
                 raise
             branches.captured = {
-                branch: replace(each, values=None, sample=None, inverse=None, lost=True)
+                branch: replace(each, values=None, sample=None, lost=True)
                 for branch, each in branches.captured.items()
             }
             self.counts[NO_MEMORY] += 1
@@ -231,11 +227,11 @@ class Residual:
         if first is not None and first.context.turn != context.turn:
             first = None
         if first is not None and not self.settings.branch_decay:
-            return Captured(packed(layout), None, None, None, context, key)
+            return Captured(packed(layout), None, None, context, key)
         batch, heads, tokens, dim = residual.shape
         needed = batch * stored_bytes(self.settings.store, tokens, heads, dim, q.element_size())
         if first is None and self.settings.transport:
-            needed += batch * fit_bytes(tokens, heads, dim, q.element_size())
+            needed += batch * sample_bytes(tokens, heads, dim, q.element_size())
         host = self.settings.device == "cpu"
         if not host and not self._has_room(needed, call, q.device):
             host = True
@@ -245,10 +241,10 @@ class Residual:
             residual = residual.masked_fill(~real_tokens(residual, context.kv_lengths), 0.0)
         values = stored(residual, self.settings.store, q.dtype, "cpu" if host else "same")
         # The values of the passes of a step move alike, so one map serves all.
-        sample, inverse = None, None
-        if first is None:
-            sample, inverse = self._fit(v, q.shape[1], context.kv_lengths)
-        return Captured(packed(layout), values, sample, inverse, context, key)
+        sample = None
+        if first is None and self.settings.transport:
+            sample = Sample.of(v, heads, context.kv_lengths)
+        return Captured(packed(layout), values, sample, context, key)
 
     def _has_room(self, needed: int, call: Call, device: torch.device) -> bool:
         kept = sum(each.nbytes for each in call.kept.values() if isinstance(each, Branches))
@@ -295,28 +291,14 @@ class Residual:
         shares = {number: each + left * (number == context.branch) for number in peers}
         return [(shares[number], values) for number, values in peers.items()]
 
-    def _fit(self, v: Tensor, heads: int, lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        if not self.settings.transport:
-            return None, None
-        sample = sampled(v, heads, lengths)
-        gram = sample.transpose(2, 3) @ sample
-        scale = gram.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
-        eye = torch.eye(gram.shape[3], device=v.device)
-        # Values that are all equal have a Gram matrix of zeros, and no inverse without a little more.
-        inverse = torch.linalg.inv(gram + (RIDGE * scale + 1e-12) * eye)
-        return sample.to(v.dtype), inverse
-
-    def _transport(
-        self, branches: Branches, own: Captured, v: Tensor, heads: int, context: Context
-    ) -> Tensor | None:
+    def _transport(self, branches: Branches, own: Captured, v: Tensor, context: Context) -> Tensor | None:
         """[B, H, D, D]: values at capture -> values now; fitted once a step, for all branches."""
         captured = own if own.sample is not None else branches.first(own.key) or own
-        if captured.sample is None or captured.inverse is None:
+        if captured.sample is None:
             return None
         known, fitted_for = branches.transport, (context.turn, own.key)
         if known is None or known[:2] != fitted_for or context.branch == 0:
-            then, now = captured.sample.float(), sampled(v, heads, context.kv_lengths)
-            known = branches.transport = (*fitted_for, captured.inverse @ (then.transpose(2, 3) @ now))
+            known = branches.transport = (*fitted_for, captured.sample.map_to(v, context.kv_lengths))
         return known[2]
 
 
@@ -352,37 +334,3 @@ def split(q: Tensor, k: Tensor, v: Tensor, layout: BlockLayout) -> tuple[Tensor,
         return listed_out, residual
     sparse = block_sparse_attention(q, k, v, layout).float()
     return sparse, listed_out + residual - sparse
-
-
-def fit_bytes(tokens: int, heads: int, dim: int, itemsize: int) -> int:
-    """Bytes that following the values takes at one site, for one sample."""
-    some = len(range(0, tokens, _stride(tokens)))
-    return heads * dim * (some * itemsize + dim * torch.float32.itemsize)
-
-
-def _stride(tokens: int) -> int:
-    return max(1, tokens // SAMPLED_TOKENS)
-
-
-def sampled(v: Tensor, heads: int, lengths: Tensor | None = None) -> Tensor:
-    """Float32 [B, H, n, D]: about a thousand tokens' values less their mean, query heads' own; 0 for padding.
-
-    Args:
-        lengths: int32 [B], each sample's tokens before its padding; None if there is none.
-    """
-    step = _stride(v.shape[2])
-    some = v[:, :, ::step].float()
-    if lengths is None:
-        some = some - some.mean(dim=2, keepdim=True)
-    else:
-        real = real_tokens(some, lengths, step)
-        count = real.sum(dim=2, keepdim=True).clamp(min=1)
-        mean = some.masked_fill(~real, 0.0).sum(dim=2, keepdim=True) / count
-        some = (some - mean).masked_fill(~real, 0.0)
-    return some.repeat_interleave(heads // v.shape[1], dim=1) if heads != v.shape[1] else some
-
-
-def real_tokens(tokens: Tensor, lengths: Tensor, step: int = 1) -> Tensor:
-    """Bool [B, 1, n, 1]: which of every `step`-th token [B, H, n, D] are not padding."""
-    places = torch.arange(tokens.shape[2], device=tokens.device) * step
-    return (places < lengths[:, None])[:, None, :, None]

@@ -26,10 +26,10 @@ from accel.sites.grid.residual import (
     ON_HOST,
     TOO_OLD,
     Residual,
-    fit_bytes,
     split,
 )
 from accel.sites.grid.residual_store import leading, stored, stored_bytes
+from accel.sites.grid.value_map import sample_bytes
 from tiny_wan_pipeline import attentions, latents, recipe, wan_pipeline
 
 N, D = 77, 16
@@ -318,7 +318,7 @@ def test_what_it_keeps_is_what_inspect_says():
     site, tensors = Kept(store={"rank": 8}), qkv()
     for branch in (0, 1):
         site.capture(at(1, branch), tensors)
-    assert site.residual.nbytes == 2 * stored_bytes(Rank(8), N, 2, D, 4) + fit_bytes(N, 2, D, 4)
+    assert site.residual.nbytes == 2 * stored_bytes(Rank(8), N, 2, D, 4) + sample_bytes(N, 2, D, 4)
 
 
 def test_it_lowers_the_error_of_a_generation():
