@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -100,6 +101,11 @@ class Results:
             raise self._damaged from None
         if not isinstance(self._found, dict):
             raise self._damaged
+
+    @staticmethod
+    def key(kind: str, about: Any) -> str:
+        """The key of a result: its kind, and a hash of everything that it depends on, as JSON."""
+        return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def __contains__(self, key: str) -> bool:
         return key in self._found

@@ -8,7 +8,6 @@ the time that they are.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -251,7 +250,7 @@ class Subject:
         data = None if recipe is None else {**recipe_data(recipe), "description": ""}
         settings = self.settings_of(number).model_dump(mode="json")
         about = [kind, data, settings, self._model, *([self.pixels] if kind == "outcome" else [])]
-        return f"{kind}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
+        return Results.key(kind, about)
 
 
 def tensors_in(file: Path) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,4 +40,4 @@ class Readings:
         places = [place.tolist() for place in (sample.tokens, sample.judged, *sample.answers)]
         data = {**recipe_data(recipe), "description": ""}
         about = [self._model, versions(), data, places]
-        return f"reading-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
+        return Results.key("reading", about)
